@@ -1,0 +1,235 @@
+"""What an experiment is: frozen, typed, validated dataclasses with a JSON round trip.
+
+One dataclass per axis of the method, so that a sweep changes one field. Bounds stand in the types; what spans
+several fields is checked in `Experiment`. Checks that need the data (number of classes, samples per client) are
+made where the data is known (`fedmi_jax.data.partition`). Defaults are the authors' published code's; where the
+paper differs, its way is an option (METHOD: sections 2 to 6).
+"""
+
+from __future__ import annotations
+
+from dataclasses import field, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
+
+_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+Index = Annotated[int, Field(ge=0)]
+
+
+class FedmiError(Exception):
+    """An error the user can mend: one line that names the field or file and says what would be right."""
+
+
+class ConfigError(FedmiError, ValueError):
+    """An invalid configuration; the message starts with the field's path, as in `sparsity.target`."""
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Data:
+    """Which images, and how many of them."""
+
+    name: str = "mnist"
+    """"mnist" (embedded), or the name of an image-classification set of tensorflow-datasets."""
+    data_dir: str | None = None
+    """Folder of prepared tensorflow-datasets; None: their default. Unused by embedded MNIST."""
+    images_per_client: Count | None = None
+    """Keep at most this many training images of each client, drawn with the seed. None: all."""
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Split:
+    """Who holds which training images."""
+
+    kind: Literal["iid", "class-map", "dirichlet", "classes-per-client", "shards"] = "iid"
+    """"iid": shuffled equal shares. "class-map": all images of the listed classes. "dirichlet": per class, shares
+    drawn from Dir(alpha). "classes-per-client": k classes each, their images shared out. "shards": sorted by label,
+    cut, dealt (McMahan et al. 2017)."""
+    clients: Count = 5
+    """Number of clients. A class map says it itself and must agree."""
+    class_map: tuple[tuple[Index, ...], ...] = ()
+    """For "class-map": each client's classes; a class may be held, in full, by several clients."""
+    alpha: Positive = 0.5
+    """For "dirichlet": concentration; small is skewed."""
+    min_samples: Count = 10
+    """For "dirichlet": redraw until every client holds at least this many."""
+    classes_per_client: Count = 2
+    """For "classes-per-client"."""
+    shards_per_client: Count = 2
+    """For "shards"."""
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Local:
+    """Local training of one client in one round."""
+
+    epochs: Count = 5
+    batch_size: Count = 256
+    learning_rate: Positive = 1e-3
+    """Of Adam (b1 0.9, b2 0.999, eps 1e-8), fresh every round."""
+    fedprox: NonNegative = 0.0
+    """FedProx (Li et al. 2020): weight mu of mu/2 |w - w_global|^2. 0: plain FedAvg."""
+    fedrs: Fraction = 1.0
+    """FedRS (Li & Zhan 2021): logits times alpha + (1 - alpha) * count_c / max count. 1: off; the authors use 0.4."""
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Sparsity:
+    """Magnitude pruning after every optimiser step."""
+
+    target: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    """Share of weights set to zero. 0: dense training, nothing is pruned."""
+    ramp: bool = True
+    """Rise from 0 to the target over the first half of the client's own local steps, every round."""
+    scope: Literal["layer", "global"] = "layer"
+    """"layer": each weight tensor on its own (authors' code). "global": one budget for all weights (paper, eq. 1)."""
+    floor: Index = 4
+    """A convolution filter left with fewer weights keeps its own `floor` largest instead. 0: off."""
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Aggregation:
+    """What the server does with the clients' models."""
+
+    kind: Literal["fedavg"] = "fedavg"
+    weighting: Literal["uniform", "samples"] = "uniform"
+    """"uniform" (authors' code), or by each client's number of samples (McMahan et al. 2017)."""
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Discovery:
+    """Search for the channels that suffice for a class."""
+
+    classes: tuple[Index, ...] | None = None
+    """Classes analysed on every client. None: each client's own classes."""
+    steps: Count = 200
+    learning_rate: Positive = 0.1
+    """Of Adam on the scores."""
+    l0: NonNegative = 0.01
+    """Weight of the sum of sigmoid(score)."""
+    initial_score: float = 2.0
+    batch_size: Count = 256
+    """Size of the client's shuffled batch of which the images of the class are used: each step sees about
+    batch_size * (share of the class in the client's data) images of the class."""
+    ablation: Literal["zero", "mean"] = "zero"
+    """What replaces a closed channel: 0, or its mean output over the client's images of the class."""
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Evaluation:
+    """Measures on the test set."""
+
+    images_per_class: Count | None = None
+    """Use only the first this many test images of each class. None: all."""
+    batch_size: Count = 250
+    """Images per forward pass; bounds memory, changes no result."""
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Execution:
+    """How the work is laid out. Changes speed and memory, not what is computed."""
+
+    lift: Literal["auto", "vmap", "map"] = "auto"
+    """Clients and circuits side by side ("vmap") or one after the other in one compiled loop ("map"); "auto": map on
+    CPU, whose caches like it better, vmap elsewhere."""
+    micro_batch: Index = 0
+    """Images per gradient accumulation step; 0: chosen for the device."""
+    precision: Literal["float32", "float64"] = "float32"
+    save_weights: bool = False
+    """Keep every model's weights of every round in the result."""
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Experiment:
+    """One federated experiment: everything that decides its numbers."""
+
+    name: str = "custom"
+    seeds: tuple[Index, ...] = (0,)
+    """Independent repetitions, run side by side."""
+    rounds: Count = 10
+    data: Data = field(default_factory=Data)
+    split: Split = field(default_factory=Split)
+    local: Local = field(default_factory=Local)
+    sparsity: Sparsity = field(default_factory=Sparsity)
+    aggregation: Aggregation = field(default_factory=Aggregation)
+    discovery: Discovery = field(default_factory=Discovery)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    execution: Execution = field(default_factory=Execution)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Experiment:
+        for problem in _inconsistencies(self):
+            raise ConfigError(problem)
+        return self
+
+
+def _inconsistencies(e: Experiment) -> list[str]:
+    """Every rule that spans several fields and is broken, as one line each."""
+    split, problems = e.split, []
+    if not e.seeds or len(set(e.seeds)) != len(e.seeds):
+        problems.append(f"seeds: give at least one, each once; got {list(e.seeds)}")
+    if split.kind == "class-map":
+        if len(split.class_map) != split.clients:
+            problems.append(
+                f"split.class_map: needs one entry per client ({split.clients}); got {len(split.class_map)}"
+            )
+        for client, classes in enumerate(split.class_map):
+            if not classes or len(set(classes)) != len(classes):
+                problems.append(f"split.class_map: client {client} needs at least one class, each once; got {classes}")
+    elif split.class_map:
+        problems.append(f'split.class_map: only for split.kind "class-map"; split.kind is "{split.kind}"')
+    if e.discovery.classes is not None and len(set(e.discovery.classes)) != len(e.discovery.classes):
+        problems.append(f"discovery.classes: each class once; got {list(e.discovery.classes)}")
+    return problems
+
+
+_EXPERIMENT = TypeAdapter(Experiment)
+
+
+def explain(error: ValidationError, prefix: str = "") -> str:
+    """The first problem of a pydantic error in one line that starts with the field's path."""
+    first = error.errors()[0]
+    if "error" in first.get("ctx", {}):  # one of our own rules: its text already names the field
+        return str(first["ctx"]["error"])
+    path = ".".join([prefix, *map(str, first["loc"])]).strip(".")
+    shown = repr(first.get("input"))
+    return f"{path}: {first['msg'].lower()}; got {shown if len(shown) <= 60 else shown[:57] + '...'}"
+
+
+def to_dict(experiment: Experiment) -> dict[str, Any]:
+    """The experiment as plain JSON values; `from_dict` is its inverse."""
+    return _EXPERIMENT.dump_python(experiment, mode="json")
+
+
+def from_dict(values: Any) -> Experiment:
+    """The experiment these values describe. Raises ConfigError naming the first field that is wrong."""
+    try:
+        return _EXPERIMENT.validate_python(values)
+    except ValidationError as error:
+        raise ConfigError(explain(error)) from None
+
+
+def to_json(experiment: Experiment) -> str:
+    """The experiment as JSON text; `from_json` is its inverse."""
+    return _EXPERIMENT.dump_json(experiment, indent=2).decode()
+
+
+def from_json(text: str | bytes) -> Experiment:
+    """The experiment this JSON text describes. Raises ConfigError naming the first field that is wrong."""
+    try:
+        return _EXPERIMENT.validate_json(text)
+    except ValidationError as error:
+        raise ConfigError(explain(error)) from None
+
+
+__all__ = [
+    "Aggregation", "ConfigError", "Data", "Discovery", "Evaluation", "Execution", "Experiment", "FedmiError",
+    "Local", "Path", "Sparsity", "Split", "from_dict", "from_json", "replace", "to_dict", "to_json",
+]  # fmt: skip
