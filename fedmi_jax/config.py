@@ -119,7 +119,7 @@ class Discovery:
     """Size of the client's shuffled batch of which the images of the class are used: each step sees about
     batch_size * (share of the class in the client's data) images of the class."""
     ablation: Literal["zero", "mean"] = "zero"
-    """What replaces a closed channel: 0, or its mean output over the client's images of the class."""
+    """What replaces a closed channel: 0, or its mean output over the client's data."""
 
 
 @dataclass(frozen=True, config=_STRICT)

@@ -1,0 +1,163 @@
+"""What a circuit, or a whole model, can do on the test set (sections 2.3 and 3 of the paper).
+
+Axes: N test images, Y classes, G groups of images, B images of a group, O_l channels of convolution l.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from fedmi_jax import model
+from fedmi_jax.circuits.narrowing import on_live_channels
+from fedmi_jax.local import Images
+from fedmi_jax.model import CONV_LAYERS, Gates, Params
+
+
+class TestSet(NamedTuple):
+    """Test images in groups of at most B, all together and class by class."""
+
+    images: Images
+    index: Array
+    """(G, B): every image once; padding repeats one."""
+    valid: Array
+    """(G, B) bool."""
+    class_index: Array
+    """(Y, g, B): every class's own images."""
+    class_valid: Array
+    """(Y, g, B) bool."""
+
+
+class Performance(NamedTuple):
+    """A masked model judged as a detector of one class."""
+
+    call_rate: Array
+    """(Y,): share of the images of each true class that are called the class."""
+    false_positive_rate: Array
+    """(): share of all images of other classes that are called the class."""
+    target_softmax: Array
+    """(): mean probability of the class over its images."""
+    failure_softmax: Array
+    """(Y,): mean probabilities over the images of the class that are not called it; NaN where there are none."""
+
+
+def groups(indices: np.ndarray, batch: int, total: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """These indices in rows of `batch`, (total, batch), and which entries are real."""
+    rows = total or -(-len(indices) // batch)
+    flat = np.zeros(rows * batch, np.int32)
+    flat[: len(indices)] = indices
+    return flat.reshape(rows, batch), (np.arange(rows * batch) < len(indices)).reshape(rows, batch)
+
+
+def make_test_set(
+    images: Images, labels: np.ndarray, num_classes: int, batch: int, per_class: int | None = None,
+    among: np.ndarray | None = None,
+) -> TestSet:  # fmt: skip
+    """The test set, or the first `per_class` images of each class, or those with indices `among` only."""
+    among = np.arange(len(labels)) if among is None else among
+    chosen = [among[labels[among] == c][:per_class] for c in range(num_classes)]
+    everything = np.sort(np.concatenate(chosen))
+    batch = min(batch, len(everything))
+    rows = -(-max(map(len, chosen)) // batch)
+    by_class = [groups(own, batch, rows) for own in chosen]
+    index, valid = groups(everything, batch)
+    stacked = [np.stack(part) for part in zip(*by_class, strict=True)]
+    return TestSet(images, *map(jnp.asarray, (index, valid, *stacked)))
+
+
+def performance(
+    params: Params, gates: Gates, fill: Gates | None, target: Array, test: TestSet, *, narrowing: bool
+) -> Performance:
+    """The model with only these channels open, on all test images; target () is the circuit's class."""
+    probabilities = jax.nn.softmax(_masked_logits(params, gates, fill, test.images, test.index, narrowing))
+    labels, valid = test.images.labels[test.index].ravel(), test.valid.ravel()
+    called = (jnp.argmax(probabilities, -1) == target) & valid
+    classes = probabilities.shape[-1]
+    truth = jax.nn.one_hot(labels, classes, dtype=probabilities.dtype) * valid[:, None]
+    count, hits = truth.sum(0), (truth * called[:, None]).sum(0)
+    own = valid & (labels == target)
+    other = jnp.arange(classes) != target
+    return Performance(
+        call_rate=hits / count,
+        false_positive_rate=jnp.sum(hits * other) / jnp.sum(count * other),
+        target_softmax=_mean(probabilities[:, target], own),
+        failure_softmax=_mean(probabilities, own & ~called),
+    )
+
+
+def class_accuracy(
+    params: Params, gates: Gates, fill: Gates | None, target: Array, test: TestSet, *, narrowing: bool
+) -> Array:
+    """Accuracy () of the masked model on the images of the target class alone."""
+    logits = _masked_logits(params, gates, fill, test.images, test.class_index[target], narrowing)
+    return _mean(jnp.argmax(logits, -1) == target, test.class_valid[target].ravel())
+
+
+def model_accuracy(params: Params, test: TestSet) -> tuple[Array, Array]:
+    """Accuracy of the whole model on all test images () and per class (Y,)."""
+    logits = _logits(params, None, None, None, test.images, test.index)
+    labels, valid = test.images.labels[test.index].ravel(), test.valid.ravel()
+    truth = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype) * valid[:, None]
+    hits = (truth * (jnp.argmax(logits, -1) == labels)[:, None]).sum(0)
+    return hits.sum() / truth.sum(), hits / truth.sum(0)
+
+
+def empty_mask(params: Params, fill: Gates | None, target: Array) -> tuple[Array, Array]:
+    """The control: with every channel closed the output cannot depend on the image. Is it the class (), and its
+    probability ()."""
+    if fill is None:
+        logits = params["fc_bias"]
+    else:
+        height = params["fc_kernel"].shape[0] // params["conv3_bias"].shape[0]
+        logits = jnp.tile(jax.nn.relu(fill["conv3"]), height) @ params["fc_kernel"] + params["fc_bias"]
+    return (jnp.argmax(logits) == target).astype(logits.dtype), jax.nn.softmax(logits)[target]
+
+
+def mean_outputs(params: Params, images: Images, index: Array, valid: Array) -> dict[str, Array]:
+    """Every convolution channel's mean output, bias included, before ReLU, over these images (G, B): what a closed
+    channel is replaced by under mean ablation. {"conv1": (O_1,), ...}."""
+    sums = lax.map(lambda group: _output_sums(params, images.normalised(group[0]), group[1]), (index, valid))
+    return {layer: total.sum(0) / valid.sum().astype(total.dtype) for layer, total in sums.items()}
+
+
+def _output_sums(params: Params, x: Array, valid: Array) -> dict[str, Array]:
+    """Sum over images of each channel's mean over positions."""
+    outputs = model.conv_outputs(params, x)
+    return {layer: (y.mean((1, 2)) * valid[:, None]).sum(0) for layer, y in outputs.items()}
+
+
+def _masked_logits(
+    params: Params, gates: Gates, fill: Gates | None, images: Images, index: Array, narrowing: bool
+) -> Array:
+    if not narrowing or fill is not None:
+        return _logits(params, None, gates, fill, images, index)
+    is_open = {layer: gates[layer] > 0 for layer in CONV_LAYERS}
+    return on_live_channels(partial(_logits_without_fill, images=images), params, is_open, gates, index)
+
+
+def _logits_without_fill(
+    params: Params, channels: dict[str, Array], gates: Gates, index: Array, images: Images
+) -> Array:
+    return _logits(params, channels, gates, None, images, index)
+
+
+def _logits(
+    params: Params, channels: dict[str, Array] | None, gates: Gates | None, fill: Gates | None, images: Images,
+    index: Array,
+) -> Array:  # fmt: skip
+    """(G * B, Y), group after group."""
+    if channels is not None and gates is not None:
+        gates = {layer: gates[layer][channels[layer]] for layer in CONV_LAYERS}
+    logits = lax.map(lambda group: model.apply(params, images.normalised(group), gates, fill), index)
+    return logits.reshape(-1, logits.shape[-1])
+
+
+def _mean(values: Array, chosen: Array) -> Array:
+    """Mean over the chosen entries of the leading axis; NaN where none is."""
+    chosen = chosen.reshape(-1, *(1,) * (values.ndim - 1))
+    return jnp.sum(values * chosen, 0) / jnp.sum(chosen)

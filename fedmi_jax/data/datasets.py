@@ -1,0 +1,142 @@
+"""Images and labels: the embedded MNIST, any image-classification set of tensorflow-datasets, or arrays from Python.
+
+Axes: N images, H height, W width, C channels. Images stay uint8 (pixels 0 to 255); the model sees
+(pixel / 255 - mean) / std per channel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from fedmi_jax import config
+from fedmi_jax.config import FedmiError
+from fedmi_jax.data import from_tfds, mnist
+
+_MOMENTS = {"mnist": (0.1307, 0.3081), "cifar10": (0.5, 0.5)}
+"""Mean and standard deviation of the authors' code, per set; any other set has 0.5 and 0.5."""
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A training and a test set of images of one size, each with one class."""
+
+    name: str
+    train_images: np.ndarray
+    """uint8 [N, H, W, C]; may be memory-mapped, and read-only."""
+    train_labels: np.ndarray
+    """int32 [N], in 0 .. num_classes - 1."""
+    test_images: np.ndarray
+    """uint8 [N', H, W, C]."""
+    test_labels: np.ndarray
+    """int32 [N']."""
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...]
+    """Per channel, of pixel / 255."""
+    std: tuple[float, ...]
+    """Per channel, of pixel / 255."""
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, C)."""
+        height, width, channels = self.train_images.shape[1:]
+        return height, width, channels
+
+
+def load(data: config.Data) -> Dataset:
+    """The set that `data` names: "mnist" is the embedded one, every other name is tensorflow-datasets'.
+
+    Raises ConfigError for an unknown or unsuitable name, FedmiError for a damaged file, or for a set that can be
+    neither found nor prepared (it says what to install, or where files may be put).
+    """
+    if data.name == "mnist":
+        return _dataset("mnist", mnist.read()._asdict(), mnist.CLASS_NAMES)
+    arrays, facts = from_tfds.load(data.name, data.data_dir)
+    return _dataset(facts["name"], arrays, tuple(facts["class_names"]))
+
+
+def _dataset(name: str, arrays: dict[str, np.ndarray], class_names: tuple[str, ...]) -> Dataset:
+    mean, std = _MOMENTS.get(name, (0.5, 0.5))
+    channels = arrays["train_images"].shape[-1]
+    return Dataset(name=name, **arrays, class_names=class_names, mean=(mean,) * channels, std=(std,) * channels)
+
+
+def from_arrays(
+    train_images: ArrayLike,
+    train_labels: ArrayLike,
+    test_images: ArrayLike,
+    test_labels: ArrayLike,
+    *,
+    name: str = "arrays",
+    class_names: Sequence[str] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Dataset:
+    """A Dataset from arrays: images uint8 [N, H, W] or [N, H, W, C], labels whole numbers [N] from 0 on.
+
+    Without `class_names` there are as many classes as the largest label asks for, named "0", "1", ...; `mean` and
+    `std` default to 0.5 per channel. Raises FedmiError naming the first argument that is wrong.
+    """
+    train, test = _images("train_images", train_images), _images("test_images", test_images)
+    if test.shape[1:] != train.shape[1:]:
+        raise FedmiError(f"test_images: shape must be [N', {_sizes(train)}], as train_images; got {test.shape}")
+    classes = None if class_names is None else len(class_names)
+    known = _labels("train_labels", train_labels, len(train), classes)
+    asked = _labels("test_labels", test_labels, len(test), classes)
+    names = class_names or [str(c) for c in range(1 + max(known.max(), asked.max()))]
+    channels = train.shape[-1]
+    return Dataset(
+        name, train, known, test, asked, tuple(names),
+        _moment("mean", mean, channels), _moment("std", std, channels, above=0.0),
+    )  # fmt: skip
+
+
+def _images(argument: str, value: ArrayLike) -> np.ndarray:
+    """`value` as uint8 [N, H, W, C]."""
+    images = _array(argument, value)
+    if images.dtype != np.uint8:
+        raise FedmiError(f"{argument}: dtype must be uint8 (pixels 0 to 255); got {images.dtype}")
+    if images.ndim not in (3, 4) or 0 in images.shape:
+        raise FedmiError(f"{argument}: shape must be [N, H, W] or [N, H, W, C], none of them 0; got {images.shape}")
+    return images if images.ndim == 4 else images[..., None]
+
+
+def _labels(argument: str, value: ArrayLike, count: int, classes: int | None) -> np.ndarray:
+    """`value` as int32 [count], in range."""
+    labels = _array(argument, value)
+    if labels.dtype.kind not in "iu":
+        raise FedmiError(f"{argument}: labels must be whole numbers; got dtype {labels.dtype}")
+    if labels.shape != (count,):
+        raise FedmiError(f"{argument}: shape must be ({count},), one label per image; got {labels.shape}")
+    most = np.iinfo(np.int32).max if classes is None else classes - 1
+    if labels.min() < 0 or labels.max() > most:
+        raise FedmiError(f"{argument}: labels must lie in 0 .. {most}; got {labels.min()} .. {labels.max()}")
+    return labels.astype(np.int32)
+
+
+def _array(argument: str, value: Any) -> np.ndarray:
+    try:
+        return np.asarray(value)
+    except ValueError:  # nested lists of unequal lengths
+        raise FedmiError(f"{argument}: must be an array, all rows of one length") from None
+
+
+def _moment(argument: str, value: Sequence[float] | None, channels: int, above: float = -np.inf) -> tuple[float, ...]:
+    """One finite number per channel, larger than `above`."""
+    values = np.asarray([0.5] * channels if value is None else value, dtype=np.float64)
+    if values.shape != (channels,) or not np.all(np.isfinite(values) & (values > above)):
+        kind = "positive numbers" if above == 0 else "numbers"
+        raise FedmiError(f"{argument}: must be {channels} {kind}, one per channel; got {value}")
+    return tuple(values.tolist())
+
+
+def _sizes(images: np.ndarray) -> str:
+    return ", ".join(map(str, images.shape[1:]))

@@ -1,0 +1,16 @@
+"""Every random draw of a run, keyed by integers: (seed, purpose, then e.g. round, client, class).
+
+Equal integers, equal draws: no result depends on how the work is laid out, in which order, or where a run stopped.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+INIT, PARTITION, LIMIT, TRAIN, DISCOVER_LOCAL, DISCOVER_GLOBAL = range(6)
+
+
+def generator(seed: int, purpose: int, *key: int) -> np.random.Generator:
+    """The generator of these integers. As a spawn key they are kept apart by their number too; as plain entropy numpy
+    would pad them with zeros, and (seed, 1) would be (seed, 1, 0)."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(purpose, *key)))

@@ -1,0 +1,187 @@
+"""From a round's arrays to the result's labelled arrays (the table in `fedmi_jax.results`).
+
+Axes: S seeds, K clients, M = S * K models, C circuits, Y classes, L weight tensors, R rounds.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+
+from fedmi_jax import results, sparsity
+from fedmi_jax.circuits import connectivity, similarity
+from fedmi_jax.circuits.evaluation import Performance
+from fedmi_jax.model import CONV_LAYERS, LAYERS, Gates, Params
+
+if TYPE_CHECKING:
+    from fedmi_jax.federation import Setup
+
+CIRCUIT = similarity.CIRCUIT_DIMS
+Record = dict[str, np.ndarray]
+
+
+def snapshot(setup: Setup, losses: np.ndarray, local: Params, globals_: Params) -> Record:
+    """What the models themselves say: loss, sparsity, connectivity and, on request, weights."""
+    seeds, clients = setup.counts.shape[:2]
+    own = np.arange(losses.shape[1]) < setup.steps.reshape(-1, 1)
+    record = {"train_loss": (losses.sum(1, where=own) / setup.steps.ravel()).reshape(seeds, clients)}
+    for where, params, lead in (("local", local, (seeds, clients)), ("global", globals_, (seeds,))):
+        weights = {k: np.asarray(v).reshape(*lead, *v.shape[1:]) for k, v in params.items()}
+        zeros = {k: np.mean(w == 0, axis=tuple(range(len(lead), w.ndim))) for k, w in weights.items()}
+        record[f"realised_sparsity_{where}"] = np.stack([zeros[f"{layer}_kernel"] for layer in LAYERS], -1)
+        record |= {f"connected_{where}_{layer}": _connected(weights, layer) for layer in LAYERS}
+        if setup.experiment.execution.save_weights:
+            record |= {f"weights_{where}_{name}": value for name, value in weights.items()}
+    return record
+
+
+def _connected(weights: dict[str, np.ndarray], layer: str) -> np.ndarray:
+    """Physical connectivity (..., destination, source) of a layer."""
+    kernel = weights[f"{layer}_kernel"]
+    if layer == "fc":  # rows are position-major, channel fastest
+        kernel = kernel.reshape(*kernel.shape[:-2], -1, 1, weights["conv3_bias"].shape[-1], kernel.shape[-1])
+    return connectivity.physical(np.moveaxis(kernel, (-1, -2), (-4, -3)))
+
+
+def of_circuits(scores: Gates) -> Record:
+    """Scores (2, C, O_l)."""
+    return {f"score_{layer}": _by_origin(scores[layer]) for layer in CONV_LAYERS}
+
+
+def of_measures(
+    setup: Setup, kept: Performance, crossed: Performance, necessity: Any, empty: Any, accuracy: Any
+) -> Record:
+    """Measures (2, C) and (2, C, Y), origin local first; and the models' accuracies."""
+    label = setup.circuits.label
+    sufficiency, cross = (_target(_by_origin(p.call_rate), label) for p in (kept, crossed))
+    false_positive, cross_false_positive = (_by_origin(p.false_positive_rate) for p in (kept, crossed))
+    overall, per_class = (np.asarray(a) for a in accuracy)
+    seeds, clients = setup.counts.shape[:2]
+    models = seeds * clients
+    return {
+        "sufficiency": sufficiency,
+        "necessity": _by_origin(necessity),
+        "cross_evaluation": cross,
+        "drift_gap": sufficiency[::-1] - cross,
+        "call_rate": _by_origin(kept.call_rate),
+        "false_positive_rate": false_positive,
+        "balanced_accuracy": (sufficiency + 1 - false_positive) / 2,
+        "target_softmax": _by_origin(kept.target_softmax),
+        "cross_evaluation_call_rate": _by_origin(crossed.call_rate),
+        "cross_evaluation_false_positive_rate": cross_false_positive,
+        "cross_evaluation_balanced_accuracy": (cross + 1 - cross_false_positive) / 2,
+        "cross_evaluation_softmax": _by_origin(crossed.target_softmax),
+        "failure_softmax": _by_origin(crossed.failure_softmax),
+        "empty_mask_accuracy": _by_origin(empty[0]),
+        "empty_mask_softmax": _by_origin(empty[1]),
+        "local_accuracy": overall[:models].reshape(seeds, clients),
+        "local_class_accuracy": per_class[:models].reshape(seeds, clients, -1),
+        "global_accuracy": overall[models:],
+        "global_class_accuracy": per_class[models:],
+    }
+
+
+def _by_origin(values: Any) -> np.ndarray:
+    """(2C, ...) -> (2, C, ...)."""
+    values = np.asarray(values)
+    return values.reshape(2, -1, *values.shape[1:])
+
+
+def _target(rates: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """(2, C, Y) -> (2, C), each circuit's own class."""
+    return np.take_along_axis(rates, label[None, :, None], 2)[..., 0]
+
+
+MODEL_DIMS = {
+    "train_loss": ("seed", "round", "client"),
+    "realised_sparsity_local": ("seed", "round", "client", "parameter_layer"),
+    "realised_sparsity_global": ("seed", "round", "parameter_layer"),
+    "local_accuracy": ("seed", "round", "client"),
+    "local_class_accuracy": ("seed", "round", "client", "true_class"),
+    "global_accuracy": ("seed", "round"),
+    "global_class_accuracy": ("seed", "round", "true_class"),
+}
+PER_TRUE_CLASS = ("call_rate", "cross_evaluation_call_rate", "failure_softmax")
+
+
+def assemble(setup: Setup, records: list[Record]) -> xr.Dataset:
+    """The result of a run: labelled, with the similarity measures, stamped with the configuration."""
+    ds = _empty(setup, len(records))
+    for name in records[0]:
+        values = [record[name] for record in records]
+        if name in MODEL_DIMS or name.startswith(("connected_", "weights_")):
+            ds[name] = (_model_dims(name), np.stack(values, 1))
+        else:
+            ds[name] = (_circuit_dims(name), _dense(setup, np.stack(values)))
+    for layer in CONV_LAYERS:
+        score = ds[f"score_{layer}"]
+        ds[f"mask_{layer}"] = score > 0
+    ds = connectivity.edges(similarity.measures(similarity.sizes(ds)))
+    return results.stamp(ds, setup.experiment)
+
+
+def _empty(setup: Setup, rounds: int) -> xr.Dataset:
+    """Coordinates, and what is known before the first round."""
+    dataset, circuits = setup.dataset, setup.circuits
+    classes = circuits.classes
+    analysed = np.zeros((*setup.counts.shape[:2], len(classes)), bool)
+    analysed[circuits.seed, circuits.client, np.searchsorted(classes, circuits.label)] = True
+    return xr.Dataset(
+        {
+            "analysed": (("seed", "client", "class"), analysed),
+            "samples": (("seed", "client", "true_class"), setup.counts),
+        },
+        {
+            "seed": list(setup.experiment.seeds),
+            "round": np.arange(1, rounds + 1),
+            "origin": list(results.ORIGINS),
+            "client": np.arange(setup.counts.shape[1]),
+            "class": classes,
+            "class_name": ("class", [dataset.class_names[c] for c in classes]),
+            "true_class": np.arange(dataset.num_classes),
+            "true_class_name": ("true_class", list(dataset.class_names)),
+            "layer": list(CONV_LAYERS),
+            "parameter_layer": list(LAYERS),
+        },
+    )
+
+
+def _dense(setup: Setup, values: np.ndarray) -> np.ndarray:
+    """(R, 2, C, ...) -> (S, R, 2, K, classes, ...), NaN where a client does not analyse a class."""
+    circuits, (seeds, clients) = setup.circuits, setup.counts.shape[:2]
+    rounds, origins, _, *rest = values.shape
+    dense = np.full((seeds, clients, len(circuits.classes), rounds, origins, *rest), np.nan, np.float32)
+    slot = np.searchsorted(circuits.classes, circuits.label)
+    dense[circuits.seed, circuits.client, slot] = np.moveaxis(values, 2, 0)
+    return np.moveaxis(dense, (1, 2), (3, 4))
+
+
+def _circuit_dims(name: str) -> tuple[str, ...]:
+    if name.startswith("score_"):
+        return (*CIRCUIT, f"channel_{name.removeprefix('score_')}")
+    return (*CIRCUIT, "true_class") if name in PER_TRUE_CLASS else CIRCUIT
+
+
+def _model_dims(name: str) -> tuple[str, ...]:
+    if name in MODEL_DIMS:
+        return MODEL_DIMS[name]
+    kind, where, what = name.split("_", 2)
+    lead = ("seed", "round", "client") if where == "local" else ("seed", "round")
+    return (*lead, *(CONNECTED if kind == "connected" else WEIGHTS)[what])
+
+
+CONNECTED = {
+    "conv1": ("channel_conv1", "image_channel"),
+    "conv2": ("channel_conv2", "channel_conv1"),
+    "conv3": ("channel_conv3", "channel_conv2"),
+    "fc": ("true_class", "channel_conv3"),
+}
+WEIGHTS = {
+    **{f"{k}_kernel": ("kernel_row", "kernel_column", *reversed(CONNECTED[k])) for k in CONV_LAYERS},
+    **{f"{k}_bias": (f"channel_{k}",) for k in CONV_LAYERS},
+    "fc_kernel": ("feature", "true_class"),
+    "fc_bias": ("true_class",),
+}

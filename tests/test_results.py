@@ -1,0 +1,211 @@
+"""A result on disk and in short."""
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from rich.console import Console
+
+from fedmi_jax import results
+from fedmi_jax.config import Experiment, FedmiError, from_json
+from fedmi_jax.interop import import_authors
+
+REFERENCE = Path(__file__).parent / "data" / "reference"
+
+
+@pytest.fixture(scope="module")
+def one_class() -> xr.Dataset:
+    return import_authors(REFERENCE / "1_class_per_client.json.gz")
+
+
+@pytest.fixture(scope="module")
+def shared() -> xr.Dataset:
+    return import_authors(REFERENCE / "2_distinct_1_shared.json.gz")
+
+
+def test_saved_and_loaded_is_the_same(one_class, tmp_path):
+    path = results.save(one_class, tmp_path / "runs" / "a")
+    assert path == tmp_path / "runs" / "a" / "result.nc"
+    for where in (path, path.parent, str(path.parent)):
+        xr.testing.assert_identical(results.load(where), one_class)
+    assert [p.name for p in path.parent.iterdir()] == ["result.nc"]
+    half = results.load(path).isel(round=slice(5))  # what was loaded can be cut and saved again
+    results.save(half, path.parent)
+    xr.testing.assert_identical(results.load(path), half)
+
+
+def test_same_result_gives_the_same_file_smaller_than_the_arrays(one_class, tmp_path):
+    a, b = (results.save(one_class, tmp_path / name).read_bytes() for name in "ab")
+    assert a == b
+    assert len(a) < one_class.nbytes / 2
+
+
+def test_another_library_reads_the_file(one_class, tmp_path):
+    netcdf = pytest.importorskip("netCDF4")
+    path = results.save(one_class, tmp_path)
+    with netcdf.Dataset(path) as file:
+        assert list(file["origin"][:]) == ["local", "global"]
+        assert list(file["class_name"][:]) == ["0 - zero", "3 - three", "6 - six"]
+        assert file["mask_conv2"].dimensions == ("seed", "round", "origin", "client", "class", "channel_conv2")
+        assert file["mask_conv2"].filters()["zlib"]
+        np.testing.assert_array_equal(file["mask_conv2"][:], one_class["mask_conv2"])
+        cross = file["cross_evaluation"][0, -1, 0]
+        assert np.ma.getmaskarray(cross).tolist() == (~np.eye(3, dtype=bool)).tolist()
+        assert cross.compressed().tolist() == [1, 1, 1]
+    xr.testing.assert_identical(xr.load_dataset(path, engine="netcdf4"), one_class)
+
+
+def test_stamp_keeps_the_experiment(one_class):
+    experiment = Experiment(name="mine", rounds=3)
+    stamped = results.stamp(one_class, experiment)
+    assert from_json(stamped.attrs["config"]) == experiment
+    assert stamped.attrs["name"] == "mine"
+    assert json.loads(stamped.attrs["versions"]).keys() >= {"python", "numpy", "xarray"}
+    assert "config" not in one_class.attrs
+
+
+def test_what_is_no_result_is_refused_in_one_line(one_class, tmp_path):
+    whole = results.save(one_class, tmp_path / "run").read_bytes()
+    other = tmp_path / "other.nc"
+    for text in (whole[: len(whole) // 2], whole[:-1], b"", b"{}"):
+        other.write_bytes(text)
+        refused(other, "damaged or not a netCDF4 file")
+    xr.Dataset({"x": 1}).to_netcdf(other, engine="h5netcdf")
+    refused(other, "not a result of fedmi_jax")
+    one_class.drop_vars("mask_conv3").to_netcdf(other, engine="h5netcdf")
+    refused(other, "not a result of fedmi_jax")
+    one_class.assign_attrs(schema_version=99).to_netcdf(other, engine="h5netcdf")
+    refused(other, "schema 99 is newer than this fedmi_jax reads")
+    refused(tmp_path, "no such result")
+    refused(tmp_path / "nowhere", "no such result")
+
+
+def refused(path: Path, message: str):
+    with pytest.raises(FedmiError, match=message) as caught:
+        results.load(path)
+    assert str(caught.value).startswith(str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(one_class, tmp_path, monkeypatch):
+    path = results.save(one_class, tmp_path)
+
+    def fail(self, temporary, **_):
+        temporary.write_bytes(b"half a file")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(xr.Dataset, "to_netcdf", fail)
+    with pytest.raises(FedmiError, match="cannot be written: No space left on device"):
+        results.save(one_class, tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["result.nc"]
+    xr.testing.assert_identical(results.load(path), one_class)
+    with pytest.raises(FedmiError, match="cannot be written"):
+        results.save(one_class, path)  # a file where a folder should be
+
+
+def test_refuse_taken(one_class, tmp_path):
+    results.refuse_taken(tmp_path)
+    results.refuse_taken(tmp_path / "new")
+    path = results.save(one_class, tmp_path)
+    with pytest.raises(FedmiError, match="already holds a result"):
+        results.refuse_taken(tmp_path)
+    with pytest.raises(FedmiError, match="is a file"):
+        results.refuse_taken(path)
+
+
+def test_summary_of_an_imported_file(one_class):
+    short = results.summary(one_class)
+    assert json.loads(json.dumps(short, allow_nan=False)) == short
+    assert (short["name"], short["seeds"], short["rounds"], short["clients"]) == ("1_class_per_client", [0], 10, 3)
+    assert short["classes"] == ["0 - zero", "3 - three", "6 - six"]
+    distinct = short["specialist_distinctness"]
+    assert [round(distinct["global"][layer], 3) for layer in ("conv1", "conv2", "conv3")] == [0.131, 0.27, 0.267]
+    assert distinct["local"] == {"conv1": 1.0, "conv2": 1.0, "conv3": pytest.approx(1 / 3)}
+    assert short["empty_pairs"]["specialist_distinctness"]["local"] == {"conv1": 1.0, "conv2": 1.0, "conv3": 0.0}
+    assert short["degenerate_share"] == {"local": 1.0, "global": 0.0}
+    assert short["cross_evaluation"]["per_client_and_class"] == {
+        "0": {"0 - zero": 1.0},
+        "1": {"3 - three": 1.0},
+        "2": {"6 - six": 1.0},
+    }
+    assert short["inter_client_iou"]["global"]["conv1"] is None  # no class is held by two clients
+    assert short["global_accuracy"] is None
+    assert "balanced_accuracy" not in short
+
+
+def test_summary_averages_over_seeds_rounds_and_circuits(shared):
+    cross = shared["cross_evaluation"].sel(origin="local")
+    short = results.summary(shared)
+    assert short["cross_evaluation"]["mean"] == pytest.approx(np.nanmean(cross))
+    assert short["cross_evaluation"]["last_round"] == pytest.approx(7 / 9, abs=1e-4)
+    assert list(short["cross_evaluation"]["per_client_and_class"]["1"]) == ["0 - zero", "3 - three", "4 - four"]
+    pairs = shared["class_pair_iou"].isel(seed=0, round=-1).sel(origin="global", layer="conv1").values
+    assert not np.isnan(pairs[0, 0])  # class 0 is held by all three clients
+    assert short["class_pair_iou"]["global"]["conv1"] == pytest.approx(pairs[np.triu_indices(len(pairs), 1)].mean())
+    worse = shared.assign_coords(seed=[1])
+    worse["cross_evaluation"] = worse["cross_evaluation"] * 0
+    both = xr.concat([shared, worse], "seed", data_vars="all", join="outer")
+    assert isinstance(both, xr.Dataset)
+    both["global_accuracy"] = (("seed", "round"), np.linspace(0, 1, 20).reshape(2, 10).astype(np.float32))
+    two = results.summary(both)
+    assert two["seeds"] == [0, 1]
+    assert two["cross_evaluation"]["mean"] == pytest.approx(short["cross_evaluation"]["mean"] / 2)
+    per_client = two["cross_evaluation"]["per_client_and_class"]["0"]
+    assert per_client == {"0 - zero": 0.5, "1 - one": 0.5, "2 - two": 0.0}
+    assert two["global_accuracy"] == pytest.approx((9 / 19 + 1) / 2)
+    assert two["circuit_size"] == short["circuit_size"]
+
+
+def test_summary_shows_what_a_full_result_has(shared):
+    full = shared.copy()
+    dims = shared["sufficiency"].dims
+    for name, value in {"balanced_accuracy": 0.5, "false_positive_rate": 1.0, "empty_mask_softmax": 0.1}.items():
+        full[name] = (dims, np.where(shared["sufficiency"].notnull(), np.float32(value), np.float32(np.nan)))
+    layers = ["conv1", "conv2", "conv3", "fc"]
+    sparsity = np.full((1, 10, 3, 4), 0.995, np.float32)
+    full = full.assign_coords(parameter_layer=layers)
+    full["realised_sparsity_local"] = (("seed", "round", "client", "parameter_layer"), sparsity)
+    short = results.summary(full)
+    assert short["balanced_accuracy"] == {"local": 0.5, "global": 0.5}
+    assert short["empty_mask_softmax"]["local"] == pytest.approx(0.1)
+    assert list(short["realised_sparsity"]["local"]) == layers
+    assert "global" not in short["realised_sparsity"]
+
+
+def test_printed_summary(shared, one_class):
+    console = Console(width=100, record=True, file=io.StringIO())
+    results.print_summary(results.summary(shared), console)
+    results.print_summary(results.summary(one_class), console)
+    text = console.export_text()
+    for expected in (
+        "2_distinct_1_shared: 10 rounds, 3 clients",
+        "77.8 %",
+        "specialist distinctness",
+        "3 - three: 0.0 %",
+    ):
+        assert expected in text
+    assert "nan" not in text.lower()
+
+
+def test_a_summary_of_many_clients_stays_short(shared):
+    short = results.summary(shared)
+    clients = {str(k): {"0 - zero": 1.0} for k in range(1000)}
+    short["cross_evaluation"]["per_client_and_class"] = clients
+    console = Console(width=100)
+    with console.capture() as capture:
+        results.print_summary(short, console)
+    assert len(capture.get().splitlines()) < 60
+
+
+def test_importing_loads_neither_matplotlib_nor_tensorflow_datasets():
+    code = (
+        "import sys, fedmi_jax.interop, fedmi_jax.results\n"
+        "print([m for m in ('matplotlib', 'tensorflow_datasets', 'tensorflow') if m in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
