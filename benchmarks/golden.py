@@ -47,6 +47,11 @@ LIMITS = {
 metrics and accuracy in percentage points."""
 
 
+REQUIRED = {
+    "config", "train_plan", "discovery_plan", "discovery_classes", "gates/conv1", "metrics", "init/conv1.weight",
+}  # fmt: skip
+
+
 @dataclass(frozen=True, eq=False)
 class Golden:
     """A golden file; arrays as in the file, weights in this package's layout."""
@@ -68,7 +73,7 @@ class Golden:
     def params(self, model: str) -> Params:
         """The model of this name ("init", "round1/client0", "round1/global"), float64."""
         read = {k: from_torch(k, self.arrays[f"{model}/{k}.weight"], self.arrays[f"{model}/{k}.bias"]) for k in LAYERS}
-        return {name: value for part in read.values() for name, value in part.items()}
+        return {name: jnp.asarray(value) for part in read.values() for name, value in part.items()}
 
     def stacked(self, names: list[str]) -> Params:
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(self.params, names))
@@ -92,7 +97,9 @@ def read(path: Path) -> Golden:
     try:
         with np.load(path, allow_pickle=False) as file:
             golden = Golden({key: file[key] for key in file.files})
-        missing = {"config", "train_plan", "discovery_plan", "discovery_classes", "gates/conv1", "metrics"} - set(golden.arrays)
+        missing = {"config", "train_plan", "discovery_plan", "discovery_classes", "gates/conv1", "metrics"} - set(
+            golden.arrays
+        )
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise FedmiError(f"{path}: not a readable golden file: {error}") from None
     if missing:
@@ -114,25 +121,22 @@ def replay(golden: Golden, settings: Execution) -> dict[str, Any]:
     train = Images(jnp.asarray(dataset.train_images), jnp.asarray(dataset.train_labels), *moments)
     test = Images(jnp.asarray(dataset.test_images), jnp.asarray(dataset.test_labels), *moments)
     return (
-        _training(golden, train, how)
-        | _average(golden)
-        | _circuits(golden, train, test, dataset, how)
-        | _edges(golden)
+        _training(golden, train, how) | _average(golden) | _circuits(golden, train, test, dataset, how) | _edges(golden)
     )
 
 
 def _training(golden: Golden, images: Images, how: execution.Layout) -> dict[str, Any]:
     """Round-1 weights of every client, trained from the initial model on the file's batches."""
     config = golden.config
-    plans = [_plan(golden.arrays["train_plan"][0, k].reshape(-1, golden.arrays["train_plan"].shape[-1]), how, how.devices)
-             for k in range(golden.clients)]  # fmt: skip
-    steps = max(len(plan.index) for plan in plans)
+    recorded = golden.arrays["train_plan"][0]  # the first round's
+    plans = [_plan(one.reshape(-1, one.shape[-1]), how, how.devices) for one in recorded]
+    steps = max(len(plan.indices) for plan in plans)
     sparse = Sparsity(target=config["sparsity"])
     start = golden.stacked(["init"] * golden.clients)
     sizes = sparsity.weight_sizes(golden.params("init"))
     keep = [sparsity.keep_counts(sparse, int(plan.steps), sizes) for plan in plans]
     pad = lambda a: np.pad(a, [(0, steps - len(a))] + [(0, 0)] * (a.ndim - 1), "edge")  # noqa: E731
-    plan = batches.stack([Plan(pad(p.index), pad(p.weight), p.steps) for p in plans])
+    plan = batches.stack([Plan(pad(p.indices), pad(p.weight), p.steps) for p in plans])
     trained, _ = execution.train_models(
         start, images, plan, np.stack(list(map(pad, keep))), np.ones((golden.clients, 10)),
         how=how, local=Local(learning_rate=config["lr"]), sparse=sparse,
@@ -165,10 +169,12 @@ def _circuits(golden: Golden, train: Images, test: Images, dataset: Any, how: ex
     config, labels = golden.config, golden.arrays["discovery_classes"]
     clients, slots = labels.shape
     settings = Discovery(steps=config["discovery_steps"], learning_rate=config["gate_lr"], l0=config["l0_lambda"])
-    chosen = evaluation.make_test_set(test, dataset.test_labels, dataset.num_classes, 250, None, golden.arrays["test_index"])
+    chosen = evaluation.make_test_set(
+        test, dataset.test_labels, dataset.num_classes, 250, None, golden.arrays["test_index"]
+    )
     which = np.concatenate([np.repeat(np.arange(clients), slots), np.full(clients * slots, clients)])
     target = np.tile(labels.ravel(), 2)
-    scores_error, differing, metrics, accuracy, agreement = 0.0, 0, 0.0, 0.0, []
+    scores_error, differing, metrics, accuracy = 0.0, 0, 0.0, 0.0
     for r in range(golden.rounds):
         models = golden.stacked([*golden.locals_(r + 1), f"round{r + 1}/global"])
         recorded = golden.arrays["discovery_plan"][r].reshape(2 * clients * slots, settings.steps, -1)
@@ -191,8 +197,8 @@ def _largest(found: np.ndarray, expected: np.ndarray) -> float:
 
 
 def _metrics(models: Params, test: Any, which: Any, scores: Any, target: Any, how: Any) -> tuple[np.ndarray, float]:
-    """Percent (2, circuits, 3): sufficiency, necessity, cross-evaluation (of the global rows: the local circuit's mask on
-    the global model); and the global model's accuracy."""
+    """Percent (2, circuits, 3): sufficiency, necessity, cross-evaluation (of the global rows: the local circuit's mask
+    on the global model); and the global model's accuracy."""
     gates = {layer: (score > 0).astype(jnp.float64) for layer, score in scores.items()}
     own = np.arange(len(target)), target
     judge = execution.measure_circuits

@@ -1,0 +1,63 @@
+"""What happens inside the network when FedAvg meets skewed data: federated training of sparse CNNs, their circuits, and
+what becomes of them (arXiv 2512.23043), in JAX.
+
+    import fedmi_jax
+    result = fedmi_jax.run(fedmi_jax.preset("quick").experiments[0], progress=True)
+    fedmi_jax.summary(result)["cross_evaluation"]["mean"]
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from fedmi_jax.config import Experiment as Experiment
+    from fedmi_jax.config import FedmiError as FedmiError
+    from fedmi_jax.data.datasets import Dataset as Dataset
+    from fedmi_jax.data.datasets import from_arrays as from_arrays
+    from fedmi_jax.interop import export_authors as export_authors
+    from fedmi_jax.interop import import_authors as import_authors
+    from fedmi_jax.presets import preset as preset
+    from fedmi_jax.results import load as load
+    from fedmi_jax.results import save as save
+    from fedmi_jax.results import summary as summary
+
+_HOME = {
+    "Experiment": "config",
+    "FedmiError": "config",
+    "Dataset": "data.datasets",
+    "from_arrays": "data.datasets",
+    "export_authors": "interop",
+    "import_authors": "interop",
+    "preset": "presets",
+    "load": "results",
+    "save": "results",
+    "summary": "results",
+}
+__all__ = ["run", *_HOME]
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Imported when first asked for, so that looking at a result does not start JAX."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def run(experiment: Experiment, dataset: Dataset | None = None, *, progress: bool = False) -> xr.Dataset:
+    """Run the experiment; its result is an `xarray.Dataset` whose variables `fedmi_jax.results` lists.
+
+    Args: dataset: images in place of those `experiment.data` names (see `from_arrays`); progress: show a bar.
+    Raises FedmiError, one line, for what does not fit the data and for a loss that is not finite.
+    """
+    from fedmi_jax import federation
+    from fedmi_jax.progress import bar
+
+    if not progress:
+        return federation.run(experiment, dataset)
+    with bar(experiment) as advance:
+        return federation.run(experiment, dataset, advance)

@@ -8,14 +8,15 @@ paper differs, its way is an option (METHOD: sections 2 to 6).
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import field, replace
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
 
+import pydantic.dataclasses
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
-from pydantic.dataclasses import dataclass
 
-_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+T = TypeVar("T", bound=type)
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -28,11 +29,41 @@ class FedmiError(Exception):
     """An error the user can mend: one line that names the field or file and says what would be right."""
 
 
-class ConfigError(FedmiError, ValueError):
+class ConfigError(FedmiError):
     """An invalid configuration; the message starts with the field's path, as in `sparsity.target`."""
 
 
-@dataclass(frozen=True, config=_STRICT)
+def explain(error: ValidationError, section: str = "") -> str:
+    """The first problem of a pydantic error in one line that starts with the field's path."""
+    first = error.errors()[0]
+    path = ".".join([section, *map(str, first["loc"])]).strip(".")
+    shown = repr(first.get("input"))
+    return f"{path}: {first['msg'].lower()}; got {shown if len(shown) <= 60 else shown[:57] + '...'}"
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(field,))
+def settings(section: str) -> Callable[[T], T]:
+    """A frozen dataclass whose values are checked, and whose errors are ConfigErrors that name `section`."""
+
+    def decorate(cls: T) -> T:
+        strict = ConfigDict(extra="forbid", allow_inf_nan=False)
+        made = pydantic.dataclasses.dataclass(frozen=True, config=strict)(cls)
+        construct = made.__init__
+
+        @functools.wraps(construct)
+        def construct_or_explain(self: Any, *args: Any, **values: Any) -> None:
+            try:
+                construct(self, *args, **values)
+            except ValidationError as error:
+                raise ConfigError(explain(error, section)) from None
+
+        made.__init__ = construct_or_explain
+        return made  # type: ignore[return-value]
+
+    return decorate
+
+
+@settings("data")
 class Data:
     """Which images, and how many of them."""
 
@@ -44,7 +75,7 @@ class Data:
     """Keep at most this many training images of each client, drawn with the seed. None: all."""
 
 
-@dataclass(frozen=True, config=_STRICT)
+@settings("split")
 class Split:
     """Who holds which training images."""
 
@@ -66,7 +97,7 @@ class Split:
     """For "shards"."""
 
 
-@dataclass(frozen=True, config=_STRICT)
+@settings("local")
 class Local:
     """Local training of one client in one round."""
 
@@ -80,7 +111,7 @@ class Local:
     """FedRS (Li & Zhan 2021): logits times alpha + (1 - alpha) * count_c / max count. 1: off; the authors use 0.4."""
 
 
-@dataclass(frozen=True, config=_STRICT)
+@settings("sparsity")
 class Sparsity:
     """Magnitude pruning after every optimiser step."""
 
@@ -94,7 +125,7 @@ class Sparsity:
     """A convolution filter left with fewer weights keeps its own `floor` largest instead. 0: off."""
 
 
-@dataclass(frozen=True, config=_STRICT)
+@settings("aggregation")
 class Aggregation:
     """What the server does with the clients' models."""
 
@@ -103,7 +134,7 @@ class Aggregation:
     """"uniform" (authors' code), or by each client's number of samples (McMahan et al. 2017)."""
 
 
-@dataclass(frozen=True, config=_STRICT)
+@settings("discovery")
 class Discovery:
     """Search for the channels that suffice for a class."""
 
@@ -122,7 +153,7 @@ class Discovery:
     """What replaces a closed channel: 0, or its mean output over the client's data."""
 
 
-@dataclass(frozen=True, config=_STRICT)
+@settings("evaluation")
 class Evaluation:
     """Measures on the test set."""
 
@@ -132,7 +163,7 @@ class Evaluation:
     """Images per forward pass; bounds memory, changes no result."""
 
 
-@dataclass(frozen=True, config=_STRICT)
+@settings("execution")
 class Execution:
     """How the work is laid out. Changes speed and memory, not what is computed."""
 
@@ -146,7 +177,7 @@ class Execution:
     """Keep every model's weights of every round in the result."""
 
 
-@dataclass(frozen=True, config=_STRICT)
+@settings("")
 class Experiment:
     """One federated experiment: everything that decides its numbers."""
 
@@ -193,16 +224,6 @@ def _inconsistencies(e: Experiment) -> list[str]:
 _EXPERIMENT = TypeAdapter(Experiment)
 
 
-def explain(error: ValidationError, prefix: str = "") -> str:
-    """The first problem of a pydantic error in one line that starts with the field's path."""
-    first = error.errors()[0]
-    if "error" in first.get("ctx", {}):  # one of our own rules: its text already names the field
-        return str(first["ctx"]["error"])
-    path = ".".join([prefix, *map(str, first["loc"])]).strip(".")
-    shown = repr(first.get("input"))
-    return f"{path}: {first['msg'].lower()}; got {shown if len(shown) <= 60 else shown[:57] + '...'}"
-
-
 def to_dict(experiment: Experiment) -> dict[str, Any]:
     """The experiment as plain JSON values; `from_dict` is its inverse."""
     return _EXPERIMENT.dump_python(experiment, mode="json")
@@ -231,5 +252,5 @@ def from_json(text: str | bytes) -> Experiment:
 
 __all__ = [
     "Aggregation", "ConfigError", "Data", "Discovery", "Evaluation", "Execution", "Experiment", "FedmiError",
-    "Local", "Path", "Sparsity", "Split", "from_dict", "from_json", "replace", "to_dict", "to_json",
+    "Local", "Sparsity", "Split", "from_dict", "from_json", "replace", "to_dict", "to_json",
 ]  # fmt: skip

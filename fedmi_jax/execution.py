@@ -126,7 +126,7 @@ def train_models(
     Args: params with leading axis M (every client's start); plan (M, T, B); keep (M, T, L); class_counts (M, Y).
     Returns the trained params (M, ...) and losses (M, T).
     """
-    piece = how.piece(plan.index.shape[-1] // how.devices)
+    piece = how.piece(plan.indices.shape[-1] // how.devices)
     one = partial(train, local=local, sparse=sparse, micro_batch=piece, axis=AXIS)
 
     def on_device(images: Images, params: Params, plan: Plan, keep: Array, class_counts: Array) -> Any:
@@ -148,7 +148,7 @@ def discover_circuits(
     Args: models with leading axis M; which (C,), each circuit's model; plan (C, T, B); fill (C, O_l) or None.
     Returns the final scores {"conv1": (C, O_1), ...}.
     """
-    piece = how.piece(plan.index.shape[-1])
+    piece = how.piece(plan.indices.shape[-1])
 
     def one(which: Array, plan: Plan, fill: Gates | None, models: Params, images: Images) -> Gates:
         return discovery.discover(
@@ -181,9 +181,7 @@ def measure_models(models: Params, test: TestSet, *, how: Layout) -> tuple[Array
 
 
 @partial(jax.jit, static_argnames=("how",))
-def mean_outputs(
-    models: Params, images: Images, which: Array, index: Array, valid: Array, *, how: Layout
-) -> Gates:
+def mean_outputs(models: Params, images: Images, which: Array, index: Array, valid: Array, *, how: Layout) -> Gates:
     """`evaluation.mean_outputs` of F pairs of a model and a client's data: which (F,), index and valid (F, G, B)."""
 
     def one(which: Array, index: Array, valid: Array, models: Params, images: Images) -> Gates:

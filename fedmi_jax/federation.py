@@ -6,6 +6,7 @@ T steps, B images of a batch. Models are stacked as (M local ones, then S global
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -160,9 +161,7 @@ def _circuits(experiment: Experiment, counts: np.ndarray) -> Circuits:
     return Circuits(s, k, np.sort(wanted)[i])
 
 
-def run(
-    experiment: Experiment, dataset: Dataset | None = None, progress: Progress | None = None
-) -> xr.Dataset:
+def run(experiment: Experiment, dataset: Dataset | None = None, progress: Progress | None = None) -> xr.Dataset:
     """Run the experiment and return its result (see `fedmi_jax.results` for the variables).
 
     dataset: images to use in place of those `experiment.data` names. Raises FedmiError for a configuration that does
@@ -271,9 +270,7 @@ def measure(
     other = np.roll(which, len(which) // 2)  # a local circuit's mask on the global model, and the other way round
     judge = execution.measure_circuits
     kept = judge(models, test, which, gates, fill, target, how=how, measure=evaluation.performance)
-    crossed = judge(
-        models, test, other, gates, _swap(fill), target, how=how, measure=evaluation.performance
-    )
+    crossed = judge(models, test, other, gates, _swap(fill), target, how=how, measure=evaluation.performance)
     necessity = judge(models, test, which, removed, fill, target, how=how, measure=evaluation.class_accuracy)
     empty = execution.empty_masks(models, which, fill, target)
     accuracy = execution.measure_models(models, test, how=how)
@@ -291,7 +288,9 @@ def _fills(setup: Setup, models: Params, which: np.ndarray) -> Gates | None:
         return None
     clients, batch = [own for seed in setup.clients for own in seed], setup.experiment.evaluation.batch_size
     rows = -(-max(map(len, clients)) // batch)
-    index, valid = (np.stack(part) for part in zip(*(evaluation.groups(own, batch, rows) for own in clients), strict=True))
+    index, valid = (
+        np.stack(part) for part in zip(*(evaluation.groups(own, batch, rows) for own in clients), strict=True)
+    )
     c = setup.circuits
     client = np.tile(c.seed * len(setup.clients[0]) + c.client, 2)
     pairs, back = np.unique(np.stack([which, client]), axis=1, return_inverse=True)
@@ -299,3 +298,20 @@ def _fills(setup: Setup, models: Params, which: np.ndarray) -> Gates | None:
         models, setup.train_images, pairs[0], index[pairs[1]], valid[pairs[1]], how=setup.layout
     )
     return {layer: mean[back] for layer, mean in means.items()}
+
+
+def memory(setup: Setup) -> int:
+    """Rough bytes a round needs on all devices together: images, models with Adam's moments, activations, plans."""
+    item, layout, discovery = setup.dtype.itemsize, setup.layout, setup.experiment.discovery
+    shapes = jax.eval_shape(setup.initial_params, 0)
+    size = item * sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    clients, circuits = setup.steps.size, 2 * len(setup.circuits.label)
+    images = setup.dataset.train_images.nbytes + setup.dataset.test_images.nbytes
+    height, width, channels = setup.dataset.image_shape
+    # about six copies of each layer's output and of its patches or tiles are alive at the peak of a gradient
+    activations = 6 * item * height * width * (model.CHANNELS[0] + 9 * channels + model.CHANNELS[1])
+    batch = layout.piece(setup.plan_shape[1] // layout.devices) * layout.devices
+    side_by_side = 1 if layout.one_by_one else max(clients, circuits)
+    plans = 8 * (clients * math.prod(setup.plan_shape) + circuits * discovery.steps * max(setup.discovery_batches))
+    models = size * (5 * clients + 2 * len(setup.clients))
+    return images * layout.devices + models + plans + side_by_side * batch * activations

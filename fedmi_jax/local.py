@@ -6,7 +6,7 @@ Axes: T steps, B images of a batch, M micro-batches, Y classes, L weight tensors
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -61,10 +61,10 @@ def train(
     step = partial(_step, loss=loss, optimiser=optimiser, anchor=params, fedprox=local.fedprox, sparse=sparse,
                    micro_batch=micro_batch, axis=axis)  # fmt: skip
     weight = jnp.asarray(plan.weight, images.mean.dtype)
-    own = jnp.arange(plan.index.shape[0]) < plan.steps
+    own = jnp.arange(plan.indices.shape[0]) < plan.steps
     start = dict(params)
     (trained, _), losses = lax.scan(
-        partial(_own_step, step=step), (start, optimiser.init(start)), (own, (plan.index, weight, keep))
+        partial(_own_step, step=step), (start, optimiser.init(start)), (own, (plan.indices, weight, keep))
     )
     return trained, losses
 
@@ -92,7 +92,8 @@ def _step(
     if fedprox:
         gradient = jax.tree.map(lambda g, w, w0: g + fedprox * (w - w0), gradient, params, dict(anchor))
     updates, state = optimiser.update(gradient, state)
-    return (sparsity.prune(optax.apply_updates(params, updates), keep, sparse), state), value
+    moved: Any = optax.apply_updates(params, updates)
+    return (sparsity.prune(moved, keep, sparse), state), value
 
 
 def batch_loss(params: Params, index: Array, weight: Array, *, images: Images, scale: Array, fedrs: bool) -> Array:

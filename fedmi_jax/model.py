@@ -78,7 +78,7 @@ def apply(params: Params, x: Array, gates: Gates | None = None, fill: Gates | No
 
 
 def conv_outputs(params: Params, x: Array) -> dict[str, Array]:
-    """Every convolution's output, bias included, before ReLU: {"conv1": (N, H, W, O_1), "conv2": (N, h, w, O_2), ...}."""
+    """Every convolution's output, bias included, before ReLU: {"conv1": (N, H, W, O_1), ...}."""
     outputs = {}
     for layer in CONV_LAYERS:
         y = lax.conv_general_dilated(x, params[f"{layer}_kernel"], (1, 1), "SAME", dimension_numbers=LAYOUT)

@@ -89,7 +89,7 @@ def _conv_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
 
 def _conv_backward(residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
     x, kernel = residuals
-    n, height, width, channels = x.shape
+    _, height, width, channels = x.shape
     d_tiles = _materialise(_output_tiles_transpose(g)).reshape(16, -1, g.shape[-1])
     k_tiles = _materialise(_kernel_tiles(kernel))
     d_x_tiles = _materialise(lax.dot_general(d_tiles, k_tiles, (((2,), (2,)), ((0,), (0,)))))

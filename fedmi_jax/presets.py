@@ -27,7 +27,10 @@ def _skewed(name: str, *clients: tuple[int, ...], rounds: int = 10, sparsity: fl
 
 LEVELS = (0.95, 0.97, 0.99, 0.995)
 _IID = Experiment(
-    name="iid", split=Split(kind="iid", clients=5), sparsity=Sparsity(target=0.99), discovery=Discovery(classes=(0, 1, 2, 7))
+    name="iid",
+    split=Split(kind="iid", clients=5),
+    sparsity=Sparsity(target=0.99),
+    discovery=Discovery(classes=(0, 1, 2, 7)),
 )
 _ABLATION = tuple(_skewed(f"sparsity-ablation-{s}", (0, 1), (2, 3), (4, 5), sparsity=s) for s in LEVELS)
 _TWO_CLASS = _skewed("two-class", (0, 1), (3, 4), (6, 7))
@@ -54,7 +57,7 @@ PRESETS: dict[str, Preset] = {
         "{0,1,2} {0,3,4} {0,6,7}: every client holds all zeros, 99.5 % sparse", "9, 18",
     ),
     "sparsity-ablation": Preset(_ABLATION, "{0,1} {2,3} {4,5} at 95, 97, 99 and 99.5 % sparse, one run each", "19"),
-    **{e.name: Preset((e,), f"one level of sparsity-ablation: {e.sparsity.target:.1%} sparse", "19") for e in _ABLATION},
+    **{e.name: Preset((e,), f"sparsity-ablation at {e.sparsity.target:.1%} alone", "19") for e in _ABLATION},
 }  # fmt: skip
 
 

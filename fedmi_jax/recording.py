@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from fedmi_jax import results, sparsity
+from fedmi_jax import results
 from fedmi_jax.circuits import connectivity, similarity
 from fedmi_jax.circuits.evaluation import Performance
 from fedmi_jax.model import CONV_LAYERS, LAYERS, Gates, Params

@@ -8,7 +8,6 @@ computed on the host in double precision, because int() of a product decides how
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
@@ -104,5 +103,3 @@ def floor_mask(magnitude: Array, kept: Array, floor: int) -> Array:
 def realised(params: Params) -> dict[str, Array]:
     """Share of exact zeros among the weights of each layer, {"conv1": (), ...}."""
     return {name.removesuffix("_kernel"): jnp.mean(params[name] == 0) for name in params if is_weight(name)}
-
-

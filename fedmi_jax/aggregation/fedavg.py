@@ -33,4 +33,6 @@ def _mean(state: Any, params: Params, clients: Params, samples: Array, *, weight
 def tree_mean(stacked: Params, weights: Array) -> Params:
     """Weighted mean over the leading axis of every leaf; weights (K,) need not sum to 1."""
     total = jnp.sum(weights)
-    return jax.tree.map(lambda leaf: jnp.tensordot(weights.astype(leaf.dtype), leaf, 1) / total.astype(leaf.dtype), stacked)
+    return jax.tree.map(
+        lambda leaf: jnp.tensordot(weights.astype(leaf.dtype), leaf, 1) / total.astype(leaf.dtype), stacked
+    )

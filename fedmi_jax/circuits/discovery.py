@@ -46,7 +46,7 @@ def discover(
     scores = {k: jnp.full(params[f"{k}_bias"].shape, settings.initial_score, dtype) for k in CONV_LAYERS}
     carry = (scores, optimiser.init(scores))
     run = partial(_run, images=images, fill=fill, settings=settings, optimiser=optimiser, micro_batch=micro_batch)
-    work = (jnp.asarray(plan.index), jnp.asarray(plan.weight, dtype))
+    work = (jnp.asarray(plan.indices), jnp.asarray(plan.weight, dtype))
     total = work[0].shape[0]
     whole, rest = divmod(total, SEGMENT) if narrowing and fill is None else (0, total)
     if whole:
@@ -73,7 +73,8 @@ def _step(
 ) -> tuple[tuple, None]:  # fmt: skip
     scores, state = carry
     task = partial(class_loss, params=params, images=images, channels=channels, fill=fill)
-    _, gradient = accumulate(task, scores, *batch, micro_batch)
+    indices, weight = batch
+    _, gradient = accumulate(task, scores, indices, weight, micro_batch)
     pressure = jax.grad(partial(l0_penalty, weight=settings.l0))(scores)
     updates, state = optimiser.update(jax.tree.map(jnp.add, gradient, pressure), state)
     return (optax.apply_updates(scores, updates), state), None
@@ -93,4 +94,4 @@ def class_loss(
 
 def l0_penalty(scores: Gates, weight: float) -> Array:
     """weight * sum over all channels of sigmoid(score) (second term)."""
-    return weight * sum(jnp.sum(jax.nn.sigmoid(score)) for score in scores.values())
+    return weight * jnp.sum(jnp.concatenate([jax.nn.sigmoid(score) for score in scores.values()]))

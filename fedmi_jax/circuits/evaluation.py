@@ -23,11 +23,11 @@ class TestSet(NamedTuple):
     """Test images in groups of at most B, all together and class by class."""
 
     images: Images
-    index: Array
+    indices: Array
     """(G, B): every image once; padding repeats one."""
     valid: Array
     """(G, B) bool."""
-    class_index: Array
+    class_indices: Array
     """(Y, g, B): every class's own images."""
     class_valid: Array
     """(Y, g, B) bool."""
@@ -74,8 +74,8 @@ def performance(
     params: Params, gates: Gates, fill: Gates | None, target: Array, test: TestSet, *, narrowing: bool
 ) -> Performance:
     """The model with only these channels open, on all test images; target () is the circuit's class."""
-    probabilities = jax.nn.softmax(_masked_logits(params, gates, fill, test.images, test.index, narrowing))
-    labels, valid = test.images.labels[test.index].ravel(), test.valid.ravel()
+    probabilities = jax.nn.softmax(_masked_logits(params, gates, fill, test.images, test.indices, narrowing))
+    labels, valid = test.images.labels[test.indices].ravel(), test.valid.ravel()
     called = (jnp.argmax(probabilities, -1) == target) & valid
     classes = probabilities.shape[-1]
     truth = jax.nn.one_hot(labels, classes, dtype=probabilities.dtype) * valid[:, None]
@@ -94,14 +94,14 @@ def class_accuracy(
     params: Params, gates: Gates, fill: Gates | None, target: Array, test: TestSet, *, narrowing: bool
 ) -> Array:
     """Accuracy () of the masked model on the images of the target class alone."""
-    logits = _masked_logits(params, gates, fill, test.images, test.class_index[target], narrowing)
+    logits = _masked_logits(params, gates, fill, test.images, test.class_indices[target], narrowing)
     return _mean(jnp.argmax(logits, -1) == target, test.class_valid[target].ravel())
 
 
 def model_accuracy(params: Params, test: TestSet) -> tuple[Array, Array]:
     """Accuracy of the whole model on all test images () and per class (Y,)."""
-    logits = _logits(params, None, None, None, test.images, test.index)
-    labels, valid = test.images.labels[test.index].ravel(), test.valid.ravel()
+    logits = _logits(params, None, None, None, test.images, test.indices)
+    labels, valid = test.images.labels[test.indices].ravel(), test.valid.ravel()
     truth = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype) * valid[:, None]
     hits = (truth * (jnp.argmax(logits, -1) == labels)[:, None]).sum(0)
     return hits.sum() / truth.sum(), hits / truth.sum(0)

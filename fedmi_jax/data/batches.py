@@ -15,22 +15,22 @@ from fedmi_jax.keys import TRAIN, generator
 class Plan(NamedTuple):
     """Batches of one client (T, B), or of a stack of them (K, T, B)."""
 
-    index: np.ndarray
+    indices: np.ndarray
     """int32, into the training images; padding repeats some valid index."""
     weight: np.ndarray
     """float32; each batch's weights are 1 / (its number of images), and 0 on padding."""
-    steps: np.ndarray
+    steps: np.ndarray | np.int32
     """int32, () or (K,): how many of the T steps are this client's own."""
 
 
 def from_batches(batches: list[np.ndarray], width: int | None = None, steps: int | None = None) -> Plan:
     """A plan of these batches (each a vector of at least one index), padded to `steps` x `width`."""
     width, total = width or max(map(len, batches)), steps or len(batches)
-    index = np.full((total, width), batches[0][0], np.int32)
+    indices = np.full((total, width), batches[0][0], np.int32)
     weight = np.zeros((total, width), np.float32)
     for t, batch in enumerate(batches):
-        index[t, : len(batch)], weight[t, : len(batch)] = batch, 1 / len(batch)
-    return Plan(index, weight, np.int32(len(batches)))
+        indices[t, : len(batch)], weight[t, : len(batch)] = batch, 1 / len(batch)
+    return Plan(indices, weight, np.int32(len(batches)))
 
 
 def stack(plans: list[Plan]) -> Plan:

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from fedmi_jax.config import ConfigError, Split
+from fedmi_jax.keys import LIMIT, PARTITION, generator
 
 REDRAWS = 1000
 """How often a Dirichlet split is drawn before giving up."""
-_SPLIT, _LIMIT = 1, 2  # purposes: independent streams of one seed
 Partition = list[np.ndarray]
 
 
@@ -33,7 +33,7 @@ def partition(labels: np.ndarray, num_classes: int, split: Split, seed: int) -> 
         "iid": _iid, "class-map": _class_map, "dirichlet": _dirichlet,
         "classes-per-client": _classes_per_client, "shards": _shards,
     }[split.kind]  # fmt: skip
-    held = draw(np.asarray(labels), num_classes, split, _generator(seed, _SPLIT))
+    held = draw(np.asarray(labels), num_classes, split, generator(seed, PARTITION))
     for client, indices in enumerate(held):
         if not len(indices):
             raise ConfigError(f"split: client {client} holds no training image; {_REMEDY[split.kind]}")
@@ -47,10 +47,6 @@ _REMEDY = {
     "classes-per-client": "use fewer clients or more split.classes_per_client",
     "shards": "use fewer clients or fewer split.shards_per_client",
 }
-
-
-def _generator(seed: int, purpose: int) -> np.random.Generator:
-    return np.random.default_rng(np.random.SeedSequence([seed, purpose]))
 
 
 def _iid(labels: np.ndarray, num_classes: int, split: Split, rng: np.random.Generator) -> Partition:
@@ -151,7 +147,7 @@ def limit(held: Sequence[np.ndarray], images_per_client: int | None, seed: int) 
     if images_per_client is None:
         return list(held)
     return [
-        np.sort(np.random.default_rng([seed, _LIMIT, client]).permutation(indices)[:images_per_client])
+        np.sort(generator(seed, LIMIT, client).permutation(indices)[:images_per_client])
         for client, indices in enumerate(held)
     ]
 

@@ -1,0 +1,245 @@
+"""The `fedmi` command."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+from tyro.conf import Positional
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+from fedmi_jax import interop, results
+from fedmi_jax.config import ConfigError, Experiment, FedmiError, Index
+from fedmi_jax.presets import PRESETS, preset
+
+if TYPE_CHECKING:
+    from fedmi_jax.federation import Setup
+
+
+@dataclass(frozen=True)
+class Run:
+    """Run an experiment and keep its result."""
+
+    out: Path | None = None
+    """Folder for the result (result.nc); a preset of several experiments makes one folder in it for each."""
+    dry_run: bool = False
+    """Print the plan and stop."""
+    experiment: Annotated[Experiment, tyro.conf.arg(name="")] = Experiment()  # noqa: RUF009
+
+
+@dataclass(frozen=True)
+class Show:
+    """Print the summary of a run, or of every run in a folder."""
+
+    folder: Positional[Path]
+    """Folder that `fedmi run` or `fedmi import` wrote, or one that holds such folders."""
+    json: bool = False
+    """As one JSON object: shares and accuracies are fractions."""
+
+
+@dataclass(frozen=True)
+class Import:
+    """Turn a results file of the paper's authors into a result."""
+
+    file: Positional[Path]
+    """FILE.json or FILE.json.gz."""
+    out: Path
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a result in the schema of the paper's authors."""
+
+    folder: Positional[Path]
+    out: Path
+    """FILE.json or FILE.json.gz."""
+    seed: int | None = None
+    """Which seed, where the result has several."""
+
+
+@dataclass(frozen=True)
+class List:
+    """List the presets."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit status: 0, or 2 after a one-line error."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _dispatch(arguments)
+    except FedmiError as error:
+        print(f"fedmi: {error}", file=sys.stderr)
+    return 2
+
+
+COMMANDS: dict[str, type] = {"run": Run, "show": Show, "import": Import, "export": Export, "list": List}
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        _help()
+        return 0 if arguments else 2
+    name, rest = arguments[0], arguments[1:]
+    if name not in COMMANDS:
+        raise ConfigError(f"command: unknown name {name!r}; there are {', '.join(COMMANDS)}")
+    if name == "run":
+        return _run(rest)
+    action: Callable = {"show": _show, "import": _import, "export": _export, "list": _list}[name]
+    return action(tyro.cli(COMMANDS[name], args=rest, prog=f"fedmi {name}"))
+
+
+def _help() -> None:
+    table = Table(box=None, show_header=False)
+    for name, kind in COMMANDS.items():
+        table.add_row(f"  fedmi {name}", (kind.__doc__ or "").splitlines()[0])
+    console = Console()
+    console.print("Circuits of sparse networks under federated averaging. Commands (each has --help):")
+    console.print(table)
+
+
+def _run(arguments: list[str]) -> int:
+    if not arguments or arguments[0].startswith("-"):
+        if {"-h", "--help"} & set(arguments):
+            print("usage: fedmi run PRESET [--out DIR] [--dry-run] [--seeds 0 1 2] [--rounds N] [options]")
+            print("`fedmi list` lists the presets; `fedmi run PRESET --help` the options with the preset's values.")
+            return 0
+        raise ConfigError("preset: give one first, as in `fedmi run quick --out runs/quick`; `fedmi list` lists them")
+    chosen, rest = preset(arguments[0]), arguments[1:]
+    options = [_parse(experiment, arguments[0], rest) for experiment in chosen.experiments]
+    several = len(options) > 1
+    if not options[0].dry_run and options[0].out is None:
+        raise ConfigError("out: give a folder for the result, as in --out runs/quick, or --dry-run")
+    for option in options:
+        _run_one(option, _folder(option, several))
+    return 0
+
+
+def _parse(experiment: Experiment, name: str, arguments: list[str]) -> Run:
+    default = Run(experiment=experiment)
+    return tyro.cli(Run, default=default, args=arguments, prog=f"fedmi run {name}", registry=_CLASS_MAPS)
+
+
+_CLASS_MAPS = ConstructorRegistry()
+
+
+@_CLASS_MAPS.primitive_rule
+def _class_map(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
+    """A class map on the command line: --split.class-map 0,1 3,4 6,7, one word per client."""
+    if info.type != tuple[tuple[Index, ...], ...]:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="CLASS,CLASS...",
+        instance_from_str=lambda words: tuple(tuple(int(c) for c in word.split(",")) for word in words),
+        is_instance=lambda value: isinstance(value, tuple),
+        str_from_instance=lambda value: [",".join(map(str, classes)) for classes in value],
+    )
+
+
+def _folder(option: Run, several: bool) -> Path | None:
+    if option.out is None or not several:
+        return option.out
+    return option.out / option.experiment.name
+
+
+def _run_one(option: Run, folder: Path | None) -> None:
+    import fedmi_jax
+    from fedmi_jax import execution, federation
+
+    experiment, console = option.experiment, Console()
+    if folder is not None:
+        results.refuse_taken(folder)
+    execution.prepare(experiment.execution)
+    setup = federation.prepare(experiment)
+    print_plan(setup, console)
+    if option.dry_run or folder is None:
+        return
+    _require_writable(folder)
+    began = time.monotonic()
+    result = fedmi_jax.run(experiment, setup.dataset, progress=True)
+    path = results.save(result, folder)
+    results.print_summary(results.summary(result), console)
+    console.print(f"{path}, {time.monotonic() - began:.0f} s", highlight=False)
+
+
+def _require_writable(folder: Path) -> None:
+    """Found out before hours of work, not after."""
+    existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise ConfigError(f"out: cannot write to {existing}; give a folder that can be made")
+
+
+def print_plan(setup: Setup, console: Console) -> None:
+    """Who holds what, and how much work and memory a round takes."""
+    import numpy as np
+
+    from fedmi_jax.data import partition
+    from fedmi_jax.federation import memory
+
+    e, dataset = setup.experiment, setup.dataset
+    whole = np.bincount(dataset.train_labels, minlength=dataset.num_classes)
+    console.print(f"[bold]{e.name}[/]: {dataset.name}, seeds {list(e.seeds)}, {e.rounds} rounds", highlight=False)
+    console.print(f"training images per client and class (seed {e.seeds[0]}); skew: distance of the label distribution")
+    print(partition.table(setup.counts[0], whole, [n.split(" ")[0] for n in dataset.class_names]))
+    steps, found = int(setup.steps.sum()), 2 * len(setup.circuits.label)
+    console.print(
+        f"a round: {steps} local steps of up to {e.local.batch_size} images ({setup.steps.min()} to "
+        f"{setup.steps.max()} a client), {found} circuits of {e.discovery.steps} steps; about "
+        f"{memory(setup) / 2**20:.0f} MiB on {setup.layout.devices} device(s)",
+        highlight=False,
+    )
+
+
+def _show(option: Show) -> int:
+    if not option.folder.is_dir():
+        found = [option.folder]
+    else:
+        found = [option.folder] if (option.folder / results.FILE).exists() else _runs_in(option.folder)
+    summaries = {path.name: results.summary(results.load(path)) for path in found or [option.folder]}
+    if option.json:
+        only = next(iter(summaries.values()))
+        print(json.dumps(only if len(summaries) == 1 else {"runs": summaries}, indent=2))
+    else:
+        for short in summaries.values():
+            results.print_summary(short)
+    return 0
+
+
+def _runs_in(folder: Path) -> list[Path]:
+    return sorted(path.parent for path in folder.glob(f"*/{results.FILE}"))
+
+
+def _import(option: Import) -> int:
+    results.refuse_taken(option.out)
+    _require_writable(option.out)
+    result = interop.import_authors(option.file)
+    print(results.save(result, option.out))
+    return 0
+
+
+def _export(option: Export) -> int:
+    print(interop.export_authors(results.load(option.folder), option.out, option.seed))
+    return 0
+
+
+def _list(option: List) -> int:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column, wrap in (("preset", True), ("what", False), ("paper's figures", True), ("rounds", True)):
+        table.add_column(column, no_wrap=wrap)
+    for name, one in PRESETS.items():
+        table.add_row(name, one.summary, one.figures, str(one.experiments[0].rounds))
+    Console().print(table, highlight=False)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
