@@ -38,13 +38,13 @@ _QUICK = replace(
     _TWO_CLASS,
     name="quick",
     rounds=3,
-    data=Data(images_per_client=2000),
-    local=Local(epochs=5, batch_size=64),
+    data=Data(images_per_client=1500),
+    local=Local(batch_size=64),
     discovery=Discovery(batch_size=64),
 )
 
 PRESETS: dict[str, Preset] = {
-    "quick": Preset((_QUICK,), "two-class, cut to a minute: 2000 images per client, 3 rounds", "-"),
+    "quick": Preset((_QUICK,), "two-class, cut to a minute: 1500 images per client, 3 rounds", "-"),
     "iid": Preset((_IID,), "5 clients, shuffled equal shares, 99 % sparse", "1, 2, 10-13"),
     "one-class": Preset((_skewed("one-class", (0,), (3,), (6,)),), "{0} {3} {6}, 99.5 % sparse", "3-5"),
     "two-class": Preset((_TWO_CLASS,), "{0,1} {3,4} {6,7}, 99.5 % sparse", "4, 14-16"),
