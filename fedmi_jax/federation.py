@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -21,7 +21,7 @@ from fedmi_jax import execution, keys, model, recording, sparsity
 from fedmi_jax.aggregation import aggregator
 from fedmi_jax.circuits import evaluation
 from fedmi_jax.circuits.evaluation import TestSet
-from fedmi_jax.config import ConfigError, Experiment, FedmiError
+from fedmi_jax.config import Aggregation, ConfigError, Experiment, FedmiError
 from fedmi_jax.data import batches, datasets, partition
 from fedmi_jax.data.batches import Plan
 from fedmi_jax.data.datasets import Dataset
@@ -105,7 +105,7 @@ class Setup:
 
     def initial_params(self, seed: int) -> Params:
         key = jax.random.fold_in(jax.random.key(seed), keys.INIT)
-        return model.init(key, self.dataset.image_shape, self.dataset.num_classes, self.dtype)
+        return _initialise(key, self.dataset.image_shape, self.dataset.num_classes, self.dtype)
 
     @cached_property
     def discovery_images(self) -> list[np.ndarray]:
@@ -123,6 +123,9 @@ class Setup:
             batches.discovery_batch(len(images), samples[s, k], size)
             for images, s, k in zip(self.discovery_images, c.seed, c.client, strict=True)
         ]
+
+
+_initialise = jax.jit(model.init, static_argnums=(1, 2, 3))
 
 
 def prepare(experiment: Experiment, dataset: Dataset | None = None) -> Setup:
@@ -171,13 +174,12 @@ def run(experiment: Experiment, dataset: Dataset | None = None, progress: Progre
     setup = prepare(experiment, dataset)
     progress = progress or _silent
     globals_ = _stack([setup.initial_params(seed) for seed in experiment.seeds])
-    server = aggregator(experiment.aggregation)
-    state = jax.vmap(server.init)(globals_)
+    state = jax.vmap(aggregator(experiment.aggregation).init)(globals_)
     records = []
     for round_ in range(1, experiment.rounds + 1):
         progress(round_, "train")
         local, losses = train(setup, globals_, round_)
-        globals_, state = aggregate(setup, server, state, globals_, local)
+        globals_, state = aggregate(setup, state, globals_, local)
         records.append(recording.snapshot(setup, losses, local, globals_))
         records[-1] |= analyse(setup, local, globals_, round_, progress)
     progress(experiment.rounds + 1, "done")
@@ -222,11 +224,17 @@ def _require_finite(setup: Setup, losses: np.ndarray, round_: int) -> None:
         )
 
 
-def aggregate(setup: Setup, server: Any, state: Any, globals_: Params, local: Params) -> tuple[Params, Any]:
+def aggregate(setup: Setup, state: Any, globals_: Params, local: Params) -> tuple[Params, Any]:
     """The server's step for every seed: new global params (S, ...) and server state."""
-    seeds = len(setup.clients)
-    stacked = jax.tree.map(lambda leaf: leaf.reshape(seeds, -1, *leaf.shape[1:]), local)
-    return jax.vmap(server.apply)(state, globals_, stacked, jnp.asarray(setup.counts.sum(-1)))
+    return _aggregate(state, globals_, local, setup.counts.sum(-1), setup.experiment.aggregation)
+
+
+@partial(jax.jit, static_argnames=("settings",))
+def _aggregate(
+    state: Any, globals_: Params, local: Params, samples: jax.Array, settings: Aggregation
+) -> tuple[Params, Any]:
+    stacked = jax.tree.map(lambda leaf: leaf.reshape(*samples.shape, *leaf.shape[1:]), local)
+    return jax.vmap(aggregator(settings).apply)(state, globals_, stacked, samples)
 
 
 def analyse(

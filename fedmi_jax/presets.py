@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fedmi_jax.config import ConfigError, Data, Discovery, Experiment, Local, Sparsity, Split, replace
+from fedmi_jax.config import ConfigError, Data, Discovery, Evaluation, Experiment, Local, Sparsity, Split, replace
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ _QUICK = replace(
     data=Data(images_per_client=1500),
     local=Local(batch_size=64),
     discovery=Discovery(batch_size=64),
+    evaluation=Evaluation(images_per_class=250),
 )
 
 PRESETS: dict[str, Preset] = {
