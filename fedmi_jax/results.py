@@ -30,15 +30,19 @@ In the next table CIRCUIT stands for (seed, round, origin, client, class). Share
 | necessity | CIRCUIT | accuracy on the class with exactly the circuit removed |
 | cross_evaluation | CIRCUIT | accuracy of the mask on the other model: of a local circuit on the global model (the paper's), of a global circuit on the client's local model |
 | cross_evaluation_softmax | CIRCUIT | of the same, mean softmax of the class over all its images |
+| cross_evaluation_false_positive_rate, cross_evaluation_balanced_accuracy | CIRCUIT | of the same, as below |
+| cross_evaluation_call_rate | CIRCUIT, true_class | of the same, as below |
 | failure_softmax | CIRCUIT, true_class | of the same, mean softmax over the images it gets wrong |
 | drift_gap | CIRCUIT | sufficiency of the client's circuit found on the other model, minus cross_evaluation |
 | false_positive_rate | CIRCUIT | share of images of other classes that the masked model calls the class |
 | balanced_accuracy | CIRCUIT | one-vs-rest: mean of sufficiency and 1 - false_positive_rate |
 | call_rate | CIRCUIT, true_class | share of the images of each class that the masked model calls the class |
+| target_softmax | CIRCUIT | mean softmax of the class over its images with only the circuit kept |
 | empty_mask_accuracy, empty_mask_softmax | CIRCUIT | control: no channel kept, so biases alone decide |
 | inter_client_iou, stability_iou, ..., empty_pairs_* | see `fedmi_jax.circuits.similarity.measures` | similarity |
 | global_accuracy, global_class_accuracy | seed, round; and true_class | full global model |
-| local_accuracy, train_loss | seed, round, client | full local model; mean loss of the round |
+| local_accuracy, local_class_accuracy, train_loss | seed, round, client; and true_class | full local model; mean loss of the round |
+| weights_local_X, weights_global_X | seed, round, (client,) and X's own | on request: every parameter |
 | realised_sparsity_local, realised_sparsity_global | seed, round, (client,) parameter_layer | share of zero weights |
 | connected_local_L, connected_global_L | seed, round, (client,) destination, source | bool: physical connectivity of layer L |
 
@@ -187,7 +191,8 @@ def summary(ds: xr.Dataset) -> dict[str, Any]:
     - specialist_distinctness, inter_client_iou, stability_iou, inter_class_iou, class_pair_iou {origin: {layer}},
       local_global_iou {layer}: similarity, class_pair_iou over different classes only
     - empty_pairs: share of pairs that were both empty, per measure of similarity, in the same shape
-    - sufficiency, necessity, false_positive_rate, balanced_accuracy, drift_gap, empty_mask_* {origin}
+    - sufficiency, necessity, false_positive_rate, balanced_accuracy, target_softmax, drift_gap,
+      cross_evaluation_{softmax,false_positive_rate,balanced_accuracy}, empty_mask_* {origin}
     - realised_sparsity {origin: {layer}}
     """
     last = ds.isel(round=-1)
@@ -213,7 +218,8 @@ def summary(ds: xr.Dataset) -> dict[str, Any]:
 
 
 _AVERAGES = (
-    "sufficiency", "necessity", "false_positive_rate", "balanced_accuracy", "drift_gap",
+    "sufficiency", "necessity", "false_positive_rate", "balanced_accuracy", "target_softmax", "drift_gap",
+    "cross_evaluation_softmax", "cross_evaluation_false_positive_rate", "cross_evaluation_balanced_accuracy",
     "empty_mask_accuracy", "empty_mask_softmax",
 )  # fmt: skip
 
