@@ -255,8 +255,8 @@ def main(arguments: list[str] | None = None) -> int:
     settings = Execution(precision="float64", lift=options.lift)
     try:
         golden = read(options.file)
-        execution.prepare(settings)
-        figures = replay(golden, settings)
+        with execution.session(settings):
+            figures = replay(golden, settings)
     except FedmiError as error:
         print(error, file=sys.stderr)
         return 2

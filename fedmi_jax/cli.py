@@ -158,9 +158,9 @@ def _run_one(option: Run, folder: Path | None) -> None:
     experiment, console = option.experiment, Console()
     if folder is not None:
         results.refuse_taken(folder)
-    execution.prepare(experiment.execution)
-    setup = federation.prepare(experiment)
-    print_plan(setup, console)
+    with execution.session(experiment.execution):
+        setup = federation.prepare(experiment)
+        print_plan(setup, console)
     if option.dry_run or folder is None:
         return
     _require_writable(folder)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -70,10 +70,12 @@ def use_all_cores() -> None:
             jax.config.update("jax_num_cpu_devices", cores or 1)
 
 
-def prepare(settings: Execution) -> None:
-    """Make JAX ready for these settings, as far as it has not started yet."""
+@contextlib.contextmanager
+def session(settings: Execution) -> Iterator[None]:
+    """Within it JAX computes in the precision of these settings, on all cores if it has not started yet."""
     use_all_cores()
-    jax.config.update("jax_enable_x64", settings.precision == "float64")
+    with jax.enable_x64(settings.precision == "float64"):
+        yield
 
 
 def layout(settings: Execution) -> Layout:

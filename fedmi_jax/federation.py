@@ -170,9 +170,12 @@ def run(experiment: Experiment, dataset: Dataset | None = None, progress: Progre
     dataset: images to use in place of those `experiment.data` names. Raises FedmiError for a configuration that does
     not fit the data, and for a loss that is not finite.
     """
-    execution.prepare(experiment.execution)
-    setup = prepare(experiment, dataset)
-    progress = progress or _silent
+    with execution.session(experiment.execution):
+        return _run(prepare(experiment, dataset), progress or _silent)
+
+
+def _run(setup: Setup, progress: Progress) -> xr.Dataset:
+    experiment = setup.experiment
     globals_ = _stack([setup.initial_params(seed) for seed in experiment.seeds])
     state = jax.vmap(aggregator(experiment.aggregation).init)(globals_)
     records = []
