@@ -150,7 +150,7 @@ def _plan(index: np.ndarray, how: execution.Layout, devices: int) -> Plan:
     rows = [row[row >= 0] for row in index]
     rows = [row for row in rows if len(row)]
     if not rows:
-        return Plan(np.zeros_like(index), np.zeros(index.shape, np.float32), np.int32(0))
+        return Plan(np.zeros_like(index), np.zeros(index.shape), np.int32(0))
     return batches.from_batches(rows, how.padded(index.shape[1], devices), len(index))
 
 
@@ -172,21 +172,24 @@ def _circuits(golden: Golden, train: Images, test: Images, dataset: Any, how: ex
     chosen = evaluation.make_test_set(
         test, dataset.test_labels, dataset.num_classes, 250, None, golden.arrays["test_index"]
     )
-    which = np.concatenate([np.repeat(np.arange(clients), slots), np.full(clients * slots, clients)])
-    target = np.tile(labels.ravel(), 2)
+    real = np.tile(labels.ravel() >= 0, 2)  # clients may have different numbers of circuits
+    which = np.concatenate([np.repeat(np.arange(clients), slots), np.full(clients * slots, clients)])[real]
+    target = np.tile(labels.ravel(), 2)[real]
     scores_error, differing, metrics, accuracy = 0.0, 0, 0.0, 0.0
     for r in range(golden.rounds):
         models = golden.stacked([*golden.locals_(r + 1), f"round{r + 1}/global"])
-        recorded = golden.arrays["discovery_plan"][r].reshape(2 * clients * slots, settings.steps, -1)
+        recorded = golden.arrays["discovery_plan"][r].reshape(len(real), settings.steps, -1)[real]
         plan = batches.stack([_plan(one, how, 1) for one in recorded])
         scores = execution.discover_circuits(models, train, which, plan, None, how=how, settings=settings)
         for layer in CONV_LAYERS:
-            gates, masks = (golden.arrays[f"{kind}/{layer}"][r].reshape(len(which), -1) for kind in ("gates", "masks"))
+            gates, masks = (
+                golden.arrays[f"{kind}/{layer}"][r].reshape(len(real), -1)[real] for kind in ("gates", "masks")
+            )
             looked_for = np.asarray(plan.steps) > 0
             scores_error = max(scores_error, relative(np.asarray(scores[layer])[looked_for], gates[looked_for]))
             differing += int(np.sum((np.asarray(scores[layer]) > 0) != masks))
         found, total = _metrics(models, chosen, which, scores, target, how)
-        expected = golden.arrays["metrics"][r].reshape(2, -1, 3)
+        expected = golden.arrays["metrics"][r].reshape(-1, 3)[real].reshape(2, -1, 3)
         metrics = max(metrics, _largest(found[..., :2], expected[..., :2]), _largest(found[1, :, 2], expected[1, :, 2]))
         accuracy = max(accuracy, abs(total - float(golden.arrays["global_accuracy"][r])))
     return {"scores": scores_error, "masks_differing": differing, "metrics": metrics, "global_accuracy": accuracy}

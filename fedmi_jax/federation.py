@@ -253,6 +253,7 @@ def analyse(
     plan = discovery_plans(setup, round_)
     how, settings = setup.layout, setup.experiment.discovery
     scores = execution.discover_circuits(models, setup.train_images, which, plan, fill, how=how, settings=settings)
+    jax.block_until_ready(scores)  # so that the stage is told when it begins
     progress(round_, "evaluate")
     return recording.of_circuits(scores) | measure(setup, models, which, scores, fill)
 

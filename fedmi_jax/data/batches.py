@@ -18,7 +18,7 @@ class Plan(NamedTuple):
     indices: np.ndarray
     """int32, into the training images; padding repeats some valid index."""
     weight: np.ndarray
-    """float32; each batch's weights are 1 / (its number of images), and 0 on padding."""
+    """float64; each batch's weights are 1 / (its number of images), and 0 on padding."""
     steps: np.ndarray | np.int32
     """int32, () or (K,): how many of the T steps are this client's own."""
 
@@ -27,7 +27,7 @@ def from_batches(batches: list[np.ndarray], width: int | None = None, steps: int
     """A plan of these batches (each a vector of at least one index), padded to `steps` x `width`."""
     width, total = width or max(map(len, batches)), steps or len(batches)
     indices = np.full((total, width), batches[0][0], np.int32)
-    weight = np.zeros((total, width), np.float32)
+    weight = np.zeros((total, width))
     for t, batch in enumerate(batches):
         indices[t, : len(batch)], weight[t, : len(batch)] = batch, 1 / len(batch)
     return Plan(indices, weight, np.int32(len(batches)))
@@ -70,6 +70,6 @@ def discovery_plan(images: np.ndarray, batch: int, steps: int, key: tuple[int, .
     images: indices of the client's images of the class; none gives a plan without steps (an empty circuit).
     """
     if len(images) == 0:
-        return Plan(np.zeros((steps, width), np.int32), np.zeros((steps, width), np.float32), np.int32(0))
+        return Plan(np.zeros((steps, width), np.int32), np.zeros((steps, width)), np.int32(0))
     rng = generator(*key)
     return from_batches([rng.choice(images, batch, replace=False, shuffle=False) for _ in range(steps)], width)

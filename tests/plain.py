@@ -1,0 +1,105 @@
+"""The method once more, plain and slow, with one operation per line of the paper: what the package is tested against.
+
+Axes: N images, H x W pixels, O channels, Y classes.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+
+CONVOLUTIONS = ("conv1", "conv2", "conv3")
+
+
+def conv(x, kernel):
+    """3x3, padding 1: (N, H, W, I) -> (N, H, W, O)."""
+    return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def windows(x):
+    """(N, H, W, O) -> (N, H // 2, W // 2, O, 4), a window's elements in row-major order."""
+    n, height, width, channels = x.shape
+    h, w = height // 2, width // 2
+    x = x[:, : 2 * h, : 2 * w].reshape(n, h, 2, w, 2, channels)
+    return x.transpose(0, 1, 3, 5, 2, 4).reshape(n, h, w, channels, 4)
+
+
+def max_pool(x):
+    """2x2; the first of equals wins, and gets the gradient."""
+    elements = windows(x)
+    return jnp.take_along_axis(elements, jnp.argmax(elements, -1)[..., None], -1)[..., 0]
+
+
+def logits(params, x, gates=None, fill=None):
+    """Gates stand before ReLU; a closed channel's output is 0, or the fill."""
+    for layer in CONVOLUTIONS:
+        y = conv(x, params[f"{layer}_kernel"]) + params[f"{layer}_bias"]
+        if gates is not None:
+            y = gates[layer] * y
+        if fill is not None:
+            y = y + (1 - gates[layer]) * fill[layer]
+        x = max_pool(jax.nn.relu(y))
+    return x.reshape(len(x), -1) @ params["fc_kernel"] + params["fc_bias"]
+
+
+def normalised(images, index):
+    return (images.pixels[index] / 255 - images.mean) / images.std
+
+
+def cross_entropy(logits, labels):
+    """Mean over the images."""
+    return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], 1))
+
+
+def prune(params, sparsity, floor):
+    """Layer by layer, in numpy: the k largest and what equals them, but no filter with fewer than `floor`."""
+    pruned = dict(params)
+    for name in (name for name in params if name.endswith("_kernel")):
+        weight = np.asarray(params[name])
+        keep = max(1, int((1 - sparsity) * weight.size))
+        kept = np.abs(weight) >= np.sort(np.abs(weight).ravel())[-keep]
+        for o in range(weight.shape[-1]) if weight.ndim == 4 else ():
+            if kept[..., o].sum() < floor:
+                own = np.abs(weight[..., o])
+                kept[..., o] = own >= np.sort(own.ravel())[-min(floor, own.size)]
+        pruned[name] = jnp.asarray(np.where(kept, weight, 0))
+    return pruned
+
+
+def ramp(target, t, steps):
+    """Sparsity at local step t of `steps`."""
+    rise = steps // 2
+    return target * t / rise if t < rise else target
+
+
+def adam(loss, params, batches, learning_rate, after=lambda params, t: params):
+    """Params after one step of a fresh Adam per batch, and the losses; `after` each step, e.g. pruning."""
+    optimiser = optax.adam(learning_rate)
+    state, losses = optimiser.init(params), []
+    value_and_gradient = jax.jit(jax.value_and_grad(loss))
+    for t, batch in enumerate(batches):
+        value, gradient = value_and_gradient(params, batch)
+        updates, state = optimiser.update(gradient, state)
+        params = after(optax.apply_updates(params, updates), t)
+        losses.append(float(value))
+    return params, np.array(losses)
+
+
+def gate(score):
+    """1 where score > 0, else 0; the gradient of sigmoid(score)."""
+    smooth = jax.nn.sigmoid(score)
+    return lax.stop_gradient((score > 0) * 1.0) + (smooth - lax.stop_gradient(smooth))
+
+
+def discover(params, images, batches, label, settings, fill=None):
+    """Final scores of one circuit."""
+
+    def objective(scores, batch):
+        gates = {layer: gate(score) for layer, score in scores.items()}
+        labels = jnp.full(len(batch), label)
+        task = cross_entropy(logits(params, normalised(images, batch), gates, fill), labels)
+        return task + settings.l0 * sum(jnp.sum(jax.nn.sigmoid(score)) for score in scores.values())
+
+    start = {layer: jnp.full_like(params[f"{layer}_bias"], settings.initial_score) for layer in CONVOLUTIONS}
+    return adam(objective, start, batches, settings.learning_rate)[0]

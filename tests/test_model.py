@@ -1,0 +1,197 @@
+"""The network: initial weights, gates, fills, and the smaller model."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import plain
+import pytest
+import tiny
+from scipy import stats
+
+from fedmi_jax import model
+from fedmi_jax.circuits.gates import straight_through_gate
+from fedmi_jax.circuits.narrowing import on_live_channels
+
+FAN_IN = {"conv1": 9, "conv2": 9 * 32, "conv3": 9 * 64, "fc": 128 * 3 * 3}
+
+
+@pytest.fixture(scope="module")
+def fresh():
+    return jax.jit(model.init, static_argnums=(1, 2))(jax.random.key(0), (28, 28, 1), 10)
+
+
+def test_shapes_and_number_of_parameters(fresh):
+    assert {k: v.shape for k, v in fresh.items()} == {
+        "conv1_kernel": (3, 3, 1, 32), "conv1_bias": (32,),
+        "conv2_kernel": (3, 3, 32, 64), "conv2_bias": (64,),
+        "conv3_kernel": (3, 3, 64, 128), "conv3_bias": (128,),
+        "fc_kernel": (1152, 10), "fc_bias": (10,),
+    }  # fmt: skip
+    assert sum(v.size for v in fresh.values()) == 104_202
+    cifar = jax.eval_shape(lambda key: model.init(key, (32, 32, 3), 10), jax.random.key(0))
+    assert cifar["conv1_kernel"].shape == (3, 3, 3, 32)
+    assert cifar["fc_kernel"].shape == (4 * 4 * 128, 10)
+
+
+def test_initial_weights_are_pytorchs(fresh):
+    for name, value in fresh.items():
+        bound = 1 / np.sqrt(FAN_IN[name.split("_")[0]])
+        assert np.abs(value).max() <= bound
+        scaled = (np.asarray(value).ravel() / bound + 1) / 2
+        assert stats.kstest(scaled, "uniform").pvalue > 1e-3, name
+        if value.size > 1000:  # the standard deviation of a uniform variable
+            np.testing.assert_allclose(np.std(value), bound / np.sqrt(3), rtol=0.02)
+
+
+def test_initial_arrays_differ_by_seed_and_from_one_another(fresh):
+    other = model.init(jax.random.key(1), (28, 28, 1), 10)
+    for name, value in fresh.items():
+        assert not np.isin(value, other[name]).any()
+    assert not np.isin(fresh["conv1_bias"], fresh["conv1_kernel"]).any()
+
+
+# --- gates ---
+
+GATES = {"conv1": [1, 0, 1, 1], "conv2": [1, 1, 0, 1, 0, 1], "conv3": [0, 1, 1, 1, 1, 0, 1, 1]}
+
+
+def gates(dtype=jnp.float64):
+    return {layer: jnp.asarray(gate, dtype) for layer, gate in GATES.items()}
+
+
+def fills(value=None):
+    rng = np.random.default_rng(3)
+    return {k: jnp.asarray(rng.normal(size=len(v)) if value is None else np.full(len(v), value)) for k, v in GATES.items()}
+
+
+def inputs(size=tiny.SIZE):
+    return jnp.asarray(np.random.default_rng(4).normal(size=(5, size, size, 1)))
+
+
+def derivatives(apply, params, *args):
+    """Logits, and the gradients of some function of them with respect to parameters and gates."""
+
+    def loss(params, gates, x, *fill):
+        out = apply(params, x, gates, *fill)
+        return jnp.sum(jnp.sin(out)), out
+
+    (_, out), pulled = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(params, *args)
+    return out, pulled
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("size", [8, 15, 28])
+def test_gates_stand_before_relu(size):
+    params = tiny.params(size=size)
+    fast, slow = (derivatives(f, params, gates(), inputs(size)) for f in (model.apply, plain.logits))
+    chex.assert_trees_all_close(fast, slow, rtol=1e-11, atol=1e-12)
+    for layer, gate in gates().items():  # a closed gate gets exactly nothing from the task
+        assert np.all((np.asarray(fast[1][1][layer]) == 0)[np.asarray(gate) == 0])
+
+
+@pytest.mark.usefixtures("x64")
+def test_without_gates_all_are_open():
+    params, x = tiny.params(), inputs()
+    opened = jax.tree.map(jnp.ones_like, gates())
+    chex.assert_trees_all_close(model.apply(params, x), model.apply(params, x, opened), rtol=1e-13)
+    chex.assert_trees_all_close(model.apply(params, x), plain.logits(params, x), rtol=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+def test_mean_ablation_replaces_closed_channels():
+    params, args = tiny.params(), (gates(), inputs(), fills())
+    fast, slow = (derivatives(f, params, *args) for f in (model.apply, plain.logits))
+    chex.assert_trees_all_close(fast, slow, rtol=1e-11, atol=1e-12)
+    assert np.abs(fast[1][1]["conv2"][2]) > 0  # here a closed gate does learn
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_fill_of_zero_is_zero_ablation():
+    params = tiny.params()
+    filled = derivatives(model.apply, params, gates(), inputs(), fills(0.0))
+    zeroed = derivatives(model.apply, params, gates(), inputs())
+    chex.assert_trees_all_close(filled, zeroed, rtol=1e-11, atol=1e-12)
+
+
+# --- outputs and the smaller model ---
+
+
+@pytest.mark.usefixtures("x64")
+def test_outputs_of_every_convolution():
+    params, x = tiny.params(size=15), inputs(15)
+    for layer, found in model.conv_outputs(params, x).items():
+        expected = plain.conv(x, params[f"{layer}_kernel"]) + params[f"{layer}_bias"]
+        chex.assert_trees_all_close(found, expected, rtol=1e-12, atol=1e-13)
+        x = plain.max_pool(jax.nn.relu(expected))
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("size", [8, 28])
+def test_the_smaller_model_is_the_masked_one(size):
+    params, x = tiny.params(size=size), inputs(size)
+    for order in (1, -1):
+        channels = {layer: np.flatnonzero(gate)[::order] for layer, gate in GATES.items()}
+        small = model.narrow(params, channels)
+        assert small["conv3_kernel"].shape == (3, 3, 4, 6)
+        chex.assert_trees_all_close(model.apply(small, x), model.apply(params, x, gates()), rtol=1e-12)
+
+
+def _widths(params, channels):
+    return jnp.stack([params[f"{layer}_bias"].shape[0] * jnp.ones((), int) for layer in model.CONV_LAYERS])
+
+
+@pytest.mark.parametrize(
+    ("live", "expected"),
+    [
+        ((32, 64, 128), (32, 64, 128)),
+        ((32, 32, 64), (32, 32, 64)),
+        ((17, 1, 1), (32, 32, 64)),
+        ((16, 32, 33), (32, 32, 64)),
+        ((16, 32, 32), (16, 32, 32)),
+        ((16, 17, 1), (16, 32, 32)),
+        ((16, 16, 16), (16, 16, 16)),
+        ((0, 0, 0), (16, 16, 16)),
+        ((1, 33, 1), (32, 64, 128)),
+    ],
+)
+def test_the_smallest_model_that_fits_is_run(live, expected):
+    params = {"fc_kernel": jnp.ones((128, 4)), "fc_bias": jnp.zeros(4)}
+    before = 1
+    for layer, width in zip(model.CONV_LAYERS, model.CHANNELS, strict=True):
+        params |= {f"{layer}_kernel": jnp.ones((3, 3, before, width)), f"{layer}_bias": jnp.zeros(width)}
+        before = width
+    is_open = {k: jnp.arange(n)[::-1] < m for k, n, m in zip(model.CONV_LAYERS, model.CHANNELS, live, strict=True)}
+    assert tuple(on_live_channels(_widths, params, is_open).tolist()) == expected
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_channel_that_nothing_listens_to_is_left_out():
+    """It may be open; it has no say."""
+    params = tiny.params()
+    params["conv2_kernel"] = params["conv2_kernel"].at[:, :, 1:].set(0)  # only conv1's channel 0 is heard
+    params["fc_kernel"] = params["fc_kernel"].at[3::8].set(0)  # conv3's channel 3 is not
+
+    def channels_and_logits(small, channels):
+        return model.apply(small, inputs())
+
+    opened = {layer: jnp.ones(len(gate), bool) for layer, gate in GATES.items()}
+    chex.assert_trees_all_close(
+        on_live_channels(channels_and_logits, params, opened), model.apply(params, inputs()), rtol=1e-12
+    )
+    from fedmi_jax.circuits.narrowing import has_outgoing
+
+    assert has_outgoing(params, "conv1").tolist() == [True, False, False, False]
+    assert has_outgoing(params, "conv2").all()
+    assert has_outgoing(params, "conv3").tolist() == [i != 3 for i in range(8)]
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_gate_in_the_network_is_straight_through():
+    params, x = tiny.params(), inputs()
+    scores = {layer: gate * 2.0 - 0.5 for layer, gate in gates().items()}
+    found, expected = (
+        jax.jit(jax.grad(lambda s, f=f, g=g: jnp.sum(jnp.sin(f(params, x, {k: g(v) for k, v in s.items()})))))(scores)
+        for f, g in ((model.apply, straight_through_gate), (plain.logits, plain.gate))
+    )
+    chex.assert_trees_all_close(found, expected, rtol=1e-11, atol=1e-13)

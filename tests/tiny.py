@@ -1,0 +1,75 @@
+"""Small images, models and experiments, so that tests compile and run in little time.
+
+Axes: N images, M models, C circuits, O_l channels of convolution l.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedmi_jax import execution, from_arrays, model
+from fedmi_jax.config import Data, Discovery, Evaluation, Execution, Experiment, Local, Sparsity, Split
+from fedmi_jax.local import Images
+
+CLASSES, SIZE = 4, 8
+CHANNELS = (4, 6, 8)
+
+
+def squares(train=160, test=48):
+    """Class c: the c-th quarter of a noisy 8x8 image is bright, somewhere between hardly and very."""
+    rng = np.random.default_rng(0)
+    images, labels = zip(*(_squares(rng, n) for n in (train, test)), strict=True)
+    return from_arrays(images[0], labels[0], images[1], labels[1], name="squares")
+
+
+def _squares(rng, n):
+    labels = np.arange(n) % CLASSES
+    images = rng.integers(0, 60, (n, 2, 4, 2, 4))
+    images[np.arange(n), labels // 2, :, labels % 2] += rng.integers(20, 190, (n, 4, 4))
+    return images.reshape(n, SIZE, SIZE).astype(np.uint8), labels
+
+
+def on_device(pixels, labels, dtype=jnp.float64):
+    """Images as the core wants them, channel axis included."""
+    moments = (jnp.full(pixels.shape[-1], value, dtype) for value in (0.4, 0.3))
+    return Images(jnp.asarray(pixels), jnp.asarray(labels, jnp.int32), *moments)
+
+
+def noise(n=60, size=SIZE, dtype=jnp.float64):
+    """Images without two equal windows, and labels."""
+    rng = np.random.default_rng(1)
+    return on_device(rng.integers(0, 256, (n, size, size, 1)).astype(np.uint8), rng.integers(0, CLASSES, n), dtype)
+
+
+def params(seed=0, size=SIZE, dtype=jnp.float64, sparsity=0.0, channels=CHANNELS):
+    """A narrow model; of its weights the share `sparsity` is 0."""
+    x = jnp.zeros((1, size, size, 1), dtype)
+    fresh = model.CNN(channels, CLASSES).init(jax.random.key(seed), x)["params"]
+    rng = np.random.default_rng(seed)
+    # several times PyTorch's spread, so that logits differ by more than rounding
+    return {k: 2 * v * (rng.random(v.shape) >= sparsity * k.endswith("kernel")) for k, v in fresh.items()}
+
+
+def stacked(trees):
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def layout(lift, micro_batch=0):
+    return execution.layout(Execution(lift=lift, micro_batch=micro_batch))
+
+
+def experiment(**changes):
+    """Two seeds, two unlike clients, two rounds. Class 2 is looked for on both clients; the first has no image of it."""
+    settings = {
+        "name": "tiny",
+        "seeds": (3, 5),
+        "rounds": 2,
+        "data": Data(images_per_client=70),
+        "split": Split(kind="class-map", clients=2, class_map=((0, 1), (1, 2, 3))),
+        "local": Local(epochs=2, batch_size=16, learning_rate=0.01),
+        "sparsity": Sparsity(target=0.9),
+        "discovery": Discovery(classes=(0, 2), steps=25, batch_size=16),
+        "evaluation": Evaluation(batch_size=20),
+        "execution": Execution(lift="map", precision="float64"),
+    }
+    return Experiment(**settings | changes)
