@@ -72,7 +72,9 @@ class Golden:
 
     def params(self, model: str) -> Params:
         """The model of this name ("init", "round1/client0", "round1/global"), float64."""
-        read = {k: from_torch(k, self.arrays[f"{model}/{k}.weight"], self.arrays[f"{model}/{k}.bias"]) for k in LAYERS}
+        channels = len(self.arrays[f"{model}/conv3.bias"])
+        parts = (self.arrays[f"{model}/{k}.{kind}"] for k in LAYERS for kind in ("weight", "bias"))
+        read = {k: from_torch(k, next(parts), next(parts), channels) for k in LAYERS}
         return {name: jnp.asarray(value) for part in read.values() for name, value in part.items()}
 
     def stacked(self, names: list[str]) -> Params:
@@ -82,13 +84,13 @@ class Golden:
         return [f"round{round_}/client{k}" for k in range(self.clients)]
 
 
-def from_torch(layer: str, weight: np.ndarray, bias: np.ndarray) -> dict[str, np.ndarray]:
+def from_torch(layer: str, weight: np.ndarray, bias: np.ndarray, channels: int) -> dict[str, np.ndarray]:
     """PyTorch's layouts to this package's: (out, in, 3, 3) to (3, 3, in, out); the linear layer's columns, channel
-    slowest, to rows, channel fastest."""
+    slowest, to rows, channel fastest. channels: of the last convolution."""
     if weight.ndim == 4:
         kernel = weight.transpose(2, 3, 1, 0)
     else:
-        kernel = weight.reshape(weight.shape[0], 128, -1).transpose(2, 1, 0).reshape(-1, weight.shape[0])
+        kernel = weight.reshape(weight.shape[0], channels, -1).transpose(2, 1, 0).reshape(-1, weight.shape[0])
     return {f"{layer}_kernel": kernel.astype(np.float64), f"{layer}_bias": bias.astype(np.float64)}
 
 

@@ -118,8 +118,12 @@ def _run(arguments: list[str]) -> int:
     several = len(options) > 1
     if not options[0].dry_run and options[0].out is None:
         raise ConfigError("out: give a folder for the result, as in --out runs/quick, or --dry-run")
-    for option in options:
-        _run_one(option, _folder(option, several))
+    folders = [_folder(option, several) for option in options]
+    for folder in folders:  # all of them before the first hour of work
+        if folder is not None:
+            results.refuse_taken(folder)
+    for option, folder in zip(options, folders, strict=True):
+        _run_one(option, folder)
     return 0
 
 
@@ -156,8 +160,6 @@ def _run_one(option: Run, folder: Path | None) -> None:
     from fedmi_jax import execution, federation
 
     experiment, console = option.experiment, Console()
-    if folder is not None:
-        results.refuse_taken(folder)
     with execution.session(experiment.execution):
         setup = federation.prepare(experiment)
         print_plan(setup, console)

@@ -159,8 +159,8 @@ class Evaluation:
 
     images_per_class: Count | None = None
     """Use only the first this many test images of each class. None: all."""
-    batch_size: Count = 250
-    """Images per forward pass; bounds memory, changes no result."""
+    batch_size: Index = 0
+    """Images per forward pass; bounds memory, changes no result. 0: chosen for the device."""
 
 
 @settings("execution")

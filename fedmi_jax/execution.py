@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -23,7 +24,7 @@ from jax.sharding import PartitionSpec as P
 
 from fedmi_jax.circuits import discovery, evaluation
 from fedmi_jax.circuits.evaluation import TestSet
-from fedmi_jax.config import Discovery, Execution, Local, Sparsity
+from fedmi_jax.config import Discovery, Evaluation, Execution, Local, Sparsity
 from fedmi_jax.data.batches import Plan
 from fedmi_jax.local import Images, train
 from fedmi_jax.model import Gates, Params
@@ -39,7 +40,9 @@ class Layout:
     one_by_one: bool
     """True: one compiled loop over models and circuits. False: all of them side by side (vmap)."""
     micro_batch: int
-    """Images per piece of a batch on one device; 0: the whole."""
+    """Images per piece of a training or discovery batch on one device; 0: the whole."""
+    forward_batch: int
+    """Images per forward pass in evaluation, on one device."""
 
     @property
     def devices(self) -> int:
@@ -78,7 +81,7 @@ def session(settings: Execution) -> Iterator[None]:
         yield
 
 
-def layout(settings: Execution) -> Layout:
+def layout(settings: Execution, judged: Evaluation | None = None) -> Layout:
     """What these settings mean on the devices at hand."""
     cpu = jax.default_backend() == "cpu"
     mesh = jax.make_mesh((jax.local_device_count(),), (AXIS,), axis_types=(jax.sharding.AxisType.Auto,))
@@ -86,6 +89,7 @@ def layout(settings: Execution) -> Layout:
         mesh=mesh,
         one_by_one=settings.lift == "map" or (settings.lift == "auto" and cpu),
         micro_batch=settings.micro_batch or (16 if cpu else 0),
+        forward_batch=(judged.batch_size if judged else 0) or (50 if cpu else 500),
     )
 
 
@@ -128,6 +132,8 @@ def train_models(
     Args: params with leading axis M (every client's start); plan (M, T, B); keep (M, T, L); class_counts (M, Y).
     Returns the trained params (M, ...) and losses (M, T).
     """
+    chex.assert_equal_shape_prefix([plan.indices, plan.weight, keep], 2)
+    chex.assert_tree_shape_prefix((params, plan.steps, class_counts), plan.indices.shape[:1])
     piece = how.piece(plan.indices.shape[-1] // how.devices)
     one = partial(train, local=local, sparse=sparse, micro_batch=piece, axis=AXIS)
 
@@ -150,6 +156,7 @@ def discover_circuits(
     Args: models with leading axis M; which (C,), each circuit's model; plan (C, T, B); fill (C, O_l) or None.
     Returns the final scores {"conv1": (C, O_1), ...}.
     """
+    chex.assert_tree_shape_prefix((plan, fill), which.shape)
     piece = how.piece(plan.indices.shape[-1])
 
     def one(which: Array, plan: Plan, fill: Gates | None, models: Params, images: Images) -> Gates:

@@ -61,7 +61,7 @@ class Setup:
 
     @cached_property
     def layout(self) -> Layout:
-        return execution.layout(self.experiment.execution)
+        return execution.layout(self.experiment.execution, self.experiment.evaluation)
 
     @cached_property
     def dtype(self) -> Any:
@@ -73,10 +73,11 @@ class Setup:
 
     @cached_property
     def test(self) -> TestSet:
-        settings, labels = self.experiment.evaluation, self.dataset.test_labels
-        images = self._on_device(self.dataset.test_images, labels)
-        batch, classes = settings.batch_size, self.dataset.num_classes
-        return evaluation.make_test_set(images, labels, classes, batch, settings.images_per_class)
+        dataset, per_class = self.dataset, self.experiment.evaluation.images_per_class
+        images = self._on_device(dataset.test_images, dataset.test_labels)
+        return evaluation.make_test_set(
+            images, dataset.test_labels, dataset.num_classes, self.layout.forward_batch, per_class
+        )
 
     def _on_device(self, pixels: np.ndarray, labels: np.ndarray) -> Images:
         moments = (jnp.asarray(m, self.dtype) for m in (self.dataset.mean, self.dataset.std))
@@ -298,7 +299,7 @@ def _fills(setup: Setup, models: Params, which: np.ndarray) -> Gates | None:
     """Mean ablation: every channel's mean output, on each circuit's model, over its client's data, (2C, O_l)."""
     if setup.experiment.discovery.ablation == "zero":
         return None
-    clients, batch = [own for seed in setup.clients for own in seed], setup.experiment.evaluation.batch_size
+    clients, batch = [own for seed in setup.clients for own in seed], setup.layout.forward_batch
     rows = -(-max(map(len, clients)) // batch)
     index, valid = (
         np.stack(part) for part in zip(*(evaluation.groups(own, batch, rows) for own in clients), strict=True)
@@ -320,9 +321,9 @@ def memory(setup: Setup) -> int:
     clients, circuits = setup.steps.size, 2 * len(setup.circuits.label)
     images = setup.dataset.train_images.nbytes + setup.dataset.test_images.nbytes
     height, width, channels = setup.dataset.image_shape
-    # about six copies of each layer's output and of its patches or tiles are alive at the peak of a gradient
+    # about six copies of each layer's output and of its patches or tiles are alive at the peak of a pass
     activations = 6 * item * height * width * (model.CHANNELS[0] + 9 * channels + model.CHANNELS[1])
-    batch = layout.piece(setup.plan_shape[1] // layout.devices) * layout.devices
+    batch = layout.devices * max(layout.piece(setup.plan_shape[1] // layout.devices), layout.forward_batch)
     side_by_side = 1 if layout.one_by_one else max(clients, circuits)
     plans = 8 * (clients * math.prod(setup.plan_shape) + circuits * discovery.steps * max(setup.discovery_batches))
     models = size * (5 * clients + 2 * len(setup.clients))

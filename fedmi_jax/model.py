@@ -5,12 +5,12 @@ Axes: N images, H x W pixels, I image channels, O_l channels of convolution l, Y
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from jax import Array, lax
 
@@ -31,7 +31,7 @@ def _uniform(fan_in: int) -> Any:
     """PyTorch's default for weights and biases alike: uniform in +-1/sqrt(fan_in). Flax's differs."""
 
     def init(key: Array, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
-        return jax.random.uniform(key, shape, dtype, -1, 1) / np.sqrt(fan_in)
+        return jax.random.uniform(key, shape, dtype, -1, 1) / math.sqrt(fan_in)
 
     return init
 
