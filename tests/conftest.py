@@ -1,17 +1,9 @@
-"""What every test shares: two CPU devices, as in real use, and a precision that no test changes for the next."""
+"""What every test shares: two CPU devices, as in real use, and a small data set."""
 
 import jax
 import pytest
 
 jax.config.update("jax_num_cpu_devices", 2)
-
-
-@pytest.fixture(autouse=True)
-def _precision_stays():
-    """`fedmi_jax.execution.prepare` switches the precision of the whole process."""
-    before = jax.config.jax_enable_x64
-    yield
-    jax.config.update("jax_enable_x64", before)
 
 
 @pytest.fixture

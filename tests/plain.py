@@ -44,7 +44,7 @@ def logits(params, x, gates=None, fill=None):
 
 
 def normalised(images, index):
-    return (images.pixels[index] / 255 - images.mean) / images.std
+    return (images.pixels[index].astype(images.mean.dtype) / 255 - images.mean) / images.std
 
 
 def cross_entropy(logits, labels):

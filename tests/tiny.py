@@ -46,8 +46,9 @@ def params(seed=0, size=SIZE, dtype=jnp.float64, sparsity=0.0, channels=CHANNELS
     x = jnp.zeros((1, size, size, 1), dtype)
     fresh = model.CNN(channels, CLASSES).init(jax.random.key(seed), x)["params"]
     rng = np.random.default_rng(seed)
-    # several times PyTorch's spread, so that logits differ by more than rounding
-    return {k: 2 * v * (rng.random(v.shape) >= sparsity * k.endswith("kernel")) for k, v in fresh.items()}
+    kernels = {k: rng.random(v.shape) >= sparsity for k, v in fresh.items() if k.endswith("kernel")}
+    # wider than PyTorch's, so that so small a model's answer depends on the image
+    return fresh | {k: 4 * fresh[k] * kept for k, kept in kernels.items()}
 
 
 def stacked(trees):

@@ -1,0 +1,193 @@
+"""Configuration: what is accepted, what is refused and in which words, and the presets."""
+
+import dataclasses
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedmi_jax import config as c
+from fedmi_jax.presets import PRESETS, preset
+
+quick = settings(max_examples=60, deadline=None)
+fraction, positive = st.floats(0, 1), st.floats(1e-12, 1e12)
+count, label = st.integers(1, 10**6), st.integers(0, 1000)
+maps = st.lists(st.lists(label, min_size=1, max_size=4, unique=True).map(tuple), min_size=1, max_size=4).map(tuple)
+splits = st.one_of(
+    maps.map(lambda m: c.Split(kind="class-map", clients=len(m), class_map=m)),
+    st.builds(
+        c.Split, kind=st.sampled_from(["iid", "dirichlet", "classes-per-client", "shards"]), clients=count,
+        alpha=positive, min_samples=count, classes_per_client=count, shards_per_client=count,
+    ),
+)  # fmt: skip
+experiments = st.builds(
+    c.Experiment,
+    name=st.text(),
+    seeds=st.lists(st.integers(0, 2**40), min_size=1, max_size=3, unique=True).map(tuple),
+    rounds=count,
+    data=st.builds(c.Data, name=st.text(), data_dir=st.none() | st.text(), images_per_client=st.none() | count),
+    split=splits,
+    local=st.builds(
+        c.Local, epochs=count, batch_size=count, learning_rate=positive, fedprox=st.just(0.0) | positive, fedrs=fraction
+    ),
+    sparsity=st.builds(
+        c.Sparsity, target=st.floats(0, 1, exclude_max=True), ramp=st.booleans(),
+        scope=st.sampled_from(["layer", "global"]), floor=st.integers(0, 20),
+    ),
+    aggregation=st.builds(c.Aggregation, weighting=st.sampled_from(["uniform", "samples"])),
+    discovery=st.builds(
+        c.Discovery, classes=st.none() | st.lists(label, unique=True, max_size=4).map(tuple), steps=count,
+        initial_score=st.floats(-1e6, 1e6), ablation=st.sampled_from(["zero", "mean"]),
+    ),
+    evaluation=st.builds(c.Evaluation, images_per_class=st.none() | count, batch_size=count),
+    execution=st.builds(
+        c.Execution, lift=st.sampled_from(["auto", "vmap", "map"]), micro_batch=st.integers(0, 512),
+        precision=st.sampled_from(["float32", "float64"]), save_weights=st.booleans(),
+    ),
+)  # fmt: skip
+
+
+@quick
+@given(experiments)
+def test_json_round_trip(experiment):
+    assert c.from_json(c.to_json(experiment)) == experiment
+    plain = json.loads(json.dumps(c.to_dict(experiment)))
+    assert c.from_dict(plain) == experiment
+    assert hash(c.from_dict(plain)) == hash(experiment)  # settings are static arguments of compiled programs
+
+
+CLASS_MAP = {"kind": "class-map", "clients": 2}
+INVALID = [
+    ("sparsity.target", {"sparsity": {"target": 1.0}}),
+    ("sparsity.target", {"sparsity": {"target": -0.1}}),
+    ("sparsity.target", {"sparsity": {"target": float("nan")}}),
+    ("sparsity.floor", {"sparsity": {"floor": -1}}),
+    ("sparsity.scope", {"sparsity": {"scope": "filter"}}),
+    ("rounds", {"rounds": 0}),
+    ("rounds", {"rounds": "many"}),
+    ("seeds", {"seeds": []}),
+    ("seeds", {"seeds": [1, 1]}),
+    ("seeds.0", {"seeds": [-1]}),
+    ("split.clients", {"split": {"clients": 0}}),
+    ("split.kind", {"split": {"kind": "random"}}),
+    ("split.alpha", {"split": {"alpha": 0}}),
+    ("split.alpha", {"split": {"alpha": float("inf")}}),
+    ("split.min_samples", {"split": {"min_samples": 0}}),
+    ("split.classes_per_client", {"split": {"classes_per_client": 0}}),
+    ("split.shards_per_client", {"split": {"shards_per_client": 0}}),
+    ("split.class_map", {"split": {**CLASS_MAP, "class_map": [[0]]}}),
+    ("split.class_map", {"split": {**CLASS_MAP, "class_map": [[0], []]}}),
+    ("split.class_map", {"split": {**CLASS_MAP, "class_map": [[0], [1, 1]]}}),
+    ("split.class_map.1.0", {"split": {**CLASS_MAP, "class_map": [[0], [-1]]}}),
+    ("split.class_map", {"split": {"class_map": [[0], [1]]}}),
+    ("data.images_per_client", {"data": {"images_per_client": 0}}),
+    ("local.epochs", {"local": {"epochs": 0}}),
+    ("local.batch_size", {"local": {"batch_size": 0}}),
+    ("local.learning_rate", {"local": {"learning_rate": 0}}),
+    ("local.fedprox", {"local": {"fedprox": -1}}),
+    ("local.fedrs", {"local": {"fedrs": 1.5}}),
+    ("aggregation.kind", {"aggregation": {"kind": "median"}}),
+    ("aggregation.weighting", {"aggregation": {"weighting": "loss"}}),
+    ("discovery.steps", {"discovery": {"steps": 0}}),
+    ("discovery.l0", {"discovery": {"l0": -0.1}}),
+    ("discovery.classes", {"discovery": {"classes": [1, 1]}}),
+    ("discovery.ablation", {"discovery": {"ablation": "none"}}),
+    ("evaluation.batch_size", {"evaluation": {"batch_size": -1}}),
+    ("evaluation.images_per_class", {"evaluation": {"images_per_class": 0}}),
+    ("execution.lift", {"execution": {"lift": "scan"}}),
+    ("execution.micro_batch", {"execution": {"micro_batch": -1}}),
+    ("execution.precision", {"execution": {"precision": "float16"}}),
+    ("sparsity.tagret", {"sparsity": {"tagret": 0.9}}),
+    ("colour", {"colour": "red"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("field", "values"), INVALID, ids=[f"{f}={json.dumps(v)}" for f, v in INVALID])
+def test_an_invalid_field_is_named(field, values):
+    with pytest.raises(c.ConfigError) as caught:
+        c.from_dict(values)
+    assert str(caught.value).startswith(f"{field}: ")
+    assert "\n" not in str(caught.value)
+    if "NaN" not in json.dumps(values) and "Infinity" not in json.dumps(values):
+        with pytest.raises(c.ConfigError, match=f"^{field}: "):
+            c.from_json(json.dumps(values))
+
+
+def test_python_names_the_field_too():
+    with pytest.raises(c.ConfigError, match=r"^sparsity\.target: .*; got 2"):
+        c.Sparsity(target=2)
+    with pytest.raises(c.ConfigError, match=r"^sparsity\.target: .*; got 1\.0"):
+        dataclasses.replace(c.Sparsity(), target=1.0)
+    with pytest.raises(c.ConfigError, match=r"^rounds: "):
+        c.Experiment(rounds=0)
+    with pytest.raises(c.ConfigError, match=r"^local\.epoch"):
+        c.Local(epoch=1)
+
+
+def test_text_that_is_no_json():
+    with pytest.raises(c.ConfigError, match="json") as caught:
+        c.from_json("{")
+    assert "\n" not in str(caught.value)
+
+
+def test_settings_are_frozen():
+    for settings_ in (c.Experiment(), c.Sparsity(), c.Local()):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            settings_.__setattr__(dataclasses.fields(settings_)[0].name, "x")
+
+
+# --- presets: the experiments of arXiv 2512.23043 and of the authors' code ---
+
+CLASS_MAPS = {
+    "one-class": ((0,), (3,), (6,)),
+    "two-class": ((0, 1), (3, 4), (6, 7)),
+    "three-class": ((0, 1, 2), (3, 4, 5), (6, 7, 8)),
+    "shared-class": ((0, 1, 2), (0, 3, 4), (0, 6, 7)),
+}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_the_authors_but_for_what_they_vary(name):
+    for experiment in preset(name).experiments:
+        assert c.from_json(c.to_json(experiment)) == experiment
+        assert experiment.data.name == "mnist"
+        assert experiment.aggregation == c.Aggregation()
+        assert experiment.seeds == (0,)
+        assert (experiment.local.epochs, experiment.local.learning_rate) == (5, 1e-3)
+        assert (experiment.discovery.steps, experiment.discovery.l0) == (200, 0.01)
+        if name != "quick":
+            assert experiment.local == c.Local()
+            assert experiment.local.batch_size == experiment.discovery.batch_size == 256
+            assert experiment.evaluation == c.Evaluation()
+            assert experiment.data.images_per_client is None
+            assert experiment.rounds == (50 if name == "three-class" else 10)
+
+
+def test_iid():
+    (iid,) = preset("iid").experiments
+    assert iid.split == c.Split(kind="iid", clients=5)
+    assert iid.sparsity == c.Sparsity(target=0.99)
+    assert iid.discovery.classes == (0, 1, 2, 7)
+
+
+@pytest.mark.parametrize(("name", "class_map"), CLASS_MAPS.items())
+def test_skewed(name, class_map):
+    (experiment,) = preset(name).experiments
+    assert experiment.split == c.Split(kind="class-map", clients=3, class_map=class_map)
+    assert experiment.sparsity == c.Sparsity(target=0.995)
+    assert experiment.discovery.classes is None  # each client's own
+
+
+def test_sparsity_ablation():
+    experiments = preset("sparsity-ablation").experiments
+    assert [e.sparsity.target for e in experiments] == [0.95, 0.97, 0.99, 0.995]
+    assert {e.split.class_map for e in experiments} == {((0, 1), (2, 3), (4, 5))}
+    assert len({e.name for e in experiments}) == 4
+    for experiment in experiments:
+        assert preset(experiment.name).experiments == (experiment,)
+
+
+def test_unknown_preset():
+    with pytest.raises(c.ConfigError, match=r"^preset: unknown name 'idd'; there are quick, iid, "):
+        preset("idd")

@@ -1,0 +1,99 @@
+"""The search for a circuit against a plain loop; smaller models and other layouts give the same scores."""
+
+from functools import partial
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import plain
+import pytest
+import tiny
+
+from fedmi_jax import execution
+from fedmi_jax.circuits import discovery
+from fedmi_jax.config import Discovery
+from fedmi_jax.data import batches
+
+SETTINGS = Discovery(steps=50, l0=0.03)  # two segments and a rest
+WHICH = np.array([0, 1, 1])
+"""Three circuits, so that one of two devices has one more."""
+LABELS = [1, 3, 0]
+
+
+def circuit_plans(images):
+    """The third client has no image of its class."""
+    labels = np.asarray(images.labels)
+    own = [np.flatnonzero(labels == LABELS[0]), np.flatnonzero(labels == LABELS[1])[:3], np.arange(0)]
+    return batches.stack([batches.discovery_plan(o, min(5, len(o)), SETTINGS.steps, (i, 4), 6) for i, o in enumerate(own)])
+
+
+def models():
+    return tiny.stacked([tiny.params(0, sparsity=0.6), tiny.params(1, sparsity=0.6)])
+
+
+def fills():
+    """The channels' means over some images, per circuit."""
+    rng = np.random.default_rng(0)
+    widths = zip(plain.CONVOLUTIONS, tiny.CHANNELS, strict=True)
+    return {layer: jnp.asarray(rng.normal(size=(3, width))) for layer, width in widths}
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("ablation", ["zero", "mean"])
+def test_is_the_plain_loop_in_every_layout(ablation):
+    """One by one works on the smaller models, side by side does not."""
+    images, fill = tiny.noise(), fills() if ablation == "mean" else None
+    plan = circuit_plans(images)
+    found = [
+        execution.discover_circuits(models(), images, WHICH, plan, fill, how=tiny.layout(*how), settings=SETTINGS)
+        for how in (("map",), ("vmap", 2))
+    ]
+    chex.assert_trees_all_close(*found, rtol=1e-10, atol=1e-11)
+    for i in range(2):
+        params = {name: leaf[WHICH[i]] for name, leaf in models().items()}
+        own = [index[weight > 0] for index, weight in zip(plan.indices[i], plan.weight[i], strict=True)]
+        filled = None if fill is None else {layer: mean[i] for layer, mean in fill.items()}
+        expected = plain.discover(params, images, own, LABELS[i], SETTINGS, filled)
+        scores = {layer: score[i] for layer, score in found[0].items()}
+        chex.assert_trees_all_close(scores, expected, rtol=1e-10, atol=1e-11)
+        kept = np.concatenate([np.asarray(score) > 0 for score in scores.values()])
+        assert 0 < kept.sum() < len(kept)
+    for score in found[0].values():  # no image of the class: no channel
+        assert np.all(np.isneginf(np.asarray(score[2])))
+
+
+@pytest.mark.usefixtures("x64")
+def test_smaller_models_are_used_and_change_nothing():
+    """Of a model with few channels to start with, from the first step on."""
+    images = tiny.noise()
+    params = tiny.params(2, sparsity=0.5)
+    params["conv2_kernel"] = params["conv2_kernel"].at[:, :, 2:].set(0)
+    params["conv3_kernel"] = params["conv3_kernel"].at[:, :, 3:].set(0)
+    params["fc_kernel"] = params["fc_kernel"].at[2:].set(0)
+    plan = batches.Plan(*(part[0] for part in circuit_plans(images)))
+    search = partial(discovery.discover, params, images, plan, None, settings=SETTINGS, micro_batch=6)
+    small, full = (jax.jit(partial(search, narrowing=narrowing))() for narrowing in (True, False))
+    chex.assert_trees_all_close(small, full, rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_closed_channel_never_reopens():
+    """Under zero ablation only the L0 term speaks to it."""
+    images = tiny.noise()
+    plan = batches.Plan(*(part[0] for part in circuit_plans(images)))
+    settings = Discovery(steps=30, initial_score=-0.2)
+    scores = jax.jit(
+        partial(discovery.discover, tiny.params(), images, plan, None, settings=settings, micro_batch=6, narrowing=False)
+    )()
+    everything = np.concatenate([np.asarray(score) for score in scores.values()])
+    assert np.ptp(everything) == 0
+    assert everything[0] < -0.2
+
+
+@pytest.mark.usefixtures("x64")
+def test_l0_penalty_is_the_sum_of_sigmoids():
+    scores = {"conv1": jnp.array([0.0, 0.0]), "conv2": jnp.array([50.0]), "conv3": jnp.array([-50.0])}
+    value, gradient = jax.value_and_grad(discovery.l0_penalty)(scores, 0.01)
+    assert value == pytest.approx(0.02)
+    assert gradient["conv1"].tolist() == pytest.approx([0.0025, 0.0025])

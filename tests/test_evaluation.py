@@ -1,0 +1,165 @@
+"""Measures of circuits and models against numpy.
+
+Axes: N test images, C circuits, Y classes.
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import plain
+import pytest
+import tiny
+
+from fedmi_jax import execution
+from fedmi_jax.circuits import evaluation
+
+WHICH, TARGET = np.array([0, 1, 1]), np.array([1, 0, 3])
+
+
+def models():
+    """The second calls everything 0."""
+    first, second = tiny.params(0, sparsity=0.3), tiny.params(1, sparsity=0.3)
+    return tiny.stacked([first, {**second, "fc_bias": second["fc_bias"].at[0].add(200)}])
+
+
+def circuit_gates():
+    """A circuit of three quarters of the channels, one of most, one of none."""
+    rng = np.random.default_rng(5)
+    widths = zip(plain.CONVOLUTIONS, tiny.CHANNELS, strict=True)
+    share = np.array([[0.75], [0.9], [0.0]])
+    return {layer: jnp.asarray(rng.random((3, width)) < share, jnp.float64) for layer, width in widths}
+
+
+def circuit_fills():
+    rng = np.random.default_rng(6)
+    return {layer: jnp.asarray(rng.normal(size=gate.shape)) for layer, gate in circuit_gates().items()}
+
+
+def circuit(i, fill):
+    """Logits (N, Y) of the i-th masked model, labels, probabilities."""
+    images, params = tiny.noise(), {name: leaf[WHICH[i]] for name, leaf in models().items()}
+    gates = {layer: gate[i] for layer, gate in circuit_gates().items()}
+    fill = None if fill is None else {layer: mean[i] for layer, mean in fill.items()}
+    x = plain.normalised(images, np.arange(len(images.labels)))
+    logits = plain.logits(params, x, gates, fill)
+    return np.asarray(logits), np.asarray(images.labels), np.asarray(jax.nn.softmax(logits))
+
+
+def test_set(batch, **kwargs):
+    images = tiny.noise()
+    return evaluation.make_test_set(images, np.asarray(images.labels), tiny.CLASSES, batch, **kwargs)
+
+
+test_set.__test__ = False
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("ablation", ["zero", "mean"])
+@pytest.mark.parametrize(("lift", "batch"), [("map", 7), ("vmap", 60)])  # with padding and without
+def test_performance_of_circuits(lift, batch, ablation):
+    fill = circuit_fills() if ablation == "mean" else None
+    found = execution.measure_circuits(
+        models(), test_set(batch), WHICH, circuit_gates(), fill, TARGET,
+        how=tiny.layout(lift), measure=evaluation.performance,
+    )  # fmt: skip
+    for i, target in enumerate(TARGET):
+        logits, labels, probabilities = circuit(i, fill)
+        called = logits.argmax(1) == target
+        assert (len(np.unique(called)) == 2) == (i == 0)  # only the first one tells images apart
+        np.testing.assert_allclose(found.call_rate[i], [called[labels == c].mean() for c in range(4)], atol=1e-12)
+        np.testing.assert_allclose(found.false_positive_rate[i], called[labels != target].mean(), atol=1e-12)
+        np.testing.assert_allclose(found.target_softmax[i], probabilities[labels == target, target].mean(), rtol=1e-9)
+        failures = (labels == target) & ~called
+        if failures.any():
+            np.testing.assert_allclose(found.failure_softmax[i], probabilities[failures].mean(0), rtol=1e-9)
+        else:
+            assert np.isnan(found.failure_softmax[i]).all()
+    assert np.isnan(found.failure_softmax[1]).all()  # nothing fails
+    assert not np.isnan(found.failure_softmax[2]).any()
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(("lift", "batch"), [("map", 7), ("vmap", 60)])
+def test_accuracy_on_the_class_alone(lift, batch):
+    found = execution.measure_circuits(
+        models(), test_set(batch), WHICH, circuit_gates(), None, TARGET,
+        how=tiny.layout(lift), measure=evaluation.class_accuracy,
+    )  # fmt: skip
+    for i, target in enumerate(TARGET):
+        logits, labels, _ = circuit(i, None)
+        assert found[i] == pytest.approx((logits.argmax(1) == target)[labels == target].mean(), abs=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("batch", [7, 60])
+def test_accuracy_of_whole_models(batch):
+    overall, per_class = execution.measure_models(models(), test_set(batch), how=tiny.layout("map"))
+    images = tiny.noise()
+    labels = np.asarray(images.labels)
+    for i in range(2):
+        params = {name: leaf[i] for name, leaf in models().items()}
+        right = np.asarray(plain.logits(params, plain.normalised(images, np.arange(60)))).argmax(1) == labels
+        assert overall[i] == pytest.approx(right.mean(), abs=1e-12)
+        np.testing.assert_allclose(per_class[i], [right[labels == c].mean() for c in range(4)], atol=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("ablation", ["zero", "mean"])
+def test_the_empty_mask_is_the_model_with_every_gate_closed(ablation):
+    fill = circuit_fills() if ablation == "mean" else None
+    called, softmax = execution.empty_masks(models(), WHICH, fill, TARGET)
+    images = tiny.noise()
+    x = plain.normalised(images, np.arange(3))
+    for i, target in enumerate(TARGET):
+        params = {name: leaf[WHICH[i]] for name, leaf in models().items()}
+        closed = {layer: jnp.zeros(width) for layer, width in zip(plain.CONVOLUTIONS, tiny.CHANNELS, strict=True)}
+        own = None if fill is None else {layer: mean[i] for layer, mean in fill.items()}
+        logits = plain.logits(params, x, closed, own)
+        assert np.ptp(np.asarray(logits), axis=0).max() < 1e-12  # the image does not matter
+        assert called[i] == (logits[0].argmax() == target)
+        assert softmax[i] == pytest.approx(float(jax.nn.softmax(logits[0])[target]), rel=1e-9)
+
+
+@pytest.mark.usefixtures("x64")
+def test_mean_outputs():
+    images, labels = tiny.noise(), np.arange(23)
+    index, valid = evaluation.groups(labels, 7)
+    pairs = (index[None], valid[None])
+    found = execution.mean_outputs(models(), images, np.array([1]), *pairs, how=tiny.layout("map"))
+    params = {name: leaf[1] for name, leaf in models().items()}
+    x = plain.normalised(images, labels)
+    for layer in plain.CONVOLUTIONS:
+        y = plain.conv(x, params[f"{layer}_kernel"]) + params[f"{layer}_bias"]
+        chex.assert_trees_all_close(found[layer][0], y.mean((0, 1, 2)), rtol=1e-10)
+        x = plain.max_pool(jax.nn.relu(y))
+
+
+# --- groups of images ---
+
+
+def test_groups_hold_every_index_once():
+    index, valid = evaluation.groups(np.array([5, 6, 9]), 2)
+    assert index.shape == valid.shape == (2, 2)
+    assert index[valid].tolist() == [5, 6, 9]
+    index, valid = evaluation.groups(np.array([5]), 2, total=3)
+    assert index.shape == (3, 2)
+    assert index[valid].tolist() == [5]
+
+
+@pytest.mark.parametrize("per_class", [None, 2])
+def test_test_set_by_class_and_together(per_class):
+    labels = np.array([3, 0, 1, 0, 2, 0, 3, 1])
+    test = evaluation.make_test_set(None, labels, 4, 3, per_class)
+    chosen = [np.flatnonzero(labels == c)[:per_class].tolist() for c in range(4)]
+    for own, index, valid in zip(chosen, np.asarray(test.class_indices), np.asarray(test.class_valid), strict=True):
+        assert index[valid].tolist() == own
+    together = np.asarray(test.indices)[np.asarray(test.valid)]
+    assert together.tolist() == sorted(sum(chosen, []))
+
+
+def test_test_set_among_some_images_only():
+    labels = np.array([0, 1, 0, 1, 0, 1])
+    test = evaluation.make_test_set(None, labels, 2, 10, among=np.array([4, 1, 0]))
+    assert np.asarray(test.indices)[np.asarray(test.valid)].tolist() == [0, 1, 4]
+    assert test.indices.shape == (1, 3)  # a batch no wider than the set

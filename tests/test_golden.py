@@ -1,0 +1,80 @@
+"""The authors' code in double precision, recorded, against the package (benchmarks/golden.py)."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import golden
+
+FILE = Path(__file__).parent / "data" / "golden_iid.npz"
+
+
+def judged(path, capsys):
+    """Exit status and report."""
+    status = golden.main([str(path), "--json"])
+    return status, json.loads(capsys.readouterr().out)
+
+
+def test_every_figure_is_within_its_limit(capsys):
+    status, report = judged(FILE, capsys)
+    assert report["within_limits"] == dict.fromkeys(golden.LIMITS, True)
+    assert len(report["weights"]) == 8
+    assert status == 0
+    assert report["passed"]
+
+
+def test_one_weight_or_one_channel_off_is_found(tmp_path, capsys):
+    """In a copy cut to its first round."""
+    per_round = ("gates/", "masks/", "metrics", "global_accuracy", "discovery_plan")
+    with np.load(FILE) as file:
+        arrays = {key: file[key][:1] if key.startswith(per_round) else file[key] for key in file.files}
+    edges = json.loads(str(arrays["edge_counts"]))
+    arrays["edge_counts"] = json.dumps({key: value for key, value in edges.items() if key.startswith("0/")})
+    weight, mask = arrays["round1/client1/conv2.weight"].copy(), arrays["masks/conv3"].copy()
+    largest = np.unravel_index(np.abs(weight).argmax(), weight.shape)
+    weight[largest] *= 1 + 1e-9
+    mask[0, 0, 1, 1, 5] ^= True
+    changed = {"round1/client1/conv2.weight": weight, "masks/conv3": mask}
+    np.savez(tmp_path / "changed.npz", **arrays | changed)
+    status, report = judged(tmp_path / "changed.npz", capsys)
+    assert status == 1
+    assert not report["passed"]
+    over = {name for name, within in report["within_limits"].items() if not within}
+    assert {"weights", "masks_differing"} <= over
+    assert over.isdisjoint({"average", "metrics", "global_accuracy"})
+    assert report["masks_differing"] == 1
+    assert {name for name, error in report["weights"].items() if error > 1e-10} == {"conv2_kernel"}
+
+
+def test_unreadable_files(tmp_path, capsys):
+    whole = FILE.read_bytes()
+    for content in (whole[: len(whole) // 2], b"", b"not a file of numpy's"):
+        (tmp_path / "damaged.npz").write_bytes(content)
+        refused(tmp_path / "damaged.npz", "not a readable golden file", capsys)
+    np.savez(tmp_path / "other.npz", config="{}")
+    refused(tmp_path / "other.npz", "not a golden file: lacks ", capsys)
+    refused(tmp_path / "absent.npz", "not a readable golden file", capsys)
+
+
+def refused(path, message, capsys):
+    assert golden.main([str(path)]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith(f"{path}: {message}")
+    assert printed.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("found", "expected", "error"), [([1.0, 2.2], [1, 2], 0.1), ([0.0], [0], 0), ([1.0], [1], 0)])
+def test_relative_error(found, expected, error):
+    assert golden.relative(found, expected) == pytest.approx(error)
+
+
+def test_figures_over_their_limits_are_shown():
+    figures = {"weights": {"conv1_kernel": 1e-9, "fc_bias": 0.0}, "masks_differing": 0}
+    verdicts = golden.verdicts(figures)
+    assert verdicts == {"weights": False, "masks_differing": True}
+    lines = golden.show(figures, verdicts).splitlines()
+    assert [line.split()[-1] for line in lines] == ["OVER", "ok", "ok", "failed"]
+    assert not golden.verdicts({"weights": {"fc_bias": float("nan")}})["weights"]
