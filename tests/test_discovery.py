@@ -25,7 +25,8 @@ def circuit_plans(images):
     """The third client has no image of its class."""
     labels = np.asarray(images.labels)
     own = [np.flatnonzero(labels == LABELS[0]), np.flatnonzero(labels == LABELS[1])[:3], np.arange(0)]
-    return batches.stack([batches.discovery_plan(o, min(5, len(o)), SETTINGS.steps, (i, 4), 6) for i, o in enumerate(own)])
+    plans = [batches.discovery_plan(o, min(5, len(o)), SETTINGS.steps, (i, 4), 6) for i, o in enumerate(own)]
+    return batches.stack(plans)
 
 
 def models():
@@ -83,9 +84,8 @@ def test_a_closed_channel_never_reopens():
     images = tiny.noise()
     plan = batches.Plan(*(part[0] for part in circuit_plans(images)))
     settings = Discovery(steps=30, initial_score=-0.2)
-    scores = jax.jit(
-        partial(discovery.discover, tiny.params(), images, plan, None, settings=settings, micro_batch=6, narrowing=False)
-    )()
+    search = partial(discovery.discover, tiny.params(), images, plan, None, settings=settings, micro_batch=6)
+    scores = jax.jit(partial(search, narrowing=False))()
     everything = np.concatenate([np.asarray(score) for score in scores.values()])
     assert np.ptp(everything) == 0
     assert everything[0] < -0.2

@@ -155,7 +155,7 @@ def test_test_set_by_class_and_together(per_class):
     for own, index, valid in zip(chosen, np.asarray(test.class_indices), np.asarray(test.class_valid), strict=True):
         assert index[valid].tolist() == own
     together = np.asarray(test.indices)[np.asarray(test.valid)]
-    assert together.tolist() == sorted(sum(chosen, []))
+    assert together.tolist() == sorted(i for own in chosen for i in own)
 
 
 def test_test_set_among_some_images_only():

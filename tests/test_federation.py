@@ -277,7 +277,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(squares):
         seeds=(4,), local=Local(epochs=1, batch_size=64, learning_rate=1e30), sparsity=Sparsity(target=0),
         execution=Execution(lift="map"),
     )  # fmt: skip
-    with pytest.raises(FedmiError, match=r"not finite: seed 4, round 1, client \d.*lower local\.learning_rate") as error:
+    expected = r"not finite: seed 4, round 1, client \d.*lower local\.learning_rate"
+    with pytest.raises(FedmiError, match=expected) as error:
         federation.run(experiment, squares)
     assert "\n" not in str(error.value)
 

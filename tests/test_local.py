@@ -112,7 +112,7 @@ def test_layouts_agree_to_rounding_in_single_precision():
 
 @pytest.mark.usefixtures("x64")
 def test_adam_is_fresh_every_round():
-    """The first step of a fresh Adam moves a weight by the learning rate, however small its gradient; any other less."""
+    """The first step of a fresh Adam moves a weight by the learning rate, however small its gradient."""
     local, sparse = Local(epochs=1, batch_size=16, learning_rate=0.01), Sparsity(target=0)
     how = tiny.layout("map")
     start = tiny.stacked([tiny.params()])

@@ -66,7 +66,8 @@ def gates(dtype=jnp.float64):
 
 def fills(value=None):
     rng = np.random.default_rng(3)
-    return {k: jnp.asarray(rng.normal(size=len(v)) if value is None else np.full(len(v), value)) for k, v in GATES.items()}
+    draw = rng.normal if value is None else lambda size: np.full(size, value)
+    return {k: jnp.asarray(draw(size=len(v))) for k, v in GATES.items()}
 
 
 def inputs(size=tiny.SIZE):

@@ -201,5 +201,6 @@ def test_stacked_is_one_by_one():
 
 
 def test_realised_share_of_zeros():
-    params = {"conv1_kernel": jnp.asarray(filters([1, 2, 3])), "conv1_bias": jnp.zeros(1), "fc_kernel": jnp.ones((2, 2))}
+    conv1 = {"conv1_kernel": jnp.asarray(filters([1, 2, 3])), "conv1_bias": jnp.zeros(1)}
+    params = conv1 | {"fc_kernel": jnp.ones((2, 2))}
     assert {k: float(v) for k, v in s.realised(params).items()} == {"conv1": pytest.approx(6 / 9), "fc": 0}

@@ -60,7 +60,7 @@ def layout(lift, micro_batch=0):
 
 
 def experiment(**changes):
-    """Two seeds, two unlike clients, two rounds. Class 2 is looked for on both clients; the first has no image of it."""
+    """Two seeds, two unlike clients, two rounds. Class 2 is looked for on both; the first has no image of it."""
     settings = {
         "name": "tiny",
         "seeds": (3, 5),
