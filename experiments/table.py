@@ -1,12 +1,14 @@
 """The README's table of presets, from results on disk: `python -m experiments.table FOLDER [--authors FOLDER]`.
 
-FOLDER holds one folder per run (`fedmi run PRESET --out FOLDER/PRESET`); `--authors` one per imported file of the
-paper's authors, under the preset's name. Prints markdown: every preset's last round, ours over the authors'.
+FOLDER holds one folder per run (`fedmi run PRESET --out FOLDER/PRESET`) and may hold seconds.json, the seconds a round
+took; `--authors` one per imported file of the paper's authors, under the preset's name. Prints markdown: every preset's
+last round, ours over the authors'.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,9 @@ ORDER = (
     "sparsity-ablation-0.97", "sparsity-ablation-0.99", "sparsity-ablation-0.995",
 )  # fmt: skip
 COLUMNS = (
-    "preset", "rounds", "global accuracy", "distinctness, local", "distinctness, global", "local-to-global IoU",
-    "cross-evaluation, all rounds / last", "its false positives, last", "degenerate, local / global",
+    "preset", "rounds", "seconds a round", "global accuracy", "distinctness, local", "distinctness, global",
+    "local-to-global IoU", "cross-evaluation, all rounds / last", "its false positives, last",
+    "degenerate, local / global",
 )  # fmt: skip
 
 
@@ -30,11 +33,12 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.0f} %"
 
 
-def row(name: str, short: dict[str, Any]) -> list[str]:
+def row(name: str, short: dict[str, Any], seconds: float | None) -> list[str]:
     cross, degenerate = short["cross_evaluation"], short["degenerate_share"]
     return [
         name,
         str(short["rounds"]),
+        "-" if seconds is None else f"{seconds:.0f}",
         percent(short["global_accuracy"]),
         layers(short["specialist_distinctness"]["local"]),
         layers(short["specialist_distinctness"]["global"]),
@@ -47,10 +51,12 @@ def row(name: str, short: dict[str, Any]) -> list[str]:
 
 def table(folder: Path, authors: Path | None) -> str:
     rows = [list(COLUMNS), ["---"] * len(COLUMNS)]
+    timings = folder / "seconds.json"
+    seconds = json.loads(timings.read_text()) if timings.exists() else {}
     for name in ORDER:
         for where, label in ((folder, name), (authors, "*authors*")):
             if where is not None and (where / name / results.FILE).exists():
-                rows.append(row(label, results.summary(results.load(where / name))))
+                rows.append(row(label, results.summary(results.load(where / name)), seconds.get(label)))
     return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
 
 

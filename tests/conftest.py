@@ -1,7 +1,13 @@
-"""What every test shares: two CPU devices, as in real use, and a small data set."""
+"""What every test shares: two CPU devices, as in real use; a small data set, and a small run."""
+
+import logging
 
 import jax
 import pytest
+import tiny
+
+from fedmi_jax import federation
+from fedmi_jax.config import Execution
 
 jax.config.update("jax_num_cpu_devices", 2)
 
@@ -16,6 +22,33 @@ def x64():
 @pytest.fixture(scope="session")
 def squares():
     """A data set whose four classes are learnt in a moment."""
-    import tiny
-
     return tiny.squares()
+
+
+class CompileCounter(logging.Handler):
+    """Notes the programs that JAX compiles, per (round, stage)."""
+
+    def __init__(self):
+        super().__init__()
+        self.stage, self.compiled = (0, "prepare"), {}
+
+    def emit(self, record):
+        if record.getMessage().startswith("Compiling "):
+            self.compiled.setdefault(self.stage, []).append(record.getMessage()[:80])
+
+    def at(self, round_, stage):
+        self.stage = (round_, stage)
+
+
+@pytest.fixture(scope="session")
+def counted_run(squares):
+    """The result of the small experiment, weights kept, and what was compiled when: it is the first to run it."""
+    settings = Execution(lift="map", precision="float64", save_weights=True)
+    counter, logger = CompileCounter(), logging.getLogger("jax")
+    logger.addHandler(counter)
+    try:
+        with jax.log_compiles():
+            result = federation.run(tiny.experiment(execution=settings), squares, counter.at)
+    finally:
+        logger.removeHandler(counter)
+    return result, counter.compiled

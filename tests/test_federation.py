@@ -3,8 +3,6 @@
 The run is in double precision and keeps its weights, so that every figure can be computed again, plainly.
 """
 
-import logging
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,41 +19,13 @@ from fedmi_jax.local import Images
 SAVING = tiny.experiment(execution=Execution(lift="map", precision="float64", save_weights=True))
 
 
-class CompileCounter(logging.Handler):
-    """Counts programs as they are compiled, per (round, stage)."""
-
-    def __init__(self):
-        super().__init__()
-        self.stage, self.compiled = (0, "prepare"), {}
-
-    def emit(self, record):
-        if record.getMessage().startswith("Compiling "):
-            self.compiled.setdefault(self.stage, []).append(record.getMessage()[:80])
-
-    def at(self, round_, stage):
-        self.stage = (round_, stage)
-
-
 @pytest.fixture(scope="module")
-def counted(squares):
-    """The run, and what was compiled when."""
-    counter, logger = CompileCounter(), logging.getLogger("jax")
-    logger.addHandler(counter)
-    jax.clear_caches()
-    try:
-        with jax.log_compiles():
-            return federation.run(SAVING, squares, counter.at), counter.compiled
-    finally:
-        logger.removeHandler(counter)
+def run(counted_run):
+    return counted_run[0]
 
 
-@pytest.fixture(scope="module")
-def run(counted):
-    return counted[0]
-
-
-def test_second_round_compiles_nothing(counted):
-    compiled = counted[1]
+def test_second_round_compiles_nothing(counted_run):
+    compiled = counted_run[1]
     assert any("train_models" in line for line in compiled[1, "train"])
     assert {stage: names for stage, names in compiled.items() if stage[0] > 1} == {}
 
@@ -167,7 +137,7 @@ def test_circuits_are_found_on_their_model_with_their_clients_data(run, setup, o
     assert {len(batch) for batch in drawn} == {round(16 * len(own) / 70)}
     assert np.isin(np.concatenate(drawn), own).all()
     expected = plain.discover(params, images, drawn, label, SAVING.discovery)
-    found = run.sel(at, origin=origin, client=client).sel({"class": label})
+    found = run.sel({**at, "origin": origin, "client": client, "class": label})
     for layer, score in expected.items():
         np.testing.assert_allclose(found[f"score_{layer}"], score, rtol=1e-5, atol=1e-6)  # kept in single precision
         np.testing.assert_array_equal(found[f"mask_{layer}"], score > 0)
