@@ -97,7 +97,7 @@ def from_torch(layer: str, weight: np.ndarray, bias: np.ndarray, channels: int) 
 def read(path: Path) -> Golden:
     """The golden file at `path`. Raises FedmiError, one line, for anything else."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             golden = Golden({key: file[key] for key in file.files})
         missing = {"config", "train_plan", "discovery_plan", "discovery_classes", "gates/conv1", "metrics"} - set(
             golden.arrays

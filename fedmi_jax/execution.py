@@ -19,7 +19,7 @@ import chex
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from fedmi_jax.circuits import discovery, evaluation
@@ -91,6 +91,12 @@ def layout(settings: Execution, judged: Evaluation | None = None) -> Layout:
         micro_batch=settings.micro_batch or (16 if cpu else 0),
         forward_batch=(judged.batch_size if judged else 0) or (50 if cpu else 500),
     )
+
+
+def replicate(tree: Any, how: Layout) -> Any:
+    """The arrays on every device, once: an input that moves from one device to all would be copied, and compiled for,
+    a second time."""
+    return jax.device_put(tree, NamedSharding(how.mesh, P()))
 
 
 def lift(fn: Callable[..., Any], how: Layout, *stacked: Any) -> Any:

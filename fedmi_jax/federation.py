@@ -81,7 +81,7 @@ class Setup:
 
     def _on_device(self, pixels: np.ndarray, labels: np.ndarray) -> Images:
         moments = (jnp.asarray(m, self.dtype) for m in (self.dataset.mean, self.dataset.std))
-        return Images(jnp.asarray(pixels), jnp.asarray(labels), *moments)
+        return execution.replicate(Images(jnp.asarray(pixels), jnp.asarray(labels), *moments), self.layout)
 
     @cached_property
     def steps(self) -> np.ndarray:
@@ -177,7 +177,7 @@ def run(experiment: Experiment, dataset: Dataset | None = None, progress: Progre
 
 def _run(setup: Setup, progress: Progress) -> xr.Dataset:
     experiment = setup.experiment
-    globals_ = _stack([setup.initial_params(seed) for seed in experiment.seeds])
+    globals_ = execution.replicate(_stack([setup.initial_params(seed) for seed in experiment.seeds]), setup.layout)
     state = jax.vmap(aggregator(experiment.aggregation).init)(globals_)
     records = []
     for round_ in range(1, experiment.rounds + 1):
