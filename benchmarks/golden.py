@@ -46,10 +46,11 @@ LIMITS = {
 """Largest allowed: relative errors of weights, average and scores; channels and edge counts that differ; differences of
 metrics and accuracy in percentage points."""
 
-
 REQUIRED = {
-    "config", "train_plan", "discovery_plan", "discovery_classes", "gates/conv1", "metrics", "init/conv1.weight",
+    "config", "train_plan", "discovery_plan", "discovery_classes", "test_index", "gates/conv1", "metrics",
+    "global_accuracy", "init/conv1.weight",
 }  # fmt: skip
+"""What a file must hold to be one; edge counts are compared where it has them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,9 +100,7 @@ def read(path: Path) -> Golden:
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             golden = Golden({key: file[key] for key in file.files})
-        missing = {"config", "train_plan", "discovery_plan", "discovery_classes", "gates/conv1", "metrics"} - set(
-            golden.arrays
-        )
+        missing = REQUIRED - set(golden.arrays)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise FedmiError(f"{path}: not a readable golden file: {error}") from None
     if missing:
@@ -172,7 +171,7 @@ def _circuits(golden: Golden, train: Images, test: Images, dataset: Any, how: ex
     clients, slots = labels.shape
     settings = Discovery(steps=config["discovery_steps"], learning_rate=config["gate_lr"], l0=config["l0_lambda"])
     chosen = evaluation.make_test_set(
-        test, dataset.test_labels, dataset.num_classes, 250, None, golden.arrays["test_index"]
+        test, dataset.test_labels, dataset.num_classes, 250, among=golden.arrays["test_index"]
     )
     real = np.tile(labels.ravel() >= 0, 2)  # clients may have different numbers of circuits
     which = np.concatenate([np.repeat(np.arange(clients), slots), np.full(clients * slots, clients)])[real]

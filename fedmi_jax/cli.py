@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import itertools
 import json
 import os
 import sys
@@ -9,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 import tyro
 from rich.console import Console
@@ -18,7 +21,7 @@ from tyro.conf import Positional
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from fedmi_jax import interop, results
-from fedmi_jax.config import ConfigError, Experiment, FedmiError, Index
+from fedmi_jax.config import ConfigError, Experiment, FedmiError
 from fedmi_jax.presets import PRESETS, preset
 
 if TYPE_CHECKING:
@@ -94,7 +97,7 @@ def _dispatch(arguments: list[str]) -> int:
     if name == "run":
         return _run(rest)
     action: Callable = {"show": _show, "import": _import, "export": _export, "list": _list}[name]
-    return action(tyro.cli(COMMANDS[name], args=rest, prog=f"fedmi {name}"))
+    return action(_parsed(COMMANDS[name], rest, prog=f"fedmi {name}"))
 
 
 def _help() -> None:
@@ -128,8 +131,21 @@ def _run(arguments: list[str]) -> int:
 
 
 def _parse(experiment: Experiment, name: str, arguments: list[str]) -> Run:
-    default = Run(experiment=experiment)
-    return tyro.cli(Run, default=default, args=arguments, prog=f"fedmi run {name}", registry=_CLASS_MAPS)
+    return _parsed(Run, arguments, default=Run(experiment=experiment), prog=f"fedmi run {name}", registry=_CLASS_MAPS)
+
+
+def _parsed(kind: type, arguments: list[str], prog: str, **options: Any) -> Any:
+    """tyro.cli, with its boxed errors in one line."""
+    boxed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(boxed):
+            return tyro.cli(kind, args=arguments, prog=prog, **options)
+    except SystemExit as ended:
+        if not ended.code:  # --help
+            raise
+    rows = [line.strip(" │") for line in boxed.getvalue().splitlines() if line.startswith("│")]
+    problem = itertools.takewhile(lambda row: not row.startswith("─"), rows)
+    raise ConfigError(f"{' '.join(problem)}; see `{prog} --help`")
 
 
 _CLASS_MAPS = ConstructorRegistry()
@@ -138,7 +154,8 @@ _CLASS_MAPS = ConstructorRegistry()
 @_CLASS_MAPS.primitive_rule
 def _class_map(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
     """A class map on the command line: --split.class-map 0,1 3,4 6,7, one word per client."""
-    if info.type != tuple[tuple[Index, ...], ...]:
+    parts = [part for part in get_args(info.type) if part is not Ellipsis]
+    if get_origin(info.type) is not tuple or not parts or any(get_origin(part) is not tuple for part in parts):
         return None
     return PrimitiveConstructorSpec(
         nargs="*",

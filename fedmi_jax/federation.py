@@ -208,7 +208,7 @@ def train(setup: Setup, globals_: Params, round_: int) -> tuple[Params, np.ndarr
     ]
     plan = Plan(*(np.concatenate(parts) for parts in zip(*plans, strict=True)))
     start = jax.tree.map(lambda leaf: jnp.repeat(leaf, clients, 0), globals_)
-    counts = setup.counts.reshape(-1, setup.counts.shape[-1]).astype(np.float32)
+    counts = setup.counts.reshape(-1, setup.counts.shape[-1])
     trained, losses = execution.train_models(
         start, setup.train_images, plan, setup.keep, counts,
         how=setup.layout, local=local, sparse=experiment.sparsity,

@@ -55,8 +55,9 @@ def train(
     axis: name of a device axis over which B is split; gradients are summed over it.
     Steps from `plan.steps` on change nothing and report a loss of 0.
     """
-    scale = local.fedrs + (1 - local.fedrs) * class_counts / jnp.max(class_counts)
-    loss = partial(batch_loss, images=images, scale=scale.astype(images.mean.dtype), fedrs=local.fedrs < 1)
+    counts = jnp.asarray(class_counts, images.mean.dtype)
+    scale = local.fedrs + (1 - local.fedrs) * counts / jnp.max(counts)
+    loss = partial(batch_loss, images=images, scale=scale, fedrs=local.fedrs < 1)
     optimiser = optax.adam(local.learning_rate)
     step = partial(_step, loss=loss, optimiser=optimiser, anchor=params, fedprox=local.fedprox, sparse=sparse,
                    micro_batch=micro_batch, axis=axis)  # fmt: skip

@@ -98,8 +98,3 @@ def floor_mask(magnitude: Array, kept: Array, floor: int) -> Array:
         reached = jnp.sum(magnitude >= threshold, axes)
     starved = jnp.sum(kept, axes) < floor
     return starved & (magnitude >= threshold)
-
-
-def realised(params: Params) -> dict[str, Array]:
-    """Share of exact zeros among the weights of each layer, {"conv1": (), ...}."""
-    return {name.removesuffix("_kernel"): jnp.mean(params[name] == 0) for name in params if is_weight(name)}

@@ -11,6 +11,7 @@ import tiny
 import xarray as xr
 
 from fedmi_jax import cli, results
+from fedmi_jax.config import Split
 from fedmi_jax.data import datasets
 from fedmi_jax.presets import PRESETS, Preset
 
@@ -65,6 +66,18 @@ def test_class_map_on_the_command_line(capsys):
     printed = capsys.readouterr().out
     assert "5923" in printed
     assert "12 circuits" in " ".join(printed.split())
+
+
+@pytest.mark.parametrize("clients", [1, 2, 3, 4])
+def test_a_class_map_of_any_length_can_be_replaced(clients, monkeypatch, capsys, squares):
+    split = Split(kind="class-map", clients=clients, class_map=((0, 1, 2, 3), (0,), (1, 2), (3,))[:clients])
+    monkeypatch.setitem(PRESETS, "tiny", Preset((tiny.experiment(split=split),), "small", "-"))
+    monkeypatch.setattr(datasets, "load", lambda data: squares)
+    words = ["1,2", "0", "2,3", "1"][:clients]
+    assert fedmi("run", "tiny", "--dry-run", "--split.class-map", *words) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    held = [[c for c, n in enumerate(row[1:5]) if n != "0"] for row in rows if row and row[0] in map(str, range(4))]
+    assert held[:clients] == [[1, 2], [0], [2, 3], [1]][:clients]
 
 
 # --- a run ---
@@ -131,6 +144,12 @@ BAD = [
     ("split.class_map: ", ["run", "two-class", "--split.class-map", "0,1", "2"]),
     ("discovery.classes: ", ["run", "iid", "--discovery.classes", "0", "10"]),
     ("data.name: ", ["run", "iid", "--data.name", "no_such_set"]),
+    ("--rounds: invalid literal for int() with base 10: 'x'; see", ["run", "iid", "--rounds", "x"]),
+    ("Unrecognized options: --roundz, 3; see `fedmi run iid --help`", ["run", "iid", "--roundz", "3"]),
+    ("--split.class-map: invalid literal", ["run", "two-class", "--split.class-map", "a"]),
+    ("invalid choice 'odd' for argument '--split.kind'", ["run", "iid", "--split.kind", "odd"]),
+    ("Missing value for argument '--out'", ["import", "file.json", "--out"]),
+    ("Missing from fedmi show", ["show"]),
 ]
 
 

@@ -63,15 +63,17 @@ def test_set(batch, **kwargs):
 test_set.__test__ = False
 
 
+def judged(measure, lift, batch, fill=None):
+    how, test = tiny.layout(lift), test_set(batch)
+    return execution.measure_circuits(models(), test, WHICH, circuit_gates(), fill, TARGET, how=how, measure=measure)
+
+
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("ablation", ["zero", "mean"])
 @pytest.mark.parametrize(("lift", "batch"), [("map", 7), ("vmap", 60)])  # with padding and without
 def test_performance_of_circuits(lift, batch, ablation):
     fill = circuit_fills() if ablation == "mean" else None
-    found = execution.measure_circuits(
-        models(), test_set(batch), WHICH, circuit_gates(), fill, TARGET,
-        how=tiny.layout(lift), measure=evaluation.performance,
-    )  # fmt: skip
+    found = judged(evaluation.performance, lift, batch, fill)
     for i, target in enumerate(TARGET):
         logits, labels, probabilities = circuit(i, fill)
         called = logits.argmax(1) == target
@@ -91,10 +93,7 @@ def test_performance_of_circuits(lift, batch, ablation):
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(("lift", "batch"), [("map", 7), ("vmap", 60)])
 def test_accuracy_on_the_class_alone(lift, batch):
-    found = execution.measure_circuits(
-        models(), test_set(batch), WHICH, circuit_gates(), None, TARGET,
-        how=tiny.layout(lift), measure=evaluation.class_accuracy,
-    )  # fmt: skip
+    found = judged(evaluation.class_accuracy, lift, batch)
     for i, target in enumerate(TARGET):
         logits, labels, _ = circuit(i, None)
         assert found[i] == pytest.approx((logits.argmax(1) == target)[labels == target].mean(), abs=1e-12)

@@ -198,9 +198,3 @@ def test_stacked_is_one_by_one():
     for i in range(3):
         alone = PRUNE({k: v[i] for k, v in params.items()}, keep[i], sparse_of(4))
         chex.assert_trees_all_equal({k: v[i] for k, v in together.items()}, alone)
-
-
-def test_realised_share_of_zeros():
-    conv1 = {"conv1_kernel": jnp.asarray(filters([1, 2, 3])), "conv1_bias": jnp.zeros(1)}
-    params = conv1 | {"fc_kernel": jnp.ones((2, 2))}
-    assert {k: float(v) for k, v in s.realised(params).items()} == {"conv1": pytest.approx(6 / 9), "fc": 0}
