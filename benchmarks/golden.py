@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedmi_jax import execution, sparsity
+from fedmi_jax import execution, programs, sparsity
 from fedmi_jax.aggregation import fedavg
 from fedmi_jax.circuits import connectivity, evaluation
 from fedmi_jax.config import Discovery, Execution, FedmiError, Local, Sparsity
@@ -130,16 +130,16 @@ def _training(golden: Golden, images: Images, how: execution.Layout) -> dict[str
     """Round-1 weights of every client, trained from the initial model on the file's batches."""
     config = golden.config
     recorded = golden.arrays["train_plan"][0]  # the first round's
-    plans = [_plan(one.reshape(-1, one.shape[-1]), how, how.devices) for one in recorded]
+    plans = [_plan(one.reshape(-1, one.shape[-1]), how, how.batch_devices) for one in recorded]
     steps = max(len(plan.indices) for plan in plans)
     sparse = Sparsity(target=config["sparsity"])
-    start = golden.stacked(["init"] * golden.clients)
+    start, which = golden.stacked(["init"]), np.zeros(golden.clients, int)
     sizes = sparsity.weight_sizes(golden.params("init"))
     keep = [sparsity.keep_counts(sparse, int(plan.steps), sizes) for plan in plans]
     pad = lambda a: np.pad(a, [(0, steps - len(a))] + [(0, 0)] * (a.ndim - 1), "edge")  # noqa: E731
     plan = batches.stack([Plan(pad(p.indices), pad(p.weight), p.steps) for p in plans])
-    trained, _ = execution.train_models(
-        start, images, plan, np.stack(list(map(pad, keep))), np.ones((golden.clients, 10)),
+    trained, _ = programs.train_models(
+        start, images, which, plan, np.stack(list(map(pad, keep))), np.ones((golden.clients, 10)),
         how=how, local=Local(learning_rate=config["lr"]), sparse=sparse,
     )  # fmt: skip
     expected = golden.stacked(golden.locals_(1))
@@ -181,7 +181,7 @@ def _circuits(golden: Golden, train: Images, test: Images, dataset: Any, how: ex
         models = golden.stacked([*golden.locals_(r + 1), f"round{r + 1}/global"])
         recorded = golden.arrays["discovery_plan"][r].reshape(len(real), settings.steps, -1)[real]
         plan = batches.stack([_plan(one, how, 1) for one in recorded])
-        scores = execution.discover_circuits(models, train, which, plan, None, how=how, settings=settings)
+        scores = programs.discover_circuits(models, train, which, plan, None, how=how, settings=settings)
         for layer in CONV_LAYERS:
             gates, masks = (
                 golden.arrays[f"{kind}/{layer}"][r].reshape(len(real), -1)[real] for kind in ("gates", "masks")
@@ -205,14 +205,14 @@ def _metrics(models: Params, test: Any, which: Any, scores: Any, target: Any, ho
     on the global model); and the global model's accuracy."""
     gates = {layer: (score > 0).astype(jnp.float64) for layer, score in scores.items()}
     own = np.arange(len(target)), target
-    judge = execution.measure_circuits
+    judge = programs.measure_circuits
     kept = judge(models, test, which, gates, None, target, how=how, measure=evaluation.performance)
     removed = {layer: 1 - gate for layer, gate in gates.items()}
     necessity = judge(models, test, which, removed, None, target, how=how, measure=evaluation.class_accuracy)
     local_masks = {layer: jnp.tile(gate[: len(target) // 2], (2, 1)) for layer, gate in gates.items()}
     crossed = judge(models, test, which, local_masks, None, target, how=how, measure=evaluation.performance)
     columns = np.asarray(kept.call_rate)[own], np.asarray(necessity), np.asarray(crossed.call_rate)[own]
-    overall, _ = execution.measure_models(models, test, how=how)
+    overall, _ = programs.measure_models(models, test, how=how)
     return 100 * np.stack(columns, -1).reshape(2, -1, 3), 100 * float(overall[-1])
 
 
@@ -254,9 +254,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.golden", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("file", type=Path)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--lift", choices=("auto", "vmap", "map"), default="auto", help="execution path to replay on")
+    parser.add_argument("--client-chunk", type=int, default=None, help="clients side by side; default: as on any run")
+    parser.add_argument("--shard", choices=("auto", "clients", "batch"), default="auto", help="what devices share out")
     options = parser.parse_args(arguments)
-    settings = Execution(precision="float64", lift=options.lift)
+    settings = Execution(precision="float64", client_chunk=options.client_chunk or "auto", shard=options.shard)
     try:
         golden = read(options.file)
         with execution.session(settings):

@@ -36,6 +36,14 @@ class Run:
     """Folder for the result (result.nc); a preset of several experiments makes one folder in it for each."""
     dry_run: bool = False
     """Print the plan and stop."""
+    distributed: bool = False
+    """Run as one of several processes: as SLURM or another cluster says, or as the next three options do."""
+    coordinator: str | None = None
+    """HOST:PORT, where process 0 listens."""
+    processes: int | None = None
+    """How many processes there are."""
+    process_id: int | None = None
+    """Which of them this is; process 0 prints and writes."""
     experiment: Annotated[Experiment, tyro.conf.arg(name="")] = Experiment()  # noqa: RUF009
 
 
@@ -125,9 +133,21 @@ def _run(arguments: list[str]) -> int:
     for folder in folders:  # all of them before the first hour of work
         if folder is not None:
             results.refuse_taken(folder)
+    _join(options[0])
     for option, folder in zip(options, folders, strict=True):
         _run_one(option, folder)
     return 0
+
+
+def _join(option: Run) -> None:
+    """Meet the other processes, where there are any."""
+    named = (option.coordinator, option.processes, option.process_id)
+    if option.distributed:
+        from fedmi_jax import processes
+
+        processes.join(*named)
+    elif any(value is not None for value in named):
+        raise ConfigError("distributed: --coordinator, --processes and --process-id go with --distributed")
 
 
 def _parse(experiment: Experiment, name: str, arguments: list[str]) -> Run:
@@ -174,20 +194,24 @@ def _folder(option: Run, several: bool) -> Path | None:
 
 def _run_one(option: Run, folder: Path | None) -> None:
     import fedmi_jax
-    from fedmi_jax import execution, federation
+    from fedmi_jax import execution, federation, processes
 
-    experiment, console = option.experiment, Console()
+    experiment = option.experiment
     with execution.session(experiment.execution):
+        first = processes.is_first()
+        console = Console(quiet=not first)
         setup = federation.prepare(experiment)
         print_plan(setup, console)
     if option.dry_run or folder is None:
         return
     _require_writable(folder)
     began = time.monotonic()
-    result = fedmi_jax.run(experiment, setup.dataset, progress=True)
-    path = results.save(result, folder)
-    results.print_summary(results.summary(result), console)
-    console.print(f"{path}, {time.monotonic() - began:.0f} s", highlight=False)
+    with processes.ending_together():
+        result = fedmi_jax.run(experiment, setup.dataset, progress=first)
+        if first:
+            path = results.save(result, folder)
+            results.print_summary(results.summary(result), console)
+            console.print(f"{path}, {time.monotonic() - began:.0f} s", highlight=False)
 
 
 def _require_writable(folder: Path) -> None:
@@ -209,13 +233,24 @@ def print_plan(setup: Setup, console: Console) -> None:
     console.print(f"[bold]{e.name}[/]: {dataset.name}, seeds {list(e.seeds)}, {e.rounds} rounds", highlight=False)
     console.print(f"training images per client and class (seed {e.seeds[0]}); skew: distance of the label distribution")
     print(partition.table(setup.counts[0], whole, [n.split(" ")[0] for n in dataset.class_names]))
-    steps, found = int(setup.steps.sum()), 2 * len(setup.circuits.label)
+    first, how = setup.round(1), setup.layout
+    steps, found = int(setup.steps[first.models].sum()), 2 * first.found
+    some = "" if e.participation == 1 else f"{first.clients.shape[1]} of {e.split.clients} clients, "
     console.print(
-        f"a round: {steps} local steps of up to {e.local.batch_size} images ({setup.steps.min()} to "
-        f"{setup.steps.max()} a client), {found} circuits of {e.discovery.steps} steps; about "
-        f"{memory(setup) / 2**20:.0f} MiB on {setup.layout.devices} device(s)",
+        f"a round: {some}{steps} local steps of up to {e.local.batch_size} images ({setup.steps.min()} to "
+        f"{setup.steps.max()} a client), {found} circuits of {e.discovery.steps} steps",
         highlight=False,
     )
+    beside = "one client after the other" if how.one_by_one else f"{how.chunk} clients side by side on each"
+    shared = "whole clients" if how.shard == "clients" else "every batch"
+    sharing = f", which share out {shared}" if how.devices > 1 else ""
+    console.print(
+        f"on {how.devices} {how.mesh.devices.flat[0].platform} device(s){sharing}; {beside}; about "
+        f"{memory(setup) / 2**20:.0f} MiB",
+        highlight=False,
+    )
+    if e.execution.precision == "float64" and how.mesh.devices.flat[0].platform == "gpu":
+        console.print("float64 on a GPU: exact to the last digits, and many times slower than float32")
 
 
 def _show(option: Show) -> int:

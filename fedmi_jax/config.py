@@ -35,10 +35,17 @@ class ConfigError(FedmiError):
 
 def explain(error: ValidationError, section: str = "") -> str:
     """The first problem of a pydantic error in one line that starts with the field's path."""
-    first = error.errors()[0]
-    path = ".".join([section, *map(str, first["loc"])]).strip(".")
+    problems = [(_path(section, problem["loc"]), problem) for problem in error.errors()]
+    path, first = problems[0]
+    wanted = " or ".join(problem["msg"].lower() for where, problem in problems if where == path)
     shown = repr(first.get("input"))
-    return f"{path}: {first['msg'].lower()}; got {shown if len(shown) <= 60 else shown[:57] + '...'}"
+    return f"{path}: {wanted}; got {shown if len(shown) <= 60 else shown[:57] + '...'}"
+
+
+def _path(section: str, loc: tuple[int | str, ...]) -> str:
+    """Without what pydantic adds to say which kind of a value was tried."""
+    names = [str(part) for part in loc if not str(part).startswith(("literal[", "constrained-"))]
+    return ".".join([section, *names]).strip(".")
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
@@ -167,9 +174,14 @@ class Evaluation:
 class Execution:
     """How the work is laid out. Changes speed and memory, not what is computed."""
 
-    lift: Literal["auto", "vmap", "map"] = "auto"
-    """Clients and circuits side by side ("vmap") or one after the other in one compiled loop ("map"); "auto": map on
-    CPU, whose caches like it better, vmap elsewhere."""
+    client_chunk: Literal["auto"] | Count = "auto"
+    """Clients, or circuits, side by side on one device; 1: one after the other in one compiled loop. "auto": 1 on a
+    CPU, whose caches like it better; elsewhere as many as the memory that the device reports free can hold."""
+    devices: Count | None = None
+    """How many of JAX's devices to use; on a CPU these are its cores. None: all."""
+    shard: Literal["auto", "clients", "batch"] = "auto"
+    """What the devices share out in training: whole clients, or the images of every batch. "auto": the batch where few
+    clients meet the cores of one CPU, clients elsewhere."""
     micro_batch: Index = 0
     """Images per gradient accumulation step; 0: chosen for the device."""
     precision: Literal["float32", "float64"] = "float32"
@@ -185,6 +197,8 @@ class Experiment:
     seeds: tuple[Index, ...] = (0,)
     """Independent repetitions, run side by side."""
     rounds: Count = 10
+    participation: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the clients that train in a round, drawn anew each round (McMahan et al. 2017: C)."""
     data: Data = field(default_factory=Data)
     split: Split = field(default_factory=Split)
     local: Local = field(default_factory=Local)
@@ -216,9 +230,19 @@ def _inconsistencies(e: Experiment) -> list[str]:
                 problems.append(f"split.class_map: client {client} needs at least one class, each once; got {classes}")
     elif split.class_map:
         problems.append(f'split.class_map: only for split.kind "class-map"; split.kind is "{split.kind}"')
+    if participants(e) < 1:
+        problems.append(
+            f"participation: {e.participation:g} of {split.clients} clients is none; give at least "
+            f"{0.5 / split.clients:.2g}"
+        )
     if e.discovery.classes is not None and len(set(e.discovery.classes)) != len(e.discovery.classes):
         problems.append(f"discovery.classes: each class once; got {list(e.discovery.classes)}")
     return problems
+
+
+def participants(e: Experiment) -> int:
+    """Clients that train in a round: the share of all, to the nearest."""
+    return int(e.participation * e.split.clients + 0.5)
 
 
 _EXPERIMENT = TypeAdapter(Experiment)
@@ -252,5 +276,5 @@ def from_json(text: str | bytes) -> Experiment:
 
 __all__ = [
     "Aggregation", "ConfigError", "Data", "Discovery", "Evaluation", "Execution", "Experiment", "FedmiError",
-    "Local", "Sparsity", "Split", "from_dict", "from_json", "replace", "to_dict", "to_json",
+    "Local", "Sparsity", "Split", "from_dict", "from_json", "participants", "replace", "to_dict", "to_json",
 ]  # fmt: skip

@@ -1,9 +1,10 @@
-"""How leading axes are run: side by side, one after the other, over devices. Nobody else knows.
+"""How leading axes are run: side by side, one after the other, over devices and processes. Nobody else knows.
 
-Axes: M models (seeds x clients), C circuits, D devices, T steps, B images of a batch.
+Axes: M models (seeds x clients) or C circuits, D devices, B images of a batch.
 
 On a CPU, JAX's own devices are cores: with one device per core every operation of a step is parallel, not only its
-matmuls. Training splits each batch over the devices and adds the gradients up; circuits are dealt out whole.
+matmuls. A few clients there share every batch out among the cores, which keeps all of them busy to the end; many
+clients, and GPUs, are dealt whole clients, which asks for no exchange until the average.
 """
 
 from __future__ import annotations
@@ -15,19 +16,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
-from jax import Array
+import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from fedmi_jax.circuits import discovery, evaluation
-from fedmi_jax.circuits.evaluation import TestSet
-from fedmi_jax.config import Discovery, Evaluation, Execution, Local, Sparsity
-from fedmi_jax.data.batches import Plan
-from fedmi_jax.local import Images, train
-from fedmi_jax.model import Gates, Params
+from fedmi_jax.config import ConfigError, Evaluation, Execution
+from fedmi_jax.data import cache
 
 AXIS = "devices"
 
@@ -37,8 +33,10 @@ class Layout:
     """A resolved `config.Execution`: what to do on the devices at hand. Hashable, a static argument of the programs."""
 
     mesh: Mesh
-    one_by_one: bool
-    """True: one compiled loop over models and circuits. False: all of them side by side (vmap)."""
+    shard: str
+    """What the devices share out in training: "clients", or the images of every "batch"."""
+    chunk: int
+    """Models or circuits side by side (vmap) on one device; 1: one after the other in one compiled loop."""
     micro_batch: int
     """Images per piece of a training or discovery batch on one device; 0: the whole."""
     forward_batch: int
@@ -47,6 +45,20 @@ class Layout:
     @property
     def devices(self) -> int:
         return self.mesh.size
+
+    @property
+    def batch_devices(self) -> int:
+        """Over how many devices a training batch is split."""
+        return self.devices if self.shard == "batch" else 1
+
+    @property
+    def one_by_one(self) -> bool:
+        return self.chunk == 1
+
+    @property
+    def everywhere(self) -> NamedSharding:
+        """The same array on every device."""
+        return NamedSharding(self.mesh, P())
 
     def padded(self, batch: int, devices: int) -> int:
         """Smallest width not under `batch` that splits evenly over so many devices and then into pieces."""
@@ -73,139 +85,124 @@ def use_all_cores() -> None:
             jax.config.update("jax_num_cpu_devices", cores or 1)
 
 
+def keep_compiled() -> None:
+    """Let JAX keep compiled programs on disk, so that only the first run waits for the compiler.
+
+    The folder is $FEDMI_CACHE/programs, or ~/.cache/fedmi_jax/programs. Does nothing where JAX has been told a folder
+    of its own (JAX_COMPILATION_CACHE_DIR) or to keep nothing (JAX_ENABLE_COMPILATION_CACHE=0).
+    """
+    if jax.config.jax_compilation_cache_dir is None and jax.config.jax_enable_compilation_cache:
+        jax.config.update("jax_compilation_cache_dir", str(cache.root() / "programs"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
 @contextlib.contextmanager
 def session(settings: Execution) -> Iterator[None]:
     """Within it JAX computes in the precision of these settings, on all cores if it has not started yet."""
     use_all_cores()
+    keep_compiled()
     with jax.enable_x64(settings.precision == "float64"):
         yield
 
 
-def layout(settings: Execution, judged: Evaluation | None = None) -> Layout:
-    """What these settings mean on the devices at hand."""
-    cpu = jax.default_backend() == "cpu"
-    mesh = jax.make_mesh((jax.local_device_count(),), (AXIS,), axis_types=(jax.sharding.AxisType.Auto,))
+def layout(settings: Execution, judged: Evaluation | None = None, models: int = 1, model_bytes: int = 0) -> Layout:
+    """What these settings mean on the devices at hand.
+
+    Args: models: how many are trained in a round; model_bytes: what training one of them takes beside others.
+    Raises ConfigError where more devices are asked for than there are.
+    """
+    mesh, cpu = _mesh(settings.devices), jax.default_backend() == "cpu"
+    shard, chunk = settings.shard, settings.client_chunk
+    if shard == "auto":
+        shared = cpu and jax.process_count() == 1 and models < MANY * mesh.size
+        shard = "batch" if shared else "clients"
+    if chunk == "auto":
+        chunk = 1 if cpu else max(1, _free_memory() // max(model_bytes, 1))
     return Layout(
         mesh=mesh,
-        one_by_one=settings.lift == "map" or (settings.lift == "auto" and cpu),
+        shard=shard,
+        chunk=chunk,
         micro_batch=settings.micro_batch or (16 if cpu else 0),
         forward_batch=(judged.batch_size if judged else 0) or (50 if cpu else 500),
     )
 
 
+MANY = 8
+"""Clients per core from which on a CPU whole clients are dealt out: the last ones then leave few cores idle."""
+
+
+def _mesh(wanted: int | None) -> Mesh:
+    there = jax.devices()
+    if wanted is not None and jax.process_count() > 1:
+        raise ConfigError("execution.devices: several processes use all of their devices; leave it out")
+    if wanted is not None and wanted > len(there):
+        raise ConfigError(f"execution.devices: {wanted} asked for, but JAX has {len(there)} ({there[0].platform})")
+    chosen = np.array(there[:wanted])
+    return Mesh(chosen, (AXIS,), axis_types=(jax.sharding.AxisType.Auto,))
+
+
+def _free_memory() -> int:
+    """Half of the bytes that are free on a device; the other half is for what the estimate of a model leaves out."""
+    said = jax.local_devices()[0].memory_stats() or {}
+    return (said.get("bytes_limit", 8 << 30) - said.get("bytes_in_use", 0)) // 2
+
+
 def replicate(tree: Any, how: Layout) -> Any:
     """The arrays on every device, once: an input that moves from one device to all would be copied, and compiled for,
-    a second time."""
-    return jax.device_put(tree, NamedSharding(how.mesh, P()))
+    a second time. With several processes each must give the same arrays."""
+    if jax.process_count() == 1:
+        return jax.device_put(tree, how.everywhere)
+    return jax.tree.map(partial(_from_every_process, how=how), tree)
+
+
+def _from_every_process(leaf: Any, how: Layout) -> jax.Array:
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        return leaf  # it is already
+    leaf = np.asarray(leaf)
+    return jax.make_array_from_callback(leaf.shape, how.everywhere, leaf.__getitem__)
+
+
+def gathered(tree: Any, how: Layout) -> Any:
+    """Within a program: these arrays, whole, on every device of every process, so that the host can read them."""
+    return jax.lax.with_sharding_constraint(tree, how.everywhere)
 
 
 def lift(fn: Callable[..., Any], how: Layout, *stacked: Any) -> Any:
-    """fn over the leading axis of every argument, in the way the layout says."""
+    """fn over the leading axis of every argument: one after the other, or in chunks of models side by side."""
     if how.one_by_one:
         return jax.lax.map(partial(_spread, fn), stacked)
-    return jax.vmap(fn)(*stacked)
+    length = jax.tree.leaves(stacked)[0].shape[0]
+    chunks = -(-length // how.chunk)
+    if chunks == 1:
+        return jax.vmap(fn)(*stacked)
+    size = -(-length // chunks)
+    parts = jax.tree.map(lambda a: a.reshape(chunks, size, *a.shape[1:]), _lengthened(stacked, chunks * size))
+    done = jax.lax.map(partial(_spread, jax.vmap(fn)), parts)
+    return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:length], done)
 
 
 def _spread(fn: Callable[..., Any], arguments: tuple) -> Any:
     return fn(*arguments)
 
 
+def _lengthened(stacked: Any, length: int) -> Any:
+    """The last entry is repeated: done again, its result is dropped."""
+    return jax.tree.map(lambda a: jnp.concatenate([a, jnp.repeat(a[-1:], length - a.shape[0], 0)]), stacked)
+
+
 def deal(fn: Callable[..., Any], how: Layout, stacked: tuple, shared: tuple) -> Any:
-    """fn(*one of stacked, *shared) over the leading axis of `stacked`, dealt out over the devices."""
+    """fn(*one of stacked, *shared) over the leading axis of `stacked`, dealt out over the devices.
+
+    Where the devices share it out evenly the result stays where it was made; otherwise it is gathered.
+    """
     length = jax.tree.leaves(stacked)[0].shape[0]
-    surplus = -length % how.devices  # the last one is done again so that every device has as many
-    padded = jax.tree.map(lambda a: jnp.concatenate([a, jnp.repeat(a[-1:], surplus, 0)]), stacked)
+    each = -(-length // how.devices)
 
     def on_device(stacked: tuple, shared: tuple) -> Any:
         return lift(lambda *one: fn(*one, *shared), how, *stacked)
 
     run = jax.shard_map(on_device, mesh=how.mesh, in_specs=(P(AXIS), P()), out_specs=P(AXIS), check_vma=False)
-    return jax.tree.map(lambda a: a[:length], run(padded, shared))
-
-
-def pick(models: Params, which: Array) -> Params:
-    """One model of a stack."""
-    return {name: leaf[which] for name, leaf in models.items()}
-
-
-@partial(jax.jit, static_argnames=("how", "local", "sparse"))
-def train_models(
-    params: Params, images: Images, plan: Plan, keep: Array, class_counts: Array,
-    *, how: Layout, local: Local, sparse: Sparsity,
-) -> tuple[Params, Array]:  # fmt: skip
-    """`local.train` of M models in one call, each batch split over the devices.
-
-    Args: params with leading axis M (every client's start); plan (M, T, B); keep (M, T, L); class_counts (M, Y).
-    Returns the trained params (M, ...) and losses (M, T).
-    """
-    chex.assert_equal_shape_prefix([plan.indices, plan.weight, keep], 2)
-    chex.assert_tree_shape_prefix((params, plan.steps, class_counts), plan.indices.shape[:1])
-    piece = how.piece(plan.indices.shape[-1] // how.devices)
-    one = partial(train, local=local, sparse=sparse, micro_batch=piece, axis=AXIS)
-
-    def on_device(images: Images, params: Params, plan: Plan, keep: Array, class_counts: Array) -> Any:
-        return lift(lambda start, *own: one(start, images, *own), how, params, plan, keep, class_counts)
-
-    split = Plan(P(None, None, AXIS), P(None, None, AXIS), P())  # type: ignore[arg-type]
-    specs = (P(), P(), split, P(), P())
-    run = jax.shard_map(on_device, mesh=how.mesh, in_specs=specs, out_specs=P(), check_vma=False)
-    return run(images, params, plan, keep, class_counts)
-
-
-@partial(jax.jit, static_argnames=("how", "settings"))
-def discover_circuits(
-    models: Params, images: Images, which: Array, plan: Plan, fill: Gates | None,
-    *, how: Layout, settings: Discovery,
-) -> Gates:  # fmt: skip
-    """`discovery.discover` of C circuits in one call, dealt out over the devices.
-
-    Args: models with leading axis M; which (C,), each circuit's model; plan (C, T, B); fill (C, O_l) or None.
-    Returns the final scores {"conv1": (C, O_1), ...}.
-    """
-    chex.assert_tree_shape_prefix((plan, fill), which.shape)
-    piece = how.piece(plan.indices.shape[-1])
-
-    def one(which: Array, plan: Plan, fill: Gates | None, models: Params, images: Images) -> Gates:
-        return discovery.discover(
-            pick(models, which), images, plan, fill, settings=settings, micro_batch=piece, narrowing=how.one_by_one
-        )
-
-    return deal(one, how, (which, plan, fill), (models, images))
-
-
-@partial(jax.jit, static_argnames=("how", "measure"))
-def measure_circuits(
-    models: Params, test: TestSet, which: Array, gates: Gates, fill: Gates | None, target: Array,
-    *, how: Layout, measure: Callable[..., Any],
-) -> Any:  # fmt: skip
-    """`measure` (`evaluation.performance` or `evaluation.class_accuracy`) of C masked models in one call.
-
-    Args: models with leading axis M; which (C,); gates (C, O_l); fill (C, O_l) or None; target (C,).
-    """
-
-    def one(which: Array, gates: Gates, fill: Gates | None, target: Array, models: Params, test: TestSet) -> Any:
-        return measure(pick(models, which), gates, fill, target, test, narrowing=how.one_by_one)
-
-    return deal(one, how, (which, gates, fill, target), (models, test))
-
-
-@partial(jax.jit, static_argnames=("how",))
-def measure_models(models: Params, test: TestSet, *, how: Layout) -> tuple[Array, Array]:
-    """`evaluation.model_accuracy` of M models in one call: (M,), (M, Y)."""
-    return deal(evaluation.model_accuracy, how, (models,), (test,))
-
-
-@partial(jax.jit, static_argnames=("how",))
-def mean_outputs(models: Params, images: Images, which: Array, index: Array, valid: Array, *, how: Layout) -> Gates:
-    """`evaluation.mean_outputs` of F pairs of a model and a client's data: which (F,), index and valid (F, G, B)."""
-
-    def one(which: Array, index: Array, valid: Array, models: Params, images: Images) -> Gates:
-        return evaluation.mean_outputs(pick(models, which), images, index, valid)
-
-    return deal(one, how, (which, index, valid), (models, images))
-
-
-@jax.jit
-def empty_masks(models: Params, which: Array, fill: Gates | None, target: Array) -> tuple[Array, Array]:
-    """`evaluation.empty_mask` of C circuits: (C,), (C,)."""
-    return jax.vmap(lambda w, f, t: evaluation.empty_mask(pick(models, w), f, t))(which, fill, target)
+    done = run(_lengthened(stacked, each * how.devices), shared)
+    if each * how.devices == length:
+        return done
+    return gathered(jax.tree.map(lambda a: a[:length], done), how)

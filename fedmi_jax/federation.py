@@ -1,7 +1,8 @@
 """The round and the run: local training, aggregation, discovery, evaluation, record.
 
-Axes: S seeds, K clients, M = S * K models (seed-major), C circuits (seed-, then client-, then class-major), Y classes,
-T steps, B images of a batch. Models are stacked as (M local ones, then S global ones).
+Axes: S seeds, K clients, of which P take part in a round, M = S * P models (seed-major), C circuits (seed-, then
+client-, then class-major), Y classes, T steps, B images of a batch. Models are stacked as (M local ones, then S global
+ones).
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -17,11 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from fedmi_jax import execution, keys, model, recording, sparsity
+from fedmi_jax import execution, keys, model, programs, recording, sparsity
 from fedmi_jax.aggregation import aggregator
 from fedmi_jax.circuits import evaluation
 from fedmi_jax.circuits.evaluation import TestSet
-from fedmi_jax.config import Aggregation, ConfigError, Experiment, FedmiError
+from fedmi_jax.config import ConfigError, Experiment, FedmiError, participants
 from fedmi_jax.data import batches, datasets, partition
 from fedmi_jax.data.batches import Plan
 from fedmi_jax.data.datasets import Dataset
@@ -46,6 +47,28 @@ class Circuits:
         """The labels analysed by anyone, ascending."""
         return np.unique(self.label)
 
+    def at(self, rows: np.ndarray) -> Circuits:
+        return Circuits(self.seed[rows], self.client[rows], self.label[rows])
+
+
+@dataclass(frozen=True, eq=False)
+class Round:
+    """Who takes part in a round, and the circuits that are looked for in it."""
+
+    number: int
+    clients: np.ndarray
+    """(S, P), ascending."""
+    rows: np.ndarray
+    """Which of the setup's circuits: those of these clients. Padded with the first one, so that every round has as many
+    and nothing is compiled twice."""
+    found: int
+    """Rows that are no padding."""
+
+    @property
+    def models(self) -> tuple[np.ndarray, np.ndarray]:
+        """Seed slot and client of every model, (M,) each."""
+        return np.repeat(np.arange(len(self.clients)), self.clients.shape[1]), self.clients.ravel()
+
 
 @dataclass(frozen=True, eq=False)
 class Setup:
@@ -61,7 +84,48 @@ class Setup:
 
     @cached_property
     def layout(self) -> Layout:
-        return execution.layout(self.experiment.execution, self.experiment.evaluation)
+        settings, judged = self.experiment.execution, self.experiment.evaluation
+        models = len(self.experiment.seeds) * participants(self.experiment)
+        return execution.layout(settings, judged, models, self.model_bytes)
+
+    @cached_property
+    def model_bytes(self) -> int:
+        """Roughly what training one more client side by side takes: parameters, gradients, moments, activations."""
+        item = self.dtype.itemsize
+        height, width, channels = self.dataset.image_shape
+        # about six copies of each layer's output and of its patches or tiles are alive at the peak of a pass
+        activations = 6 * item * height * width * (model.CHANNELS[0] + 9 * channels + model.CHANNELS[1])
+        batch = self.experiment.execution.micro_batch or self.experiment.local.batch_size
+        return 5 * self.params_bytes + batch * activations
+
+    @cached_property
+    def params_bytes(self) -> int:
+        """Of one model's parameters."""
+        shapes = jax.eval_shape(self.initial_params, 0)
+        return self.dtype.itemsize * sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+    def round(self, number: int) -> Round:
+        """Who takes part in this round, drawn with the seed, and their circuits."""
+        clients = self._drawn(number)
+        rows = self._rows(clients)
+        surplus = np.zeros(self.most_circuits - len(rows), int)
+        return Round(number, clients, np.concatenate([rows, surplus]), len(rows))
+
+    def _drawn(self, number: int) -> np.ndarray:
+        total, some = self.counts.shape[1], participants(self.experiment)
+        draws = (keys.generator(seed, keys.PARTICIPATE, number) for seed in self.experiment.seeds)
+        return np.stack([np.sort(draw.choice(total, some, replace=False)) for draw in draws])
+
+    def _rows(self, clients: np.ndarray) -> np.ndarray:
+        takes_part = np.zeros(self.counts.shape[:2], bool)
+        np.put_along_axis(takes_part, clients, True, 1)
+        return np.flatnonzero(takes_part[self.circuits.seed, self.circuits.client])
+
+    @cached_property
+    def most_circuits(self) -> int:
+        """Of any round."""
+        rounds = range(1, self.experiment.rounds + 1)
+        return max(len(self._rows(self._drawn(number))) for number in rounds)
 
     @cached_property
     def dtype(self) -> Any:
@@ -75,13 +139,13 @@ class Setup:
     def test(self) -> TestSet:
         dataset, per_class = self.dataset, self.experiment.evaluation.images_per_class
         images = self._on_device(dataset.test_images, dataset.test_labels)
-        return evaluation.make_test_set(
-            images, dataset.test_labels, dataset.num_classes, self.layout.forward_batch, per_class
-        )
+        batch = self.layout.forward_batch
+        test = evaluation.make_test_set(images, dataset.test_labels, dataset.num_classes, batch, per_class)
+        return execution.replicate(test, self.layout)
 
     def _on_device(self, pixels: np.ndarray, labels: np.ndarray) -> Images:
-        moments = (jnp.asarray(m, self.dtype) for m in (self.dataset.mean, self.dataset.std))
-        return execution.replicate(Images(jnp.asarray(pixels), jnp.asarray(labels), *moments), self.layout)
+        moments = (np.asarray(m, self.dtype) for m in (self.dataset.mean, self.dataset.std))
+        return execution.replicate(Images(pixels, labels, *moments), self.layout)  # type: ignore[arg-type]
 
     @cached_property
     def steps(self) -> np.ndarray:
@@ -94,15 +158,16 @@ class Setup:
     def plan_shape(self) -> tuple[int, int]:
         """(T, B) that every client's training plan is padded to."""
         widest = min(self.experiment.local.batch_size, int(self.counts.sum(-1).max()))
-        return int(self.steps.max()), self.layout.padded(widest, self.layout.devices)
+        return int(self.steps.max()), self.layout.padded(widest, self.layout.batch_devices)
 
     @cached_property
     def keep(self) -> np.ndarray:
-        """(M, T, L) weights to keep after each step; a client's own T decides, later entries are never used."""
+        """(S, K, T, L) weights to keep after each step; a client's own T decides, later entries are never used."""
         sizes = sparsity.weight_sizes(jax.eval_shape(self.initial_params, 0))
         distinct = {t: sparsity.keep_counts(self.experiment.sparsity, t, sizes) for t in np.unique(self.steps)}
         longest = self.plan_shape[0]
-        return np.stack([np.pad(distinct[t], ((0, longest - t), (0, 0)), "edge") for t in self.steps.ravel()])
+        padded = {t: np.pad(kept, ((0, longest - t), (0, 0)), "edge") for t, kept in distinct.items()}
+        return np.stack([[padded[t] for t in own] for own in self.steps])
 
     def initial_params(self, seed: int) -> Params:
         key = jax.random.fold_in(jax.random.key(seed), keys.INIT)
@@ -177,14 +242,15 @@ def run(experiment: Experiment, dataset: Dataset | None = None, progress: Progre
 
 def _run(setup: Setup, progress: Progress) -> xr.Dataset:
     experiment = setup.experiment
-    globals_ = execution.replicate(_stack([setup.initial_params(seed) for seed in experiment.seeds]), setup.layout)
+    globals_ = initial_models(setup)
     state = jax.vmap(aggregator(experiment.aggregation).init)(globals_)
     records = []
-    for round_ in range(1, experiment.rounds + 1):
-        progress(round_, "train")
+    for number in range(1, experiment.rounds + 1):
+        round_ = setup.round(number)
+        progress(number, "train")
         local, losses = train(setup, globals_, round_)
-        globals_, state = aggregate(setup, state, globals_, local)
-        records.append(recording.snapshot(setup, losses, local, globals_))
+        globals_, state = aggregate(setup, state, globals_, local, round_)
+        records.append(recording.snapshot(setup, round_, losses, local, globals_))
         records[-1] |= analyse(setup, local, globals_, round_, progress)
     progress(experiment.rounds + 1, "done")
     return recording.assemble(setup, records)
@@ -194,100 +260,102 @@ def _silent(round_: int, stage: str) -> None:
     pass
 
 
-def _stack(trees: list[Params]) -> Params:
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+def initial_models(setup: Setup) -> Params:
+    """Every seed's fresh global model, (S, ...), on every device."""
+    fresh = [setup.initial_params(seed) for seed in setup.experiment.seeds]
+    stacked = jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *fresh)
+    return execution.replicate(stacked, setup.layout)
 
 
-def train(setup: Setup, globals_: Params, round_: int) -> tuple[Params, np.ndarray]:
-    """Every client's local training: global params (S, ...) -> local params (M, ...) and losses (M, T)."""
-    experiment, clients = setup.experiment, len(setup.clients[0])
-    local = experiment.local
+def train(setup: Setup, globals_: Params, round_: Round) -> tuple[Params, np.ndarray]:
+    """Local training of the round's clients: global params (S, ...) -> local params (M, ...) and losses (M, T)."""
+    local = setup.experiment.local
     plans = [
-        batches.training_plan(own, local.batch_size, local.epochs, seed, round_, setup.plan_shape)
-        for own, seed in zip(setup.clients, experiment.seeds, strict=True)
-    ]
+        batches.training_plan(
+            {k: setup.clients[s][k] for k in clients}, local.batch_size, local.epochs, seed, round_.number,
+            setup.plan_shape,
+        )
+        for s, (seed, clients) in enumerate(zip(setup.experiment.seeds, round_.clients, strict=True))
+    ]  # fmt: skip
     plan = Plan(*(np.concatenate(parts) for parts in zip(*plans, strict=True)))
-    start = jax.tree.map(lambda leaf: jnp.repeat(leaf, clients, 0), globals_)
-    counts = setup.counts.reshape(-1, setup.counts.shape[-1])
-    trained, losses = execution.train_models(
-        start, setup.train_images, plan, setup.keep, counts,
-        how=setup.layout, local=local, sparse=experiment.sparsity,
+    which = round_.models
+    trained, losses = programs.train_models(
+        globals_, setup.train_images, which[0], plan, setup.keep[which], setup.counts[which],
+        how=setup.layout, local=local, sparse=setup.experiment.sparsity,
     )  # fmt: skip
     losses = np.asarray(losses)
     _require_finite(setup, losses, round_)
     return trained, losses
 
 
-def _require_finite(setup: Setup, losses: np.ndarray, round_: int) -> None:
+def _require_finite(setup: Setup, losses: np.ndarray, round_: Round) -> None:
     bad = np.argwhere(~np.isfinite(losses))
     if len(bad):
-        seed, client = divmod(int(bad[0, 0]), len(setup.clients[0]))
-        raise FedmiError(
-            f"the training loss is not finite: seed {setup.experiment.seeds[seed]}, round {round_}, client {client}, "
-            f"local step {bad[0, 1]}; lower local.learning_rate (now {setup.experiment.local.learning_rate:g})"
-        )
+        seed, client = (part[bad[0, 0]] for part in round_.models)
+        where = f"seed {setup.experiment.seeds[seed]}, round {round_.number}, client {client}, local step {bad[0, 1]}"
+        rate = setup.experiment.local.learning_rate
+        raise FedmiError(f"the training loss is not finite: {where}; lower local.learning_rate (now {rate:g})")
 
 
-def aggregate(setup: Setup, state: Any, globals_: Params, local: Params) -> tuple[Params, Any]:
+def aggregate(setup: Setup, state: Any, globals_: Params, local: Params, round_: Round) -> tuple[Params, Any]:
     """The server's step for every seed: new global params (S, ...) and server state."""
-    return _aggregate(state, globals_, local, setup.counts.sum(-1), setup.experiment.aggregation)
-
-
-@partial(jax.jit, static_argnames=("settings",))
-def _aggregate(
-    state: Any, globals_: Params, local: Params, samples: jax.Array, settings: Aggregation
-) -> tuple[Params, Any]:
-    stacked = jax.tree.map(lambda leaf: leaf.reshape(*samples.shape, *leaf.shape[1:]), local)
-    return jax.vmap(aggregator(settings).apply)(state, globals_, stacked, samples)
+    samples = np.take_along_axis(setup.counts.sum(-1), round_.clients, 1)
+    return programs.aggregate(state, globals_, local, samples, how=setup.layout, settings=setup.experiment.aggregation)
 
 
 def analyse(
-    setup: Setup, local: Params, globals_: Params, round_: int, progress: Progress = _silent
+    setup: Setup, local: Params, globals_: Params, round_: Round, progress: Progress = _silent
 ) -> dict[str, np.ndarray]:
     """Discover every circuit on local and on global models and measure them; arrays with leading axes (2, C)."""
-    c, clients = setup.circuits, len(setup.clients[0])
-    models = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), local, globals_)
-    on_local, on_global = c.seed * clients + c.client, len(setup.clients) * clients + c.seed
-    which = np.concatenate([on_local, on_global])
-    progress(round_, "discover")
-    fill = _fills(setup, models, which)
+    models = programs.joined(local, globals_, how=setup.layout)
+    which = _models_of(setup, round_)
+    progress(round_.number, "discover")
+    fill = _fills(setup, models, which, round_)
     plan = discovery_plans(setup, round_)
     how, settings = setup.layout, setup.experiment.discovery
-    scores = execution.discover_circuits(models, setup.train_images, which, plan, fill, how=how, settings=settings)
+    scores = programs.discover_circuits(models, setup.train_images, which, plan, fill, how=how, settings=settings)
     jax.block_until_ready(scores)  # so that the stage is told when it begins
-    progress(round_, "evaluate")
-    return recording.of_circuits(scores) | measure(setup, models, which, scores, fill)
+    progress(round_.number, "evaluate")
+    return recording.of_circuits(setup, round_, scores) | measure(setup, models, which, scores, fill, round_)
 
 
-def discovery_plans(setup: Setup, round_: int) -> Plan:
+def _models_of(setup: Setup, round_: Round) -> np.ndarray:
+    """(2C,) each circuit's model: the client's own, then its seed's global one."""
+    c, models = setup.circuits.at(round_.rows), round_.clients.size
+    place = np.zeros(setup.counts.shape[:2], int)
+    place[round_.models] = np.arange(models)
+    return np.concatenate([place[c.seed, c.client], models + c.seed])
+
+
+def discovery_plans(setup: Setup, round_: Round) -> Plan:
     """The discovery batches of every circuit, local ones first: (2C, T, B)."""
     c, steps = setup.circuits, setup.experiment.discovery.steps
     width = setup.layout.padded(max(setup.discovery_batches), 1)
     plans = []
     for purpose in (keys.DISCOVER_LOCAL, keys.DISCOVER_GLOBAL):
-        for i, (s, k, label) in enumerate(zip(c.seed, c.client, c.label, strict=True)):
-            key = (setup.experiment.seeds[s], purpose, round_, int(k), int(label))
+        for i in round_.rows:
+            key = (setup.experiment.seeds[c.seed[i]], purpose, round_.number, int(c.client[i]), int(c.label[i]))
             images, batch = setup.discovery_images[i], setup.discovery_batches[i]
             plans.append(batches.discovery_plan(images, batch, steps, key, width))
     return batches.stack(plans)
 
 
 def measure(
-    setup: Setup, models: Params, which: np.ndarray, scores: Gates, fill: Gates | None
+    setup: Setup, models: Params, which: np.ndarray, scores: Gates, fill: Gates | None, round_: Round
 ) -> dict[str, np.ndarray]:
     """Section 5's measures of every circuit (leading axes (2, C): local, global) and of every model."""
     how, test = setup.layout, setup.test
-    target = np.tile(setup.circuits.label, 2)
+    target = np.tile(setup.circuits.label[round_.rows], 2)
     gates = {layer: (scores[layer] > 0).astype(setup.dtype) for layer in CONV_LAYERS}
     removed = {layer: 1 - gate for layer, gate in gates.items()}
     other = np.roll(which, len(which) // 2)  # a local circuit's mask on the global model, and the other way round
-    judge = execution.measure_circuits
+    judge = programs.measure_circuits
     kept = judge(models, test, which, gates, fill, target, how=how, measure=evaluation.performance)
     crossed = judge(models, test, other, gates, _swap(fill), target, how=how, measure=evaluation.performance)
     necessity = judge(models, test, which, removed, fill, target, how=how, measure=evaluation.class_accuracy)
-    empty = execution.empty_masks(models, which, fill, target)
-    accuracy = execution.measure_models(models, test, how=how)
-    return recording.of_measures(setup, kept, crossed, necessity, empty, accuracy)
+    empty = programs.empty_masks(models, which, fill, target, how=how)
+    accuracy = programs.measure_models(models, test, how=how)
+    return recording.of_measures(setup, round_, kept, crossed, necessity, empty, accuracy)
 
 
 def _swap(fill: Gates | None) -> Gates | None:
@@ -295,7 +363,7 @@ def _swap(fill: Gates | None) -> Gates | None:
     return None if fill is None else {k: jnp.roll(v, v.shape[0] // 2, 0) for k, v in fill.items()}
 
 
-def _fills(setup: Setup, models: Params, which: np.ndarray) -> Gates | None:
+def _fills(setup: Setup, models: Params, which: np.ndarray, round_: Round) -> Gates | None:
     """Mean ablation: every channel's mean output, on each circuit's model, over its client's data, (2C, O_l)."""
     if setup.experiment.discovery.ablation == "zero":
         return None
@@ -304,27 +372,23 @@ def _fills(setup: Setup, models: Params, which: np.ndarray) -> Gates | None:
     index, valid = (
         np.stack(part) for part in zip(*(evaluation.groups(own, batch, rows) for own in clients), strict=True)
     )
-    c = setup.circuits
+    c = setup.circuits.at(round_.rows)
     client = np.tile(c.seed * len(setup.clients[0]) + c.client, 2)
     pairs, back = np.unique(np.stack([which, client]), axis=1, return_inverse=True)
-    means = execution.mean_outputs(
+    means = programs.mean_outputs(
         models, setup.train_images, pairs[0], index[pairs[1]], valid[pairs[1]], how=setup.layout
     )
     return {layer: mean[back] for layer, mean in means.items()}
 
 
 def memory(setup: Setup) -> int:
-    """Rough bytes a round needs on all devices together: images, models with Adam's moments, activations, plans."""
-    item, layout, discovery = setup.dtype.itemsize, setup.layout, setup.experiment.discovery
-    shapes = jax.eval_shape(setup.initial_params, 0)
-    size = item * sum(leaf.size for leaf in jax.tree.leaves(shapes))
-    clients, circuits = setup.steps.size, 2 * len(setup.circuits.label)
+    """Rough bytes a round needs on all devices together: images, models, what trains side by side, plans."""
+    layout, some = setup.layout, participants(setup.experiment)
     images = setup.dataset.train_images.nbytes + setup.dataset.test_images.nbytes
-    height, width, channels = setup.dataset.image_shape
-    # about six copies of each layer's output and of its patches or tiles are alive at the peak of a pass
-    activations = 6 * item * height * width * (model.CHANNELS[0] + 9 * channels + model.CHANNELS[1])
-    batch = layout.devices * max(layout.piece(setup.plan_shape[1] // layout.devices), layout.forward_batch)
-    side_by_side = 1 if layout.one_by_one else max(clients, circuits)
-    plans = 8 * (clients * math.prod(setup.plan_shape) + circuits * discovery.steps * max(setup.discovery_batches))
-    models = size * (5 * clients + 2 * len(setup.clients))
-    return images * layout.devices + models + plans + side_by_side * batch * activations
+    models = len(setup.experiment.seeds) * some
+    circuits = 2 * setup.most_circuits
+    searched = circuits * setup.experiment.discovery.steps * max(setup.discovery_batches)
+    plans = 12 * (models * math.prod(setup.plan_shape) + searched)
+    stacks = 2 * setup.params_bytes * (models + len(setup.experiment.seeds))
+    side_by_side = min(layout.chunk, max(models, circuits)) * setup.model_bytes
+    return plans + layout.devices * (images + stacks + side_by_side)

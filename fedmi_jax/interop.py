@@ -328,6 +328,8 @@ def _one_seed(ds: xr.Dataset, seed: int | None) -> xr.Dataset:
     seed = seeds[0] if seed is None else seed
     if seed not in seeds:
         raise FedmiError(f"seed: {seed} is not in the result, which holds {seeds}")
+    if "participates" in ds and not ds["participates"].all():
+        raise FedmiError("participates: some clients sat out rounds; the authors' schema has every client in every one")
     missing = [name for layer in LAYERS for o in ORIGINS if (name := f"connected_{o}_{layer}") not in ds]
     if missing:
         raise FedmiError(f"{missing[0]}: not in the result; the authors' schema needs the models' connectivity")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-INIT, PARTITION, LIMIT, TRAIN, DISCOVER_LOCAL, DISCOVER_GLOBAL = range(6)
+INIT, PARTITION, LIMIT, TRAIN, DISCOVER_LOCAL, DISCOVER_GLOBAL, PARTICIPATE = range(7)
 
 
 def generator(seed: int, purpose: int, *key: int) -> np.random.Generator:

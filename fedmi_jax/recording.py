@@ -1,92 +1,100 @@
 """From a round's arrays to the result's labelled arrays (the table in `fedmi_jax.results`).
 
-Axes: S seeds, K clients, M = S * K models, C circuits, Y classes, L weight tensors, R rounds.
+Axes: S seeds, K clients, M models (those of the round's clients), C circuits (of all clients), Y classes, L weight
+tensors, R rounds.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 
-from fedmi_jax import results
+from fedmi_jax import programs, results
 from fedmi_jax.circuits import connectivity, similarity
 from fedmi_jax.circuits.evaluation import Performance
 from fedmi_jax.model import CONV_LAYERS, LAYERS, Gates, Params
 
 if TYPE_CHECKING:
-    from fedmi_jax.federation import Setup
+    from fedmi_jax.federation import Round, Setup
 
 CIRCUIT = similarity.CIRCUIT_DIMS
 Record = dict[str, np.ndarray]
 
 
-def snapshot(setup: Setup, losses: np.ndarray, local: Params, globals_: Params) -> Record:
-    """What the models themselves say: loss, sparsity, connectivity and, on request, weights."""
-    seeds, clients = setup.counts.shape[:2]
-    own = np.arange(losses.shape[1]) < setup.steps.reshape(-1, 1)
-    record = {"train_loss": (losses.sum(1, where=own) / setup.steps.ravel()).reshape(seeds, clients)}
-    for where, params, lead in (("local", local, (seeds, clients)), ("global", globals_, (seeds,))):
-        weights = {k: np.asarray(v).reshape(*lead, *v.shape[1:]) for k, v in params.items()}
-        zeros = {k: np.mean(w == 0, axis=tuple(range(len(lead), w.ndim))) for k, w in weights.items()}
-        record[f"realised_sparsity_{where}"] = np.stack([zeros[f"{layer}_kernel"] for layer in LAYERS], -1)
-        record |= {f"connected_{where}_{layer}": _connected(weights, layer) for layer in LAYERS}
+def snapshot(setup: Setup, round_: Round, losses: np.ndarray, local: Params, globals_: Params) -> Record:
+    """What the models themselves say: who took part, loss, sparsity, connectivity and, on request, weights."""
+    spread, how = partial(_spread, setup, round_), setup.layout
+    steps = setup.steps[round_.models]
+    own = np.arange(losses.shape[1]) < steps[:, None]
+    record = {
+        "participates": spread(np.ones(len(steps), bool)),
+        "train_loss": spread(losses.sum(1, where=own) / steps),
+    }
+    for where, params, placed in (("local", local, spread), ("global", globals_, np.asarray)):
+        zeros, connected = programs.wiring(params, how=how)
+        record[f"realised_sparsity_{where}"] = placed(np.stack([zeros[layer] for layer in LAYERS], -1))
+        record |= {f"connected_{where}_{layer}": placed(connected[layer]) for layer in LAYERS}
         if setup.experiment.execution.save_weights:
-            record |= {f"weights_{where}_{name}": value for name, value in weights.items()}
+            record |= {f"weights_{where}_{k}": placed(v) for k, v in programs.whole(params, how=how).items()}
     return record
 
 
-def _connected(weights: dict[str, np.ndarray], layer: str) -> np.ndarray:
-    """Physical connectivity (..., destination, source) of a layer."""
-    kernel = weights[f"{layer}_kernel"]
-    if layer == "fc":  # rows are position-major, channel fastest
-        kernel = kernel.reshape(*kernel.shape[:-2], -1, 1, weights["conv3_bias"].shape[-1], kernel.shape[-1])
-    return connectivity.physical(np.moveaxis(kernel, (-1, -2), (-4, -3)))
+def _spread(setup: Setup, round_: Round, values: Any) -> np.ndarray:
+    """(M, ...) -> (S, K, ...), NaN (False) for clients that do not take part in the round."""
+    values = np.asarray(values)
+    absent = False if values.dtype == bool else np.nan
+    everyone = np.full((*setup.counts.shape[:2], *values.shape[1:]), absent, values.dtype)
+    everyone[round_.models] = values
+    return everyone
 
 
-def of_circuits(scores: Gates) -> Record:
+def of_circuits(setup: Setup, round_: Round, scores: Gates) -> Record:
     """Scores (2, C, O_l)."""
-    return {f"score_{layer}": _by_origin(scores[layer]) for layer in CONV_LAYERS}
+    return {f"score_{layer}": _by_origin(setup, round_, scores[layer]) for layer in CONV_LAYERS}
 
 
 def of_measures(
-    setup: Setup, kept: Performance, crossed: Performance, necessity: Any, empty: Any, accuracy: Any
+    setup: Setup, round_: Round, kept: Performance, crossed: Performance, necessity: Any, empty: Any, accuracy: Any
 ) -> Record:
     """Measures (2, C) and (2, C, Y), origin local first; and the models' accuracies."""
-    label = setup.circuits.label
-    sufficiency, cross = (_target(_by_origin(p.call_rate), label) for p in (kept, crossed))
-    false_positive, cross_false_positive = (_by_origin(p.false_positive_rate) for p in (kept, crossed))
+    label, placed = setup.circuits.label, partial(_by_origin, setup, round_)
+    sufficiency, cross = (_target(placed(p.call_rate), label) for p in (kept, crossed))
+    false_positive, cross_false_positive = (placed(p.false_positive_rate) for p in (kept, crossed))
     overall, per_class = (np.asarray(a) for a in accuracy)
-    seeds, clients = setup.counts.shape[:2]
-    models = seeds * clients
+    models = round_.clients.size
     return {
         "sufficiency": sufficiency,
-        "necessity": _by_origin(necessity),
+        "necessity": placed(necessity),
         "cross_evaluation": cross,
         "drift_gap": sufficiency[::-1] - cross,
-        "call_rate": _by_origin(kept.call_rate),
+        "call_rate": placed(kept.call_rate),
         "false_positive_rate": false_positive,
         "balanced_accuracy": (sufficiency + 1 - false_positive) / 2,
-        "target_softmax": _by_origin(kept.target_softmax),
-        "cross_evaluation_call_rate": _by_origin(crossed.call_rate),
+        "target_softmax": placed(kept.target_softmax),
+        "cross_evaluation_call_rate": placed(crossed.call_rate),
         "cross_evaluation_false_positive_rate": cross_false_positive,
         "cross_evaluation_balanced_accuracy": (cross + 1 - cross_false_positive) / 2,
-        "cross_evaluation_softmax": _by_origin(crossed.target_softmax),
-        "failure_softmax": _by_origin(crossed.failure_softmax),
-        "empty_mask_accuracy": _by_origin(empty[0]),
-        "empty_mask_softmax": _by_origin(empty[1]),
-        "local_accuracy": overall[:models].reshape(seeds, clients),
-        "local_class_accuracy": per_class[:models].reshape(seeds, clients, -1),
+        "cross_evaluation_softmax": placed(crossed.target_softmax),
+        "failure_softmax": placed(crossed.failure_softmax),
+        "empty_mask_accuracy": placed(empty[0]),
+        "empty_mask_softmax": placed(empty[1]),
+        "local_accuracy": _spread(setup, round_, overall[:models]),
+        "local_class_accuracy": _spread(setup, round_, per_class[:models]),
         "global_accuracy": overall[models:],
         "global_class_accuracy": per_class[models:],
     }
 
 
-def _by_origin(values: Any) -> np.ndarray:
-    """(2C, ...) -> (2, C, ...)."""
+def _by_origin(setup: Setup, round_: Round, values: Any) -> np.ndarray:
+    """The round's circuits, local ones first -> (2, C, ...), NaN for circuits of clients that do not take part."""
     values = np.asarray(values)
-    return values.reshape(2, -1, *values.shape[1:])
+    values = values.reshape(2, -1, *values.shape[1:])[:, : round_.found]
+    everyone = np.full((2, len(setup.circuits.label), *values.shape[2:]), np.nan, values.dtype)
+    everyone[:, round_.rows[: round_.found]] = values
+    return everyone
 
 
 def _target(rates: np.ndarray, label: np.ndarray) -> np.ndarray:
@@ -95,6 +103,7 @@ def _target(rates: np.ndarray, label: np.ndarray) -> np.ndarray:
 
 
 MODEL_DIMS = {
+    "participates": ("seed", "round", "client"),
     "train_loss": ("seed", "round", "client"),
     "realised_sparsity_local": ("seed", "round", "client", "parameter_layer"),
     "realised_sparsity_global": ("seed", "round", "parameter_layer"),

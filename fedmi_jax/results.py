@@ -15,11 +15,13 @@ imported file of the authors has no scores, softmax, global accuracy or linear-l
 | channel_conv1, channel_conv2, channel_conv3, image_channel | channel numbers |
 
 In the next table CIRCUIT stands for (seed, round, origin, client, class). Shares, accuracies and IoUs are fractions in
-[0, 1], drift_gap in [-1, 1]; floats are NaN, booleans False and counts 0 where a client does not analyse the class.
+[0, 1], drift_gap in [-1, 1]; floats are NaN, booleans False and counts 0 where a client does not analyse the class or
+does not take part in the round.
 
 | variable | dimensions | meaning |
 |---|---|---|
 | analysed | seed, client, class | bool: does the client analyse the class |
+| participates | seed, round, client | bool: does the client take part in the round; absent: all do |
 | samples | seed, client, true_class | int: training images |
 | mask_convN | CIRCUIT, channel_convN | bool: channels of the circuit |
 | score_convN | CIRCUIT, channel_convN | final gate score; the circuit is score > 0 |
@@ -66,7 +68,7 @@ import xarray as xr
 from rich.console import Console, Group
 from rich.table import Table
 
-from fedmi_jax.circuits.similarity import LAYERS, MEASURES
+from fedmi_jax.circuits.similarity import LAYERS, MEASURES, held
 from fedmi_jax.config import Experiment, FedmiError, to_json
 
 FILE = "result.nc"
@@ -195,7 +197,7 @@ def summary(ds: xr.Dataset) -> dict[str, Any]:
       cross_evaluation_{softmax,false_positive_rate,balanced_accuracy}, empty_mask_* {origin}
     - realised_sparsity {origin: {layer}}
     """
-    last = ds.isel(round=-1)
+    last, there = ds.isel(round=-1), held(ds).isel(round=-1)
     found: dict[str, Any] = {
         "name": str(ds.attrs.get("name", "custom")),
         "seeds": [int(seed) for seed in ds["seed"].values],
@@ -203,9 +205,9 @@ def summary(ds: xr.Dataset) -> dict[str, Any]:
         "clients": ds.sizes["client"],
         "classes": [str(name) for name in ds["class_name"].values],
         "cross_evaluation": _cross_evaluation(ds),
-        "degenerate_share": _by(last["degenerate"].where(last["analysed"]), "origin"),
+        "degenerate_share": _by(last["degenerate"].where(there), "origin"),
         "global_accuracy": _mean(last["global_accuracy"]) if "global_accuracy" in ds else None,
-        "circuit_size": _by(last["size"].where(last["analysed"]), "origin", "layer"),
+        "circuit_size": _by(last["size"].where(there), "origin", "layer"),
     }
     found |= {name: _similarity(last[name]) for name in MEASURES if name in ds}
     pairs = {name: "empty_pairs_" + name.removesuffix("_iou") for name in MEASURES}
@@ -247,14 +249,15 @@ def _cross_evaluation(ds: xr.Dataset) -> dict[str, Any]:
     if "cross_evaluation" not in ds:
         return {}
     local = ds["cross_evaluation"].sel(origin="local")
-    last, held = local.isel(round=-1), ds["analysed"].any("seed").transpose("client", "class").values
+    last, there = local.isel(round=-1), held(ds).isel(round=-1).any("seed").values
     values = last.astype(np.float64).mean("seed").transpose("client", "class").values
     names, clients = ds["class_name"].values.tolist(), ds["client"].values.tolist()
     per_client = {
         str(client): {
-            names[j]: None if np.isnan(values[i, j]) else float(values[i, j]) for j in np.flatnonzero(held[i])
+            names[j]: None if np.isnan(values[i, j]) else float(values[i, j]) for j in np.flatnonzero(there[i])
         }
         for i, client in enumerate(clients)
+        if there[i].any()
     }
     return {"mean": _mean(local), "last_round": _mean(last), "per_client_and_class": per_client}
 

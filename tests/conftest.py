@@ -10,6 +10,7 @@ from fedmi_jax import federation
 from fedmi_jax.config import Execution
 
 jax.config.update("jax_num_cpu_devices", 2)
+jax.config.update("jax_enable_compilation_cache", False)  # a test leaves nothing behind
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ class CompileCounter(logging.Handler):
 @pytest.fixture(scope="session")
 def counted_run(squares):
     """The result of the small experiment, weights kept, and what was compiled when: it is the first to run it."""
-    settings = Execution(lift="map", precision="float64", save_weights=True)
+    settings = Execution(client_chunk=1, precision="float64", save_weights=True)
     counter, logger = CompileCounter(), logging.getLogger("jax")
     logger.addHandler(counter)
     try:

@@ -15,7 +15,9 @@ quick = settings(max_examples=60, deadline=None)
 def padded_plan(clients, batch_size, epochs, seed=0, round_=1, extra=(0, 0)):
     """The plan of these clients, with `extra` steps and entries of padding beyond what is needed."""
     steps = max(b.local_steps(len(own), batch_size, epochs) for own in clients)
-    return b.training_plan(clients, batch_size, epochs, seed, round_, (steps + extra[0], batch_size + extra[1]))
+    return b.training_plan(
+        dict(enumerate(clients)), batch_size, epochs, seed, round_, (steps + extra[0], batch_size + extra[1])
+    )
 
 
 @quick
@@ -122,7 +124,7 @@ class Mesh:
 @quick
 @given(st.integers(1, 600), st.integers(1, 8), st.integers(0, 64))
 def test_padded_widths_split_evenly_and_waste_little(batch, devices, micro_batch):
-    how = Layout(Mesh(), one_by_one=True, micro_batch=micro_batch, forward_batch=1)
+    how = Layout(Mesh(), shard="batch", chunk=1, micro_batch=micro_batch, forward_batch=1)
     width = how.padded(batch, devices)
     assert width >= batch
     assert width % devices == 0

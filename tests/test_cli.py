@@ -57,7 +57,7 @@ def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path, capsys):
     assert "5923" in printed  # images of class 0
     # two seeds of clients with 12665, 11973 and 12183 images: 5 epochs of 50, 47 and 48 batches
     assert "1450 local steps of up to 256 images (235 to 250 a client), 24 circuits of 200 steps" in printed
-    assert "MiB on 2 device(s)" in printed
+    assert "on 2 cpu device(s), which share out every batch; one client after the other; about" in printed
     assert list(tmp_path.iterdir()) == []
 
 

@@ -42,7 +42,8 @@ experiments = st.builds(
     ),
     evaluation=st.builds(c.Evaluation, images_per_class=st.none() | count, batch_size=count),
     execution=st.builds(
-        c.Execution, lift=st.sampled_from(["auto", "vmap", "map"]), micro_batch=st.integers(0, 512),
+        c.Execution, client_chunk=st.just("auto") | count, devices=st.none() | count,
+        shard=st.sampled_from(["auto", "clients", "batch"]), micro_batch=st.integers(0, 512),
         precision=st.sampled_from(["float32", "float64"]), save_weights=st.booleans(),
     ),
 )  # fmt: skip
@@ -95,7 +96,12 @@ INVALID = [
     ("discovery.ablation", {"discovery": {"ablation": "none"}}),
     ("evaluation.batch_size", {"evaluation": {"batch_size": -1}}),
     ("evaluation.images_per_class", {"evaluation": {"images_per_class": 0}}),
-    ("execution.lift", {"execution": {"lift": "scan"}}),
+    ("execution.client_chunk", {"execution": {"client_chunk": 0}}),
+    ("execution.devices", {"execution": {"devices": 0}}),
+    ("execution.shard", {"execution": {"shard": "rounds"}}),
+    ("participation", {"participation": 0}),
+    ("participation", {"participation": 1.5}),
+    ("participation", {"participation": 0.05, "split": {"clients": 3}}),
     ("execution.micro_batch", {"execution": {"micro_batch": -1}}),
     ("execution.precision", {"execution": {"precision": "float16"}}),
     ("sparsity.tagret", {"sparsity": {"tagret": 0.9}}),

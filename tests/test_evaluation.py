@@ -11,7 +11,7 @@ import plain
 import pytest
 import tiny
 
-from fedmi_jax import execution
+from fedmi_jax import programs
 from fedmi_jax.circuits import evaluation
 
 WHICH, TARGET = np.array([0, 1, 1]), np.array([1, 0, 3])
@@ -63,17 +63,17 @@ def test_set(batch, **kwargs):
 test_set.__test__ = False
 
 
-def judged(measure, lift, batch, fill=None):
-    how, test = tiny.layout(lift), test_set(batch)
-    return execution.measure_circuits(models(), test, WHICH, circuit_gates(), fill, TARGET, how=how, measure=measure)
+def judged(measure, chunk, batch, fill=None):
+    how, test = tiny.layout(chunk), test_set(batch)
+    return programs.measure_circuits(models(), test, WHICH, circuit_gates(), fill, TARGET, how=how, measure=measure)
 
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("ablation", ["zero", "mean"])
-@pytest.mark.parametrize(("lift", "batch"), [("map", 7), ("vmap", 60)])  # with padding and without
-def test_performance_of_circuits(lift, batch, ablation):
+@pytest.mark.parametrize(("chunk", "batch"), [(1, 7), (100, 60)])  # with padding and without
+def test_performance_of_circuits(chunk, batch, ablation):
     fill = circuit_fills() if ablation == "mean" else None
-    found = judged(evaluation.performance, lift, batch, fill)
+    found = judged(evaluation.performance, chunk, batch, fill)
     for i, target in enumerate(TARGET):
         logits, labels, probabilities = circuit(i, fill)
         called = logits.argmax(1) == target
@@ -91,9 +91,9 @@ def test_performance_of_circuits(lift, batch, ablation):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize(("lift", "batch"), [("map", 7), ("vmap", 60)])
-def test_accuracy_on_the_class_alone(lift, batch):
-    found = judged(evaluation.class_accuracy, lift, batch)
+@pytest.mark.parametrize(("chunk", "batch"), [(1, 7), (100, 60)])
+def test_accuracy_on_the_class_alone(chunk, batch):
+    found = judged(evaluation.class_accuracy, chunk, batch)
     for i, target in enumerate(TARGET):
         logits, labels, _ = circuit(i, None)
         assert found[i] == pytest.approx((logits.argmax(1) == target)[labels == target].mean(), abs=1e-12)
@@ -102,7 +102,7 @@ def test_accuracy_on_the_class_alone(lift, batch):
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("batch", [7, 60])
 def test_accuracy_of_whole_models(batch):
-    overall, per_class = execution.measure_models(models(), test_set(batch), how=tiny.layout("map"))
+    overall, per_class = programs.measure_models(models(), test_set(batch), how=tiny.layout(1))
     images = test_images()
     labels = np.asarray(images.labels)
     for i in range(2):
@@ -116,7 +116,7 @@ def test_accuracy_of_whole_models(batch):
 @pytest.mark.parametrize("ablation", ["zero", "mean"])
 def test_the_empty_mask_is_the_model_with_every_gate_closed(ablation):
     fill = circuit_fills() if ablation == "mean" else None
-    called, softmax = execution.empty_masks(models(), WHICH, fill, TARGET)
+    called, softmax = programs.empty_masks(models(), WHICH, fill, TARGET, how=tiny.layout(1))
     images = test_images()
     x = plain.normalised(images, np.arange(3))
     for i, target in enumerate(TARGET):
@@ -134,7 +134,7 @@ def test_mean_outputs():
     images, labels = test_images(), np.arange(23)
     index, valid = evaluation.groups(labels, 7)
     pairs = (index[None], valid[None])
-    found = execution.mean_outputs(models(), images, np.array([1]), *pairs, how=tiny.layout("map"))
+    found = programs.mean_outputs(models(), images, np.array([1]), *pairs, how=tiny.layout(1))
     params = {name: leaf[1] for name, leaf in models().items()}
     x = plain.normalised(images, labels)
     for layer in plain.CONVOLUTIONS:

@@ -16,7 +16,7 @@ from fedmi_jax.config import Data, Discovery, Evaluation, Execution, FedmiError,
 from fedmi_jax.data import batches, datasets
 from fedmi_jax.local import Images
 
-SAVING = tiny.experiment(execution=Execution(lift="map", precision="float64", save_weights=True))
+SAVING = tiny.experiment(execution=Execution(client_chunk=1, precision="float64", save_weights=True))
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_a_seed_alone_is_the_seed_in_company(run, squares):
 
 
 def test_side_by_side_is_one_by_one(run, squares):
-    experiment = replace(SAVING, execution=replace(SAVING.execution, lift="vmap"))
+    experiment = replace(SAVING, execution=replace(SAVING.execution, client_chunk=100))
     beside = federation.run(experiment, squares)
     xr.testing.assert_allclose(beside, run, rtol=1e-7, atol=1e-9)
     xr.testing.assert_equal(beside[MASKS], run[MASKS])
@@ -96,7 +96,8 @@ def test_local_training_starts_from_the_global_model(run, setup, round_):
     assert len(own) == 70
     start = setup.initial_params(seed) if round_ == 1 else weights(run, "global", seed=seed, round=round_ - 1)
     start = {name: jnp.asarray(value) for name, value in start.items()}
-    plan = batches.training_plan(setup.clients[1], local.batch_size, local.epochs, seed, round_, setup.plan_shape)
+    everyone = dict(enumerate(setup.clients[1]))
+    plan = batches.training_plan(everyone, local.batch_size, local.epochs, seed, round_, setup.plan_shape)
     own_batches = [i[w > 0] for i, w in zip(plan.indices[client], plan.weight[client], strict=True)]
     steps = len(own_batches)
 
@@ -129,7 +130,7 @@ def test_circuits_are_found_on_their_model_with_their_clients_data(run, setup, o
     params = weights(run, origin, **at, **({"client": client} if origin == "local" else {}))
     own = setup.clients[1][client]
     own = own[setup.dataset.train_labels[own] == label]
-    plan = federation.discovery_plans(setup, round_)
+    plan = federation.discovery_plans(setup, setup.round(round_))
     circuits = setup.circuits
     row = np.flatnonzero((circuits.seed == 1) & (circuits.client == client) & (circuits.label == label)).item()
     row += len(circuits.label) * (origin == "global")
@@ -144,10 +145,10 @@ def test_circuits_are_found_on_their_model_with_their_clients_data(run, setup, o
 
 
 def test_local_and_global_circuits_are_drawn_apart(setup):
-    plan = federation.discovery_plans(setup, 1)
+    plan = federation.discovery_plans(setup, setup.round(1))
     local, global_ = np.split(plan.indices, 2)
     assert not np.array_equal(local, global_)
-    assert not np.array_equal(plan.indices, federation.discovery_plans(setup, 2).indices)
+    assert not np.array_equal(plan.indices, federation.discovery_plans(setup, setup.round(2)).indices)
 
 
 def test_without_an_image_of_the_class_the_circuit_is_empty(run):
@@ -245,7 +246,7 @@ def test_models_are_measured_whole(run, setup):
 def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(squares):
     experiment = tiny.experiment(
         seeds=(4,), local=Local(epochs=1, batch_size=64, learning_rate=1e30), sparsity=Sparsity(target=0),
-        execution=Execution(lift="map"),
+        execution=Execution(client_chunk=1),
     )  # fmt: skip
     expected = r"not finite: seed 4, round 1, client \d.*lower local\.learning_rate"
     with pytest.raises(FedmiError, match=expected) as error:
@@ -257,7 +258,7 @@ def test_the_first_loss_that_is_not_finite_is_named(setup):
     losses = np.ones((4, 10))
     losses[3, 7] = np.nan
     with pytest.raises(FedmiError, match=r"seed 5, round 2, client 1, local step 7"):
-        federation._require_finite(setup, losses, 2)
+        federation._require_finite(setup, losses, setup.round(2))
 
 
 def small_images(size):
@@ -297,7 +298,7 @@ def test_setup_of_clients_of_different_sizes(squares):
     assert setup.counts.tolist() == [[[40, 0, 0, 0], [0, 40, 40, 40]]]
     assert setup.steps.tolist() == [[6, 16]]
     assert setup.plan_shape == (16, 16)
-    rise = setup.keep[:, :, 2]  # conv3, every client by its own ramp
+    rise = setup.keep[0, :, :, 2]  # conv3, every client by its own ramp
     size = 9 * 64 * 128
     for client, steps in enumerate((6, 16)):
         expected = [int((1 - plain.ramp(0.9, t, steps)) * size) for t in range(steps)]
@@ -310,8 +311,8 @@ def test_setup_of_clients_of_different_sizes(squares):
 
 
 def test_a_layout_is_what_the_settings_say():
-    assert execution.layout(Execution(lift="map")).one_by_one
-    assert not execution.layout(Execution(lift="vmap")).one_by_one
+    assert execution.layout(Execution(client_chunk=1)).one_by_one
+    assert execution.layout(Execution(client_chunk=100)).chunk == 100
     assert execution.layout(Execution(micro_batch=7)).micro_batch == 7
     assert execution.layout(Execution(), Evaluation(batch_size=9)).forward_batch == 9
     if jax.default_backend() == "cpu":

@@ -11,7 +11,7 @@ import plain
 import pytest
 import tiny
 
-from fedmi_jax import execution, sparsity
+from fedmi_jax import programs, sparsity
 from fedmi_jax.config import Local, Sparsity
 from fedmi_jax.data import batches
 
@@ -27,15 +27,15 @@ def train(clients, *, how, local=LOCAL, sparse=SPARSE, dtype=jnp.float64, extra=
     own = [CLIENTS[k] for k in clients]
     steps = [batches.local_steps(len(images), local.batch_size, local.epochs) for images in own]
     longest = max(steps) + extra[0]
-    width = how.padded(min(local.batch_size, max(map(len, own))) + extra[1], how.devices)
+    width = how.padded(min(local.batch_size, max(map(len, own))) + extra[1], how.batch_devices)
     shape = (longest, width)
-    plans = [batches.training_plan([CLIENTS[k]], local.batch_size, local.epochs, k, 1, shape) for k in clients]
+    plans = [batches.training_plan({0: CLIENTS[k]}, local.batch_size, local.epochs, k, 1, shape) for k in clients]
     plan = batches.Plan(*(np.concatenate(parts) for parts in zip(*plans, strict=True)))
     start = tiny.stacked([tiny.params(k, dtype=dtype) for k in clients])
     sizes = sparsity.weight_sizes(tiny.params(dtype=dtype))
     keep = [np.pad(sparsity.keep_counts(sparse, t, sizes), ((0, longest - t), (0, 0))) for t in steps]
-    trained, losses = execution.train_models(
-        start, tiny.noise(dtype=dtype), plan, np.stack(keep), COUNTS[clients].astype(np.float64),
+    trained, losses = programs.train_models(
+        start, tiny.noise(dtype=dtype), np.arange(len(clients)), plan, np.stack(keep), COUNTS[clients],
         how=how, local=local, sparse=sparse,
     )  # fmt: skip
     return trained, np.asarray(losses), plan
@@ -76,7 +76,7 @@ VARIANTS = {
 def test_is_the_plain_loop(variant):
     """Own number of steps, hence own ramp; the last small batch; fresh Adam; prune after every step."""
     local, sparse = VARIANTS[variant]
-    trained, losses, plan = train([0, 1, 2], how=tiny.layout("map"), local=local, sparse=sparse)
+    trained, losses, plan = train([0, 1, 2], how=tiny.layout(1), local=local, sparse=sparse)
     for k in range(3) if variant == "sparse" else [1]:
         expected, expected_losses = slow(k, one(plan, k), local, sparse)
         chex.assert_trees_all_close(one(trained, k), expected, rtol=1e-9, atol=1e-11)
@@ -87,21 +87,29 @@ def test_is_the_plain_loop(variant):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize(("lift", "k", "shape"), [("map", 1, (1, 4, 16)), ("vmap", 2, (1, 2, 6))])
-def test_neither_company_nor_padding_nor_pieces_change_a_client(lift, k, shape):
-    together, losses, _ = train([0, 1, 2], how=tiny.layout(lift, 3), extra=(2, 3))
-    again, again_losses, _ = train([0, 1, 2], how=tiny.layout("map"))
+@pytest.mark.parametrize(
+    ("chunk", "shard", "k", "shape"),
+    [
+        (1, "batch", 1, (1, 4, 16)),
+        (100, "batch", 2, (1, 2, 6)),
+        (2, "batch", 0, (1, 6, 16)),
+        (1, "clients", 2, (1, 2, 5)),
+    ],
+)
+def test_neither_company_nor_padding_nor_pieces_nor_devices_change_a_client(chunk, shard, k, shape):
+    together, losses, _ = train([0, 1, 2], how=tiny.layout(chunk, 3, shard), extra=(2, 3))
+    again, again_losses, _ = train([0, 1, 2], how=tiny.layout(1))
     chex.assert_trees_all_close(together, again, rtol=1e-9, atol=1e-11)
     np.testing.assert_allclose(losses[:, :6], again_losses, rtol=1e-10)
     assert not losses[:, 6:].any()
-    alone, own_losses, plan = train([k], how=tiny.layout(lift))  # without the others' padding
+    alone, own_losses, plan = train([k], how=tiny.layout(chunk, 0, shard))  # without the others' padding
     assert plan.indices.shape == shape
     chex.assert_trees_all_close(one(together, k), one(alone, 0), rtol=1e-9, atol=1e-11)
     np.testing.assert_allclose(losses[k, : plan.steps[0]], own_losses[0], rtol=1e-10)
 
 
 def test_layouts_agree_to_rounding_in_single_precision():
-    by_map, by_vmap = (train([0, 1, 2], how=tiny.layout(*how), dtype=jnp.float32)[0] for how in (("map", 3), ("vmap",)))
+    by_map, by_vmap = (train([0, 1, 2], how=tiny.layout(*how), dtype=jnp.float32)[0] for how in ((1, 3), (100,)))
     assert by_map["fc_kernel"].dtype == jnp.float32
     chex.assert_trees_all_close(by_map, by_vmap, atol=2e-5)
 
@@ -110,12 +118,12 @@ def test_layouts_agree_to_rounding_in_single_precision():
 def test_adam_is_fresh_every_round():
     """The first step of a fresh Adam moves a weight by the learning rate, however small its gradient."""
     local, sparse = Local(epochs=1, batch_size=16, learning_rate=0.01), Sparsity(target=0)
-    how = tiny.layout("map")
+    how = tiny.layout(1)
     start = tiny.stacked([tiny.params()])
-    plan = batches.training_plan([CLIENTS[1][:16]], 16, 1, 0, 1, (1, 16))
+    plan = batches.training_plan({0: CLIENTS[1][:16]}, 16, 1, 0, 1, (1, 16))
     for _ in range(2):
-        moved, _ = execution.train_models(
-            start, tiny.noise(), plan, np.ones((1, 1, 4), np.int32), COUNTS[:1].astype(np.float64),
+        moved, _ = programs.train_models(
+            start, tiny.noise(), np.zeros(1, int), plan, np.ones((1, 1, 4), np.int32), COUNTS[:1].astype(np.float64),
             how=how, local=local, sparse=sparse,
         )  # fmt: skip
         step = np.abs(moved["fc_bias"] - start["fc_bias"])

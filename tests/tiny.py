@@ -55,8 +55,8 @@ def stacked(trees):
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
-def layout(lift, micro_batch=0):
-    return execution.layout(Execution(lift=lift, micro_batch=micro_batch))
+def layout(chunk, micro_batch=0, shard="auto"):
+    return execution.layout(Execution(client_chunk=chunk, micro_batch=micro_batch, shard=shard))
 
 
 def experiment(**changes):
@@ -71,6 +71,6 @@ def experiment(**changes):
         "sparsity": Sparsity(target=0.9),
         "discovery": Discovery(classes=(0, 2), steps=25, batch_size=16),
         "evaluation": Evaluation(batch_size=20),
-        "execution": Execution(lift="map", precision="float64"),
+        "execution": Execution(client_chunk=1, precision="float64"),
     }
     return Experiment(**settings | changes)

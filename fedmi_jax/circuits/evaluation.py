@@ -67,7 +67,7 @@ def make_test_set(
     by_class = [groups(own, batch, rows) for own in chosen]
     index, valid = groups(everything, batch)
     stacked = [np.stack(part) for part in zip(*by_class, strict=True)]
-    return TestSet(images, *map(jnp.asarray, (index, valid, *stacked)))
+    return TestSet(images, index, valid, *stacked)  # type: ignore[arg-type]
 
 
 def performance(

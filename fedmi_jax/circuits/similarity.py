@@ -36,13 +36,13 @@ def sizes(ds: xr.Dataset) -> xr.Dataset:
     """`ds` with size[S,R,O,K,C,layer], the channels of each circuit, and degenerate[S,R,O,K,C].
 
     A circuit is degenerate when some layer has no channel: its output is then the same for every image.
-    Both are 0 / False where the client does not analyse the class.
+    Both are 0 / False where there is no such circuit (`held`).
     """
     size = np.stack([np.count_nonzero(_mask(ds, layer), axis=-1) for layer in LAYERS], axis=-1)
-    held = _held(ds)[:, None, None]
+    found = held(ds).values[:, :, None]
     return ds.assign_coords(layer=list(LAYERS)).assign(
-        size=((*CIRCUIT_DIMS, "layer"), np.where(held[..., None], size, 0)),
-        degenerate=(CIRCUIT_DIMS, held & (size == 0).any(axis=-1)),
+        size=((*CIRCUIT_DIMS, "layer"), np.where(found[..., None], size, 0)),
+        degenerate=(CIRCUIT_DIMS, found & (size == 0).any(axis=-1)),
     )
 
 
@@ -52,8 +52,8 @@ def measures(ds: xr.Dataset) -> xr.Dataset:
     The paper's authors compute consistency, stability and distinctness on the circuits of the *global* model only,
     where all clients share one set of weights, so agreement is partly built in; `origin` tells the two apart.
 
-    Needs analysed(seed, client, class) and mask_convN(seed, round, origin, client, class, channel_convN). Adds,
-    float64 in [0, 1], NaN where there is no pair:
+    Needs analysed(seed, client, class), participates(seed, round, client) unless all do, and
+    mask_convN(seed, round, origin, client, class, channel_convN). Adds, float64 in [0, 1], NaN where there is no pair:
 
     - inter_client_iou(seed, round, origin, class, layer): mean over pairs of clients that both analyse the class
       (section 2.3, inter-client consistency).
@@ -69,9 +69,9 @@ def measures(ds: xr.Dataset) -> xr.Dataset:
       different clients and so equals inter_client_iou.
     - empty_pairs_X for each of these (X without "_iou"): share of those pairs in which both sets are empty.
     """
-    held, rounds = _held(ds), ds["round"].values
+    there, rounds = held(ds).values, ds["round"].values
     origins = [str(origin) for origin in ds["origin"].values]
-    found = [_of_layer(_mask(ds, layer), held, rounds, origins) for layer in LAYERS]
+    found = [_of_layer(_mask(ds, layer), there, rounds, origins) for layer in LAYERS]
     ds = ds.assign_coords(layer=list(LAYERS), other_class=ds["class"].values)
     for name, dims in _DIMS.items():
         value, empty = (np.stack([layer[name][part] for layer in found], axis=-1) for part in (0, 1))
@@ -97,21 +97,22 @@ def _mask(ds: xr.Dataset, layer: str) -> np.ndarray:
     return ds[f"mask_{layer}"].transpose(*CIRCUIT_DIMS, f"channel_{layer}").values.astype(bool)
 
 
-def _held(ds: xr.Dataset) -> np.ndarray:
-    """bool[S, K, C]: which client analyses which class."""
-    return ds["analysed"].transpose("seed", "client", "class").values.astype(bool)
+def held(ds: xr.Dataset) -> xr.DataArray:
+    """Which circuits there are, bool (seed, round, client, class): the client analyses the class and takes part in the
+    round."""
+    everyone = xr.ones_like(ds["round"], dtype=bool)
+    there = ds["analysed"].astype(bool) & (ds["participates"].astype(bool) if "participates" in ds else everyone)
+    return there.transpose("seed", "round", "client", "class")
 
 
 def _of_layer(mask: np.ndarray, held: np.ndarray, rounds: np.ndarray, origins: list[str]) -> dict[str, Pair]:
-    """Every measure of one layer from mask[S,R,O,K,C,ch] and held[S,K,C], without the layer axis."""
-    circuit_held = held[:, None, None]  # [S,1,1,K,C]
+    """Every measure of one layer from mask[S,R,O,K,C,ch] and held[S,R,K,C], without the layer axis."""
+    circuit_held = held[:, :, None]  # [S,R,1,K,C]
     union, holds_any = np.any(mask & circuit_held[..., None], axis=4), np.any(circuit_held, axis=-1)
     return {
         "inter_client_iou": _among(mask.swapaxes(3, 4), circuit_held.swapaxes(3, 4)),
         "stability_iou": _stability(mask, circuit_held, rounds),
-        "local_global_iou": _one_to_one(
-            mask[:, :, origins.index("local")], mask[:, :, origins.index("global")], held[:, None]
-        ),
+        "local_global_iou": _one_to_one(mask[:, :, origins.index("local")], mask[:, :, origins.index("global")], held),
         "specialist_distinctness": _among(np.asarray(union), np.asarray(holds_any)),
         "inter_class_iou": _among(mask, circuit_held),
         "class_pair_iou": _class_pairs(mask, circuit_held),
@@ -125,9 +126,10 @@ def _one_to_one(a: np.ndarray, b: np.ndarray, held: np.ndarray) -> Pair:
 
 
 def _stability(mask: np.ndarray, held: np.ndarray, rounds: np.ndarray) -> Pair:
-    """Each round of mask[S,R,O,K,C,ch] against the one before; NaN in the first and after a gap in the rounds."""
+    """Each round of mask[S,R,O,K,C,ch] against the one before; NaN in the first, after a gap in the rounds, and where a
+    client sat out one of the two."""
     follows = (np.diff(rounds) == 1)[None, :, None, None, None]
-    later = _one_to_one(mask[:, :-1], mask[:, 1:], held & follows)
+    later = _one_to_one(mask[:, :-1], mask[:, 1:], held[:, :-1] & held[:, 1:] & follows)
     first = np.full((mask.shape[0], 1, *mask.shape[2:-1]), np.nan)
     return np.concatenate([first, later[0]], axis=1), np.concatenate([first, later[1]], axis=1)
 

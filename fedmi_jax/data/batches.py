@@ -44,14 +44,15 @@ def local_steps(samples: int, batch_size: int, epochs: int) -> int:
 
 
 def training_plan(
-    clients: list[np.ndarray], batch_size: int, epochs: int, seed: int, round_: int, shape: tuple[int, int]
+    clients: dict[int, np.ndarray], batch_size: int, epochs: int, seed: int, round_: int, shape: tuple[int, int]
 ) -> Plan:
-    """Every client's batches of one round, (K, T, B) with (T, B) = shape, shuffled anew every epoch.
+    """The batches of one round of these clients (number: images), (K, T, B) with (T, B) = shape, shuffled anew every
+    epoch.
 
     The last, smaller batch of an epoch is used too, and its loss is the mean over its own images.
     """
     plans = []
-    for client, samples in enumerate(clients):
+    for client, samples in clients.items():
         rng = generator(seed, TRAIN, round_, client)
         cuts = range(batch_size, len(samples), batch_size)
         batches = [batch for _ in range(epochs) for batch in np.split(rng.permutation(samples), cuts)]

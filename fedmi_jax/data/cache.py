@@ -26,11 +26,15 @@ Entry = tuple[dict[str, np.ndarray], dict[str, Any]]
 """The arrays by name, and the facts stored beside them."""
 
 
+def root() -> Path:
+    """Where everything that can be made again is kept."""
+    return Path(os.environ.get("FEDMI_CACHE") or "~/.cache/fedmi_jax").expanduser()
+
+
 def folder(request: dict[str, Any]) -> Path:
     """Where the set that `request` (plain JSON values, with a "name") asks for is kept."""
-    root = Path(os.environ.get("FEDMI_CACHE") or "~/.cache/fedmi_jax").expanduser()
     digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:16]
-    return root / "datasets" / f"{re.sub(r'[^A-Za-z0-9_]+', '-', request['name'])}-{digest}"
+    return root() / "datasets" / f"{re.sub(r'[^A-Za-z0-9_]+', '-', request['name'])}-{digest}"
 
 
 def read(place: Path, valid: Callable[[dict[str, Any]], bool]) -> Entry | None:
