@@ -11,7 +11,7 @@ import pytest
 import tiny
 import xarray as xr
 
-from fedmi_jax import execution, federation, results
+from fedmi_jax import federation, results
 from fedmi_jax.config import Data, Discovery, Evaluation, Execution, FedmiError, Local, Sparsity, Split, replace
 from fedmi_jax.data import batches, datasets
 from fedmi_jax.local import Images
@@ -240,6 +240,64 @@ def test_models_are_measured_whole(run, setup):
     assert run["local_accuracy"].max() > 0.4  # with half of the classes, at most half
 
 
+# --- partial participation ---
+
+SOME = replace(SAVING, participation=0.5)
+
+
+def test_who_takes_part_is_drawn_every_round_for_every_seed(squares):
+    experiment = tiny.experiment(
+        participation=0.3, split=Split(kind="shards", clients=10), rounds=20, data=Data(), discovery=Discovery(),
+    )  # fmt: skip
+    setup = federation.prepare(experiment, squares)
+    rounds = [setup.round(number) for number in range(1, 21)]
+    for one in rounds:
+        assert one.clients.shape == (2, 3)
+        assert (np.diff(one.clients) > 0).all()
+        assert len(one.rows) == setup.most_circuits  # every round is as large, so nothing is compiled twice
+        held = setup.circuits.at(one.rows[: one.found])
+        assert set(zip(held.seed, held.client, strict=True)) == set(zip(*one.models, strict=True))
+        assert one.found == len(set(one.rows[: one.found]))
+    drawn = np.stack([one.clients for one in rounds])
+    assert (drawn[:, 0] != drawn[:, 1]).any()
+    assert len(np.unique(drawn)) == 10
+    assert len(np.unique(drawn[:, 0], axis=0)) > 10
+    np.testing.assert_array_equal(setup.round(7).clients, rounds[6].clients)
+
+
+@pytest.fixture(scope="module")
+def some(squares):
+    return federation.run(SOME, squares)
+
+
+def test_only_who_takes_part_trains(run, some):
+    there = some["participates"]
+    assert (there.sum("client") == 1).all()
+    for seed in (3, 5):
+        first, at = some.sel(seed=seed, round=1), {"seed": seed, "round": 1}
+        client = int(first["participates"].argmax("client"))
+        one, same = first.sel(client=client), run.sel(at).sel(client=client)
+        for name in (name for name in run if name.startswith(("weights_local_", "mask_", "score_"))):
+            by_local = {"origin": "local"} if "origin" in run[name].dims else {}
+            np.testing.assert_allclose(one[name].sel(by_local), same[name].sel(by_local), rtol=1e-7, atol=1e-9)
+        for name in (name for name in run if name.startswith("weights_local_")):  # the average of one
+            np.testing.assert_allclose(one[name], first[name.replace("local", "global")], rtol=1e-12)
+
+
+def test_who_sits_out_has_no_figures(some):
+    absent = ~some["participates"]
+    for name in ("train_loss", "local_accuracy", "sufficiency", "cross_evaluation", "score_conv2"):
+        assert some[name].where(absent, 0).isnull().sum() == some[name].isnull().sum() > 0
+    for name in ("mask_conv1", "degenerate", "size", "connected_local_conv2", "edges"):
+        assert not some[name].where(absent, 0).any()
+    assert some["inter_client_iou"].isnull().all()  # one client alone
+    again = absent.sum("round") == 0  # took part in both rounds
+    assert (some["stability_iou"].sel(round=2).notnull().any(("origin", "class", "layer")) == again).all()
+    short = results.summary(some)
+    assert sum(map(len, short["cross_evaluation"]["per_client_and_class"].values())) >= 2
+    assert short["degenerate_share"]["local"] is not None
+
+
 # --- refusals ---
 
 
@@ -308,13 +366,3 @@ def test_setup_of_clients_of_different_sizes(squares):
     assert setup.discovery_batches == [16, 5, 5, 5]
     assert int(setup.test.valid.sum()) == 20
     assert federation.memory(setup) > 0
-
-
-def test_a_layout_is_what_the_settings_say():
-    assert execution.layout(Execution(client_chunk=1)).one_by_one
-    assert execution.layout(Execution(client_chunk=100)).chunk == 100
-    assert execution.layout(Execution(micro_batch=7)).micro_batch == 7
-    assert execution.layout(Execution(), Evaluation(batch_size=9)).forward_batch == 9
-    if jax.default_backend() == "cpu":
-        assert execution.layout(Execution()).one_by_one
-        assert execution.layout(Execution()).devices == 2

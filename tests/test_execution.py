@@ -1,0 +1,162 @@
+"""How the work is laid out changes no result: chunks, devices, processes; and what goes wrong says so."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from fedmi_jax import execution, processes, programs, results
+from fedmi_jax.config import Aggregation, ConfigError, Evaluation, Execution
+
+TESTS = Path(__file__).parent
+
+
+def test_a_layout_is_what_the_settings_say():
+    assert execution.layout(Execution(client_chunk=1)).one_by_one
+    assert execution.layout(Execution(client_chunk=100)).chunk == 100
+    assert execution.layout(Execution(micro_batch=7)).micro_batch == 7
+    assert execution.layout(Execution(), Evaluation(batch_size=9)).forward_batch == 9
+    assert execution.layout(Execution(devices=1)).devices == 1
+    assert execution.layout(Execution(shard="clients")).batch_devices == 1
+    if jax.default_backend() == "cpu":
+        assert execution.layout(Execution()).one_by_one
+        assert execution.layout(Execution()).devices == 2
+        assert execution.layout(Execution(), models=5).shard == "batch"
+        assert execution.layout(Execution(), models=16).shard == "clients"
+
+
+def test_more_devices_than_there_are():
+    there = jax.device_count()
+    with pytest.raises(ConfigError, match=rf"^execution\.devices: {there + 1} asked for, but JAX has {there}"):
+        execution.layout(Execution(devices=there + 1))
+
+
+def test_an_automatic_chunk_fits_the_memory_that_is_free(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(execution, "_free_memory", lambda: 1000)
+    assert execution.layout(Execution(), models=50, model_bytes=90).chunk == 11
+    assert execution.layout(Execution(), models=50, model_bytes=90_000).chunk == 1
+    assert execution.layout(Execution(client_chunk=3), models=50, model_bytes=90).chunk == 3
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(1, 9), st.integers(1, 10))
+def test_chunks_of_any_size_give_every_entry_once(length, chunk):
+    how = execution.layout(Execution(client_chunk=chunk))
+    values = np.arange(length), np.arange(2.0 * length).reshape(length, 2)
+    doubled = execution.lift(lambda a, b: {"sum": a + b.sum(), "twice": 2 * b}, how, *values)
+    np.testing.assert_array_equal(doubled["sum"], values[0] + values[1].sum(1))
+    np.testing.assert_array_equal(doubled["twice"], 2 * values[1])
+
+
+@pytest.mark.parametrize("length", [1, 4, 7])
+def test_dealing_over_devices_gives_every_entry_once(length):
+    how = execution.layout(Execution(client_chunk=2))
+    run = jax.jit(lambda a, b: execution.deal(lambda x, y: x * y, how, (a,), (b,)))
+    np.testing.assert_array_equal(run(np.arange(length), np.int32(3)), 3 * np.arange(length))
+
+
+def test_the_average_of_dealt_clients_is_a_collective():
+    how = execution.layout(Execution(shard="clients"))
+    dealt = jax.device_put(np.arange(8.0, dtype=np.float32).reshape(4, 2), NamedSharding(how.mesh, P(execution.AXIS)))
+    start, samples = execution.replicate({"w": np.zeros((1, 2), np.float32)}, how), np.ones((1, 4), int)
+    call = programs.aggregate.lower(None, start, {"w": dealt}, samples, how=how, settings=Aggregation()).compile()
+    assert "all-reduce" in call.as_text()
+    assert "all-gather" not in call.as_text()
+    mean, _ = programs.aggregate(None, start, {"w": dealt}, samples, how=how, settings=Aggregation())
+    np.testing.assert_array_equal(mean["w"], [[3, 4]])
+
+
+# --- whole runs elsewhere ---
+
+
+def elsewhere(*arguments):
+    """tests/elsewhere.py in a process of its own, which may outlive this call."""
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"PYTHONPATH": str(TESTS.parent)}
+    command = [sys.executable, str(TESTS / "elsewhere.py"), *map(str, arguments)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def free_port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{one.getsockname()[1]}"
+
+
+def same(found, expected):
+    for layer in ("conv1", "conv2", "conv3"):
+        xr.testing.assert_equal(found[f"mask_{layer}"], expected[f"mask_{layer}"])
+    xr.testing.assert_allclose(found, expected, rtol=1e-7, atol=1e-9)
+
+
+def test_on_eight_devices_the_result_is_the_same(counted_run, tmp_path):
+    """Four models on eight devices, whole clients on each, against two devices that share every batch."""
+    run = elsewhere(tmp_path, 8)
+    _, said = run.communicate(timeout=500)
+    assert run.returncode == 0, said
+    same(results.load(tmp_path), counted_run[0])
+
+
+def test_in_two_processes_the_result_is_the_same_and_only_the_first_writes(counted_run, tmp_path):
+    meet = free_port()
+    both = [elsewhere(tmp_path / str(i), 1, "--client-chunk", 2, "--meet", meet, 2, i) for i in range(2)]
+    for run in both:
+        _, said = run.communicate(timeout=500)
+        assert run.returncode == 0, said
+    assert not (tmp_path / "1").exists()
+    same(results.load(tmp_path / "0"), counted_run[0])
+
+
+def test_when_a_process_dies_the_others_end_with_a_line(tmp_path):
+    meet = free_port()
+    left = elsewhere(tmp_path, 1, "--meet", meet, 2, 0)
+    dies = elsewhere(tmp_path, 1, "--meet", meet, 2, 1, "--die")
+    assert dies.wait(timeout=300) == 9
+    died = time.monotonic()
+    _, said = left.communicate(timeout=120)
+    assert time.monotonic() - died < 60
+    assert left.returncode == 2
+    assert re.search(r"^fedmi: process 0 of 2: another process ended or is out of reach", said, re.MULTILINE), said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_processes_that_do_not_come_are_not_waited_for_forever(tmp_path):
+    alone = elsewhere(tmp_path, 1, "--meet", free_port(), 2, 1, "--patience", 3)
+    _, said = alone.communicate(timeout=60)
+    assert alone.returncode == 2
+    assert said.startswith("fedmi: distributed: the processes at 127.0.0.1:")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("host:1", None, 0), "distributed: give all of --coordinator"),
+        (("host", 2, 0), "coordinator: give HOST:PORT"),
+        (("host:port", 2, 0), "coordinator: give HOST:PORT"),
+        (("host:1", 2, 2), "process-id: ids run from 0 to 1; got 2"),
+    ],
+)
+def test_process_options_that_do_not_fit_together(given, message):
+    with pytest.raises(ConfigError, match=f"^{message}"):
+        processes.join(*given)
+
+
+def test_an_array_is_the_same_on_every_device():
+    how = execution.layout(Execution())
+    placed = execution.replicate({"a": jnp.arange(3)}, how)["a"]
+    assert placed.sharding.is_fully_replicated
+    assert len(placed.addressable_shards) == jax.device_count()
