@@ -6,8 +6,9 @@ Axes: K clients, C circuits, T steps, Y classes, O_l channels of convolution l.
 # pyright: reportMissingImports=false
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -109,7 +110,21 @@ def stack(values: list[Tensor]) -> np.ndarray:
     return torch.stack(values).numpy(force=True)
 
 
-def synchronise(where: Place) -> None:
-    """Wait until the device has done what it was given."""
+def warm_up(reference: Reference, start: Params) -> Callable[[], None] | None:
+    """For a first call: a little of every kind of work. None on a GPU, where set-up depends on every shape."""
+    return None if reference.where.device.type == "cuda" else partial(_a_little, reference, start)
+
+
+def _a_little(reference: Reference, start: Params) -> None:
+    setup, images, experiment = reference.setup, reference.train_images, reference.setup.experiment
+    few = np.arange(experiment.local.batch_size, dtype=np.int32) % len(images.labels)
+    plan = batches.from_batches([few, few])
+    training.train(start, images, plan, experiment.local, experiment.sparsity)
+    scores = circuits.discover(start, images, plan, experiment.discovery)
+    circuits.performance(start, scores, int(setup.circuits.label[0]), reference.test, reference.where.forward_batch)
+
+
+def synchronise(where: Place, result: Any = None) -> None:
+    """Wait until the device has done what it was given, `result` included."""
     if where.device.type == "cuda":
         torch.cuda.synchronize(where.device)

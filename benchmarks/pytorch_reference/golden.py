@@ -25,6 +25,7 @@ from benchmarks.pytorch_reference.model import (
     images,
     place,
     to_package,
+    unstacked,
 )
 from fedmi_jax.config import Data, Discovery, Local, Sparsity
 from fedmi_jax.data import datasets
@@ -58,10 +59,10 @@ class TorchBackend:
         return stacked([training.train(own, self.images, plan, local, sparse)[0] for plan in plans])
 
     def average(self, models: Any) -> Stacked:
-        return to_package(training.average(self._each(models)))
+        return to_package(training.average(unstacked(models, self.where)))
 
     def discover(self, models: Any, which: np.ndarray, index: np.ndarray, settings: Discovery) -> Stacked:
-        own = self._each(models)
+        own = unstacked(models, self.where)
         plans = [plan_of(one, index.shape[-1]) for one in index]
         scores = [circuits.discover(own[m], self.images, plan, settings) for m, plan in zip(which, plans, strict=True)]
         return {layer: stack([score[layer] for score in scores]) for layer in CONV_LAYERS}
@@ -75,18 +76,14 @@ class TorchBackend:
 
     def accuracy(self, models: Any) -> np.ndarray:
         batch = self.where.forward_batch
-        return stack([circuits.model_accuracy(model, self.test, batch)[0] for model in self._each(models)])
+        return stack([circuits.model_accuracy(model, self.test, batch)[0] for model in unstacked(models, self.where)])
 
     def _judge(self, models: Any, which: np.ndarray, gates: Any, target: np.ndarray, measure: Callable) -> list[Any]:
-        own, batch = self._each(models), self.where.forward_batch
+        own, batch = unstacked(models, self.where), self.where.forward_batch
         masks = [{layer: self.where.tensor(gates[layer][i]) for layer in CONV_LAYERS} for i in range(len(target))]
         return [
             measure(own[m], mask, int(c), self.test, batch) for m, mask, c in zip(which, masks, target, strict=True)
         ]
-
-    def _each(self, models: Any) -> list[Params]:
-        count = len(models["fc_bias"])
-        return [from_package({name: leaf[i] for name, leaf in models.items()}, self.where) for i in range(count)]
 
 
 def stacked(models: list[Params]) -> Stacked:

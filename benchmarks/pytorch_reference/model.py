@@ -118,6 +118,12 @@ def from_package(params: Mapping[str, Any], where: Place) -> dict[str, Tensor]:
     return own
 
 
+def unstacked(models: Mapping[str, Any], where: Place) -> list[Params]:
+    """A stack of fedmi_jax's models, one by one."""
+    host = {name: np.asarray(leaf) for name, leaf in models.items()}
+    return [from_package({name: leaf[i] for name, leaf in host.items()}, where) for i in range(len(host["fc_bias"]))]
+
+
 def to_package(params: Params) -> dict[str, np.ndarray]:
     """The inverse of `from_package`."""
     theirs = {}
