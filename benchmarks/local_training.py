@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from benchmarks import report, roofline
 from benchmarks.timing import Budget, Contender, compare, on_jax
 from fedmi_jax import execution, federation, presets
-from fedmi_jax.config import Data, Experiment, FedmiError, Local, Split, replace
+from fedmi_jax.config import Data, Discovery, Experiment, FedmiError, Local, Split, replace
 from fedmi_jax.data import batches
 from fedmi_jax.data.batches import Plan
 from fedmi_jax.data.datasets import Dataset
@@ -37,6 +37,7 @@ def experiment(clients: int, steps: int, batch: int) -> Experiment:
         split=Split(kind="iid", clients=clients),
         data=Data(images_per_client=steps * batch),
         local=Local(epochs=1, batch_size=batch),
+        discovery=Discovery(),  # none takes place, and the preset's classes need not exist
     )
 
 

@@ -99,13 +99,15 @@ def _seconds(contender: Contender, turn: int, clock: Clock) -> float:
     return clock() - start
 
 
-def compare(fedmi_jax: Contender, pytorch: Contender | None, budget: Budget) -> dict[str, Any]:
+def compare(
+    fedmi_jax: Contender, pytorch: Contender | None, budget: Budget, clock: Clock = time.perf_counter
+) -> dict[str, Any]:
     """What every benchmark reports: both sides' times, and how many times longer PyTorch took.
 
     Without PyTorch the ratio is None.
     """
     contenders = {"fedmi_jax": fedmi_jax} | ({"pytorch": pytorch} if pytorch else {})
-    times = alternate(contenders, budget)
+    times = alternate(contenders, budget, clock)
     found: dict[str, Any] = {"ratio": None, "ratio_quartiles": None, "turns": len(times["fedmi_jax"].turns)}
     if pytorch:
         ratios = np.divide(times["pytorch"].turns, times["fedmi_jax"].turns)
