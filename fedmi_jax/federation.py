@@ -308,7 +308,7 @@ def analyse(
 ) -> dict[str, np.ndarray]:
     """Discover every circuit on local and on global models and measure them; arrays with leading axes (2, C)."""
     models = programs.joined(local, globals_, how=setup.layout)
-    which = _models_of(setup, round_)
+    which = models_of(setup, round_)
     progress(round_.number, "discover")
     fill = _fills(setup, models, which, round_)
     plan = discovery_plans(setup, round_)
@@ -319,7 +319,7 @@ def analyse(
     return recording.of_circuits(setup, round_, scores) | measure(setup, models, which, scores, fill, round_)
 
 
-def _models_of(setup: Setup, round_: Round) -> np.ndarray:
+def models_of(setup: Setup, round_: Round) -> np.ndarray:
     """(2C,) each circuit's model: the client's own, then its seed's global one."""
     c, models = setup.circuits.at(round_.rows), round_.clients.size
     place = np.zeros(setup.counts.shape[:2], int)

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from work import Work
 
-from fedmi_jax import execution, federation, from_arrays
+from fedmi_jax import execution, federation, from_arrays, programs
 from fedmi_jax.config import Data, Execution, Experiment, Local, Sparsity, Split
 from fedmi_jax.federation import Circuits, Setup
 
@@ -46,10 +46,11 @@ def one_round(setup: Setup, state: dict[str, Any]) -> dict[str, Any]:
     """Train, average, judge; the global model of `state` becomes the new one."""
     state["round"] += 1
     began = time.perf_counter()
-    trained, _ = federation.train(setup, state["globals"], state["round"])
-    state["globals"], _ = federation.aggregate(setup, None, state["globals"], trained)
+    now = setup.round(state["round"])
+    trained, _ = federation.train(setup, state["globals"], now)
+    state["globals"], _ = federation.aggregate(setup, None, state["globals"], trained, now)
     jax.block_until_ready(state["globals"])
     seconds = time.perf_counter() - began
-    accuracy, _ = execution.measure_models(state["globals"], setup.test, how=setup.layout)
+    accuracy, _ = programs.measure_models(state["globals"], setup.test, how=setup.layout)
     device = f"{jax.devices()[0].device_kind}, {jax.local_device_count()} XLA devices"
     return {"seconds": seconds, "accuracy": float(accuracy[0]), "device": device}

@@ -1,0 +1,181 @@
+"""Circuit discovery: all circuits of a round, fedmi_jax against PyTorch.
+
+    python -m benchmarks.discovery [--clients K --classes Y] [--circuits N] [--steps 200] [--json]
+
+By default 3 clients x 2 classes (the two-class preset: 6 circuits on local models, 6 on the global one), which `ratio`
+is of, and 5 clients x 10 classes (the iid preset with every class: 100 circuits, of which a few, evenly spread, are
+timed). 200 steps each, on the batches that the method gives (256 * the class's share of the client's data).
+
+The models were trained and pruned with fedmi_jax for a round of 50 steps, outside the timing: how many channels matter
+depends on it. The circuits take turns: in a turn each side finds the same few of them. On a GPU that is all of them,
+since there they run side by side.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import numpy as np
+
+from benchmarks import report
+from benchmarks.timing import Budget, Contender, compare, on_jax
+from fedmi_jax import federation, presets, programs
+from fedmi_jax.aggregation import aggregator
+from fedmi_jax.config import Data, Discovery, Experiment, FedmiError, Local, Split, replace
+from fedmi_jax.data.batches import Plan
+from fedmi_jax.data.datasets import Dataset
+from fedmi_jax.federation import Setup
+from fedmi_jax.model import Params
+
+if TYPE_CHECKING:
+    from benchmarks.pytorch_reference.federation import Reference
+
+TRAINING = {"data": Data(images_per_client=2560), "local": Local(epochs=5)}
+
+
+class Work(NamedTuple):
+    """Circuits to be found: P turns of c each."""
+
+    models: Params
+    """(K + 1, ...): local ones, then the global one."""
+    which: np.ndarray
+    """(P, c) each circuit's model."""
+    plan: Plan
+    """(P, c, T, B)."""
+
+
+def experiment(clients: int, classes: int, steps: int) -> Experiment:
+    """The preset of this size, or one like it: disjoint classes where there are enough, else equal shares."""
+    (two,), (iid,) = presets.preset("two-class").experiments, presets.preset("iid").experiments
+    if (clients, classes) == (3, 2):
+        return replace(two, discovery=Discovery(steps=steps), **TRAINING)
+    if clients * classes <= 10:
+        own = tuple(tuple(range(k * classes, (k + 1) * classes)) for k in range(clients))
+        split = Split(kind="class-map", clients=clients, class_map=own)
+        return replace(two, split=split, discovery=Discovery(steps=steps), **TRAINING)
+    found = Discovery(classes=tuple(range(classes)), steps=steps)
+    return replace(iid, split=Split(kind="iid", clients=clients), discovery=found, **TRAINING)
+
+
+def case(
+    experiment: Experiment, limit: int | None, budget: Budget, together: int | None = None,
+    dataset: Dataset | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Times of one experiment's circuits, or of `limit` of them; together: how many in a turn."""
+    setup = federation.prepare(experiment, dataset)
+    work = prepare(setup, limit, together)
+    turns, each = work.which.shape
+    budget = replace(budget, least=min(turns, budget.most))
+    missing = report.why_no_torch()
+    found = compare(jax_side(setup, work), None if missing else torch_side(setup, work), budget)
+    return {"what": describe(setup, turns * each), **found, "facts": facts(setup, found, each)}
+
+
+def describe(setup: Setup, timed: int) -> str:
+    total, settings = 2 * len(setup.circuits.label), setup.experiment.discovery
+    some = f", {timed} timed" if timed < total else ""
+    clients, classes = len(setup.clients[0]), len(setup.circuits.label) // len(setup.clients[0])
+    return f"discovery, {clients} clients x {classes} classes ({total} circuits{some}), {settings.steps} steps"
+
+
+def prepare(setup: Setup, limit: int | None, together: int | None) -> Work:
+    """A round's circuits, or `limit` of them, evenly spread, in turns of equally many."""
+    first = setup.round(1)
+    models, plan, which = trained(setup), federation.discovery_plans(setup, first), federation.models_of(setup, first)
+    total = len(which)
+    chosen = np.linspace(0, total - 1, min(limit or total, total)).astype(int)
+    side_by_side = setup.layout.devices if setup.layout.one_by_one else len(chosen)
+    most = max(1, len(chosen) // (together or side_by_side))
+    turns = next(p for p in range(most, 0, -1) if len(chosen) % p == 0)
+    rows = chosen.reshape(turns, -1)
+    return Work(models, which[rows], Plan(*(np.asarray(part)[rows] for part in plan)))
+
+
+def trained(setup: Setup) -> Params:
+    """Every client's model after a round, and their average."""
+    start, first = federation.initial_models(setup), setup.round(1)
+    local, _ = federation.train(setup, start, first)
+    state = jax.vmap(aggregator(setup.experiment.aggregation).init)(start)
+    average, _ = federation.aggregate(setup, state, start, local, first)
+    return programs.joined(local, average, how=setup.layout)
+
+
+def jax_side(setup: Setup, work: Work) -> Contender:
+    return on_jax(partial(_discover, setup, work))
+
+
+def _discover(setup: Setup, work: Work, turn: int) -> Any:
+    row = turn % len(work.which)
+    return programs.discover_circuits(
+        work.models, setup.train_images, work.which[row], Plan(*(np.asarray(part)[row] for part in work.plan)), None,
+        how=setup.layout, settings=setup.experiment.discovery,
+    )  # fmt: skip
+
+
+def torch_side(setup: Setup, work: Work) -> Contender:
+    from benchmarks.pytorch_reference import federation, model
+
+    reference = federation.prepare(setup, model.place(device=report.torch_device()))
+    models = model.unstacked(work.models, reference.where)
+    run, wait = partial(_discover_torch, reference, models, work), partial(federation.synchronise, reference.where)
+    return Contender(run, wait, federation.warm_up(reference, models[-1]))
+
+
+def _discover_torch(reference: Reference, models: list[Any], work: Work, turn: int) -> Any:
+    from benchmarks.pytorch_reference import circuits, training
+
+    row, settings = turn % len(work.which), reference.setup.experiment.discovery
+    plans = training.unstacked(Plan(*(np.asarray(part)[row] for part in work.plan)))
+    return [
+        circuits.discover(models[m], reference.train_images, plan, settings)
+        for m, plan in zip(work.which[row], plans, strict=True)
+    ]
+
+
+def facts(setup: Setup, found: dict[str, Any], each: int) -> dict[str, Any]:
+    """Of both sides: seconds for all of the round's circuits, from the mean over those timed."""
+    total = 2 * len(setup.circuits.label)
+    known: dict[str, Any] = {
+        "circuits_in_a_turn": each,
+        "images_per_step": [min(setup.discovery_batches), max(setup.discovery_batches)],
+    }
+    for name in ("fedmi_jax", "pytorch"):
+        if side := found[name]:
+            known[f"{name}_s_for_{total}_circuits"] = total / each * float(np.mean(side["turns_s"]))
+    return known
+
+
+def measure(cases: list[tuple[int, int, int | None]], steps: int, budget: Budget) -> dict[str, Any]:
+    """What `main` prints; cases: (clients, classes, circuits timed or None for all)."""
+    found = [case(experiment(clients, classes, steps), limit, budget) for clients, classes, limit in cases]
+    first = {"ratio": found[0]["ratio"], "ratio_is_of": found[0]["what"]}
+    return {"benchmark": "discovery", **first, "cases": found, "pytorch_missing": report.why_no_torch()}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = report.parser("discovery", __doc__)
+    parser.add_argument("--clients", type=report.positive_int, help="one case only; with --classes")
+    parser.add_argument("--classes", type=report.positive_int, help="per client")
+    parser.add_argument("--circuits", type=report.positive_int, help="time only this many of a round's circuits")
+    parser.add_argument("--steps", type=report.positive_int, default=200)
+    options = parser.parse_args(arguments)
+    return report.run(options, partial(_measure, options))
+
+
+def _measure(options: Any) -> dict[str, Any]:
+    if (options.clients is None) != (options.classes is None):
+        raise FedmiError("--clients, --classes: give both or none")
+    some = 12 if jax.default_backend() == "cpu" else None
+    cases = [(3, 2, options.circuits), (5, 10, options.circuits or some)]
+    if options.clients:
+        cases = [(options.clients, options.classes, options.circuits)]
+    # on a CPU each circuit is timed once, in so many turns; on a GPU a turn is the whole round, and short
+    seconds, most = (0, 1000) if jax.default_backend() == "cpu" else (45, 9)
+    return measure(cases, options.steps, report.budget(options, seconds, most))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

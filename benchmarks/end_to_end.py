@@ -1,0 +1,116 @@
+"""One round of the two-class preset: train, average, discover local and global circuits, every measure.
+
+    python -m benchmarks.end_to_end [--full] [--json]
+
+By default with a fifth of the training and of the test images; discovery has its 200 steps and full batches either
+way. Both sides do the same work on the same batches, drawn within the timing as in a run; placing the images on the
+device is not counted. The stages are timed too: a stage ends when its results are there.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from benchmarks import report
+from benchmarks.timing import Budget, Contender, Stopwatch, compare, on_jax
+from fedmi_jax import federation, presets
+from fedmi_jax.aggregation import aggregator
+from fedmi_jax.config import Data, Evaluation, Experiment, replace
+from fedmi_jax.data.datasets import Dataset
+from fedmi_jax.federation import Progress, Setup
+from fedmi_jax.model import Params
+
+if TYPE_CHECKING:
+    from benchmarks.pytorch_reference.federation import Reference
+
+FIFTH = {"data": Data(images_per_client=2450), "evaluation": Evaluation(images_per_class=200)}
+"""Of about 12 250 images of two classes, and of about 1000 test images of a class."""
+
+
+def experiment(full: bool) -> Experiment:
+    (two,) = presets.preset("two-class").experiments
+    return two if full else replace(two, **FIFTH)
+
+
+def measure(experiment: Experiment, budget: Budget, dataset: Dataset | None = None) -> dict[str, Any]:
+    """What `main` prints."""
+    setup, missing = federation.prepare(experiment, dataset), report.why_no_torch()
+    ours, our_laps = jax_side(setup)
+    theirs, their_laps = (None, None) if missing else torch_side(setup)
+    found = compare(ours, theirs, budget)
+    what = f"one round, {setup.counts.sum()} training images, {len(setup.clients[0])} clients"
+    facts = {
+        "circuits": 2 * len(setup.circuits.label),
+        "local_steps": setup.steps.ravel().tolist(),
+        "test_images": int(setup.test.valid.sum()),
+    }
+    found |= {"stages": stages(our_laps, their_laps, found["turns"]), "facts": facts, "pytorch_missing": missing}
+    return {"benchmark": "end_to_end", "what": what, **found}
+
+
+def jax_side(setup: Setup) -> tuple[Contender, Stopwatch]:
+    watch = Stopwatch(partial(_round, setup, federation.initial_models(setup)))
+    return on_jax(watch), watch
+
+
+def _round(setup: Setup, start: Params, progress: Progress) -> Any:
+    first = setup.round(1)
+    progress(1, "train")
+    local, _ = federation.train(setup, start, first)
+    progress(1, "average")
+    state = jax.vmap(aggregator(setup.experiment.aggregation).init)(start)
+    average, _ = jax.block_until_ready(federation.aggregate(setup, state, start, local, first))
+    return federation.analyse(setup, local, average, first, progress)
+
+
+def torch_side(setup: Setup) -> tuple[Contender, Stopwatch]:
+    from benchmarks.pytorch_reference import federation, model
+
+    reference = federation.prepare(setup, model.place(device=report.torch_device()))
+    start = model.from_package(setup.initial_params(0), reference.where)
+    watch = Stopwatch(partial(_torch_round, reference, start))
+    wait = partial(federation.synchronise, reference.where)
+    return Contender(watch, wait, federation.warm_up(reference, start)), watch
+
+
+def _torch_round(reference: Reference, start: Any, progress: Progress) -> Any:
+    from benchmarks.pytorch_reference import federation, training
+
+    progress(1, "train")
+    local, _ = federation.train(reference, start, 1)
+    federation.synchronise(reference.where)
+    progress(1, "average")
+    average = training.average(local)
+    return federation.analyse(reference, local, average, 1, progress)
+
+
+def stages(ours: Stopwatch, theirs: Stopwatch | None, turns: int) -> dict[str, dict[str, float | None]]:
+    """Per stage: median seconds of both sides, and the median of the turns' ratios."""
+    found: dict[str, dict[str, float | None]] = {}
+    for stage in ours.laps[-1]:
+        own = np.array([laps[stage] for laps in ours.laps[-turns:]])
+        found[stage] = {"fedmi_jax_s": float(np.median(own)), "pytorch_s": None, "ratio": None}
+        if theirs:
+            other = np.array([laps[stage] for laps in theirs.laps[-turns:]])
+            found[stage] |= {"pytorch_s": float(np.median(other)), "ratio": float(np.median(other / own))}
+    return found
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = report.parser("end_to_end", __doc__)
+    parser.add_argument("--full", action="store_true", help="with all images; takes many minutes on a CPU")
+    options = parser.parse_args(arguments)
+    return report.run(options, partial(_measure, options))
+
+
+def _measure(options: Any) -> dict[str, Any]:
+    return measure(experiment(options.full), report.budget(options, seconds=150, most=5))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

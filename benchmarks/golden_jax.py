@@ -1,0 +1,93 @@
+"""fedmi_jax's own functions as the golden replay asks for them (`benchmarks.golden.Backend`).
+
+Axes: K clients, M models, C circuits, T steps, B images of a batch, O_l channels of convolution l.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedmi_jax import execution, programs, sparsity
+from fedmi_jax.aggregation import fedavg
+from fedmi_jax.circuits import evaluation
+from fedmi_jax.circuits.evaluation import TestSet
+from fedmi_jax.config import Data, Discovery, Execution, Local, Sparsity
+from fedmi_jax.data import batches, datasets
+from fedmi_jax.data.batches import Plan
+from fedmi_jax.execution import Layout
+from fedmi_jax.local import Images
+from fedmi_jax.model import CONV_LAYERS, Params
+
+
+def backend(settings: Execution, test_index: np.ndarray) -> JaxBackend:
+    """On MNIST, judged on these test images, in the precision of the session."""
+    dataset = datasets.load(Data())
+    moments = [jnp.asarray(m, settings.precision) for m in (dataset.mean, dataset.std)]
+    train = Images(jnp.asarray(dataset.train_images), jnp.asarray(dataset.train_labels), *moments)
+    test = Images(jnp.asarray(dataset.test_images), jnp.asarray(dataset.test_labels), *moments)
+    chosen = evaluation.make_test_set(test, dataset.test_labels, dataset.num_classes, 250, among=test_index)
+    return JaxBackend(execution.layout(settings), train, chosen)
+
+
+@dataclass(frozen=True, eq=False)
+class JaxBackend:
+    """Documented in `benchmarks.golden.Backend`."""
+
+    how: Layout
+    images: Images
+    test: TestSet
+
+    def train(self, start: Params, index: np.ndarray, local: Local, sparse: Sparsity) -> Params:
+        clients, steps, width = index.shape
+        width = self.how.padded(width, self.how.batch_devices)
+        plan = batches.stack([plan_of(one, width) for one in index])
+        sizes = sparsity.weight_sizes(start)
+        distinct = [sparsity.keep_counts(sparse, int(own), sizes) for own in np.asarray(plan.steps)]
+        keep = np.stack([np.pad(own, ((0, steps - len(own)), (0, 0)), "edge") for own in distinct])
+        starts, which = jax.tree.map(lambda leaf: leaf[None], start), np.zeros(clients, int)
+        counts = np.ones((clients, start["fc_bias"].shape[0]))
+        return programs.train_models(
+            starts, self.images, which, plan, keep, counts, how=self.how, local=local, sparse=sparse
+        )[0]
+
+    def average(self, models: Params) -> Mapping[str, Any]:
+        return fedavg("uniform").apply(None, models, models, jnp.ones(len(models["fc_bias"])))[0]
+
+    def discover(
+        self, models: Params, which: np.ndarray, index: np.ndarray, settings: Discovery
+    ) -> dict[str, np.ndarray]:
+        width = self.how.padded(index.shape[-1], 1)
+        plan = batches.stack([plan_of(one, width) for one in index])
+        scores = programs.discover_circuits(models, self.images, which, plan, None, how=self.how, settings=settings)
+        return {layer: np.asarray(score) for layer, score in scores.items()}
+
+    def call_rate(self, models: Params, which: np.ndarray, gates: Any, target: np.ndarray) -> np.ndarray:
+        judged = self._judge(models, which, gates, target, evaluation.performance)
+        return np.asarray(judged.call_rate)[np.arange(len(target)), target]
+
+    def class_accuracy(self, models: Params, which: np.ndarray, gates: Any, target: np.ndarray) -> np.ndarray:
+        return np.asarray(self._judge(models, which, gates, target, evaluation.class_accuracy))
+
+    def _judge(self, models: Params, which: np.ndarray, gates: Any, target: np.ndarray, measure: Callable) -> Any:
+        as_numbers = {layer: jnp.asarray(gates[layer], models["fc_bias"].dtype) for layer in CONV_LAYERS}
+        return programs.measure_circuits(
+            models, self.test, which, as_numbers, None, target, how=self.how, measure=measure
+        )
+
+    def accuracy(self, models: Params) -> np.ndarray:
+        return np.asarray(programs.measure_models(models, self.test, how=self.how)[0])
+
+
+def plan_of(index: np.ndarray, width: int) -> Plan:
+    """A file's batches (T, B) as a plan of this width; -1, where a file has it, is padding."""
+    rows = [row[row >= 0] for row in index]
+    rows = [row for row in rows if len(row)]
+    if not rows:
+        return Plan(np.zeros((len(index), width), np.int32), np.zeros((len(index), width)), np.int32(0))
+    return batches.from_batches(rows, width, len(index))

@@ -1,0 +1,133 @@
+"""One round, as `fedmi_jax.federation` does it: train, average, discover on local and global models, measure.
+
+Axes: K clients, C circuits, T steps, Y classes, O_l channels of convolution l.
+"""
+
+# pyright: reportMissingImports=false
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.pytorch_reference import circuits, training
+from benchmarks.pytorch_reference.circuits import TestImages
+from benchmarks.pytorch_reference.model import CONV_LAYERS, Gates, Images, Params, Place, images
+from fedmi_jax import federation, recording
+from fedmi_jax.circuits.evaluation import Performance
+from fedmi_jax.data import batches
+from fedmi_jax.federation import Round, Setup
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A prepared experiment of one seed, its images on the device."""
+
+    setup: Setup
+    where: Place
+    train_images: Images
+    test: TestImages
+
+
+def prepare(setup: Setup, where: Place) -> Reference:
+    """The package's own preparation (who holds what, which circuits), with PyTorch's images."""
+    if len(setup.clients) != 1 or setup.experiment.discovery.ablation != "zero":
+        raise ValueError("the PyTorch reference runs one seed, with zero ablation")
+    data = setup.dataset
+    moments = (data.mean, data.std)
+    train_images = images(data.train_images, data.train_labels, moments, where)
+    test = circuits.make_test_images(
+        data.test_images, data.test_labels, moments, data.num_classes, where,
+        setup.experiment.evaluation.images_per_class,
+    )  # fmt: skip
+    return Reference(setup, where, train_images, test)
+
+
+def train(reference: Reference, start: Params, round_: int) -> tuple[list[Params], list[Tensor]]:
+    """Every client's model after its local training, and its losses (T,)."""
+    setup = reference.setup
+    experiment, local = setup.experiment, setup.experiment.local
+    plans = batches.training_plan(
+        dict(enumerate(setup.clients[0])), local.batch_size, local.epochs, experiment.seeds[0], round_, setup.plan_shape
+    )
+    own = [
+        training.train(start, reference.train_images, plan, local, experiment.sparsity)
+        for plan in training.unstacked(plans)
+    ]
+    return [params for params, _ in own], [losses for _, losses in own]
+
+
+def analyse(
+    reference: Reference, local: list[Params], global_: Params, round_: int,
+    progress: federation.Progress = lambda round_, stage: None,
+) -> dict[str, np.ndarray]:  # fmt: skip
+    """`federation.analyse`'s record: scores and measures of every circuit on local and on global models."""
+    setup = reference.setup
+    now, models = setup.round(round_), [*local, global_]
+    which = federation.models_of(setup, now)
+    progress(round_, "discover")
+    plans = federation.discovery_plans(setup, now)
+    scores = [
+        circuits.discover(models[m], reference.train_images, plan, setup.experiment.discovery)
+        for m, plan in zip(which, training.unstacked(plans), strict=True)
+    ]
+    synchronise(reference.where)  # so that the stage is told when it begins
+    progress(round_, "evaluate")
+    stacked: Any = {layer: stack([score[layer] for score in scores]) for layer in CONV_LAYERS}
+    return recording.of_circuits(setup, now, stacked) | measure(reference, models, which, scores, now)
+
+
+def measure(
+    reference: Reference, models: list[Params], which: np.ndarray, scores: Sequence[Gates], round_: Round
+) -> Any:
+    """`federation.measure`: section 5's measures of every circuit and of every model."""
+    test, batch = reference.test, reference.where.forward_batch
+    target = np.tile(reference.setup.circuits.label, 2).tolist()
+    kept = [{layer: score[layer] > 0 for layer in CONV_LAYERS} for score in scores]
+    removed = [{layer: ~gate for layer, gate in gates.items()} for gates in kept]
+    own, other = ([models[m] for m in rows] for rows in (which, np.roll(which, len(which) // 2)))
+    cases = list(zip(own, other, kept, removed, target, strict=True))
+    return recording.of_measures(
+        reference.setup,
+        round_,
+        Performance(*columns([circuits.performance(m, k, c, test, batch) for m, _, k, _, c in cases])),
+        Performance(*columns([circuits.performance(o, k, c, test, batch) for _, o, k, _, c in cases])),
+        stack([circuits.class_accuracy(m, r, c, test, batch) for m, _, _, r, c in cases]),
+        columns([circuits.empty_mask(m, c) for m, _, _, _, c in cases]),
+        columns([circuits.model_accuracy(m, test, batch) for m in models]),
+    )
+
+
+def columns(results: list[Any]) -> list[Any]:
+    """The fields of many results, each stacked."""
+    return [stack(list(field)) for field in zip(*results, strict=True)]
+
+
+def stack(values: list[Tensor]) -> np.ndarray:
+    """One transfer from the device for all of them."""
+    return torch.stack(values).numpy(force=True)
+
+
+def warm_up(reference: Reference, start: Params) -> Callable[[], None] | None:
+    """For a first call: a little of every kind of work. None on a GPU, where set-up depends on every shape."""
+    return None if reference.where.device.type == "cuda" else partial(_a_little, reference, start)
+
+
+def _a_little(reference: Reference, start: Params) -> None:
+    setup, images, experiment = reference.setup, reference.train_images, reference.setup.experiment
+    few = np.arange(experiment.local.batch_size, dtype=np.int32) % len(images.labels)
+    plan = batches.from_batches([few, few])
+    training.train(start, images, plan, experiment.local, experiment.sparsity)
+    scores = circuits.discover(start, images, plan, experiment.discovery)
+    circuits.performance(start, scores, int(setup.circuits.label[0]), reference.test, reference.where.forward_batch)
+
+
+def synchronise(where: Place, result: Any = None) -> None:
+    """Wait until the device has done what it was given, `result` included."""
+    if where.device.type == "cuda":
+        torch.cuda.synchronize(where.device)
