@@ -57,8 +57,12 @@ def budget(options: argparse.Namespace, seconds: float, most: int, least: int = 
     return Budget(options.seconds or seconds, min(least, most), most)
 
 
-def run(options: argparse.Namespace, measure: Callable[[], dict[str, Any]]) -> int:
-    """Measure in a session of the package's and print; the exit status."""
+def run(
+    options: argparse.Namespace, measure: Callable[[], dict[str, Any]],
+    shown: Callable[[dict[str, Any], Console], None] | None = None,
+) -> int:  # fmt: skip
+    """Measure in a session of the package's and print, by default with `show`; the exit status."""
+    jax.config.update("jax_enable_compilation_cache", False)  # compile times are part of what is measured
     try:
         with execution.session(Execution()):
             set_precision(options.tf32)
@@ -66,7 +70,7 @@ def run(options: argparse.Namespace, measure: Callable[[], dict[str, Any]]) -> i
     except FedmiError as error:
         print(error, file=sys.stderr)
         return 2
-    show(found, Console(highlight=False))
+    (shown or show)(found, Console(highlight=False))
     if options.json:
         print(json.dumps(found))
     return 0
@@ -151,6 +155,11 @@ def show(found: dict[str, Any], console: Console) -> None:
             console.print(_stages(case["stages"]))
         for name, value in case.get("facts", {}).items():
             console.print(f"{name}: {_figure(value)}", soft_wrap=True)
+    show_machine(found, console)
+
+
+def show_machine(found: dict[str, Any], console: Console) -> None:
+    """What it ran on, and why PyTorch did not."""
     if found["pytorch_missing"]:
         console.print(found["pytorch_missing"], soft_wrap=True)
     for section in ("machine", "versions"):

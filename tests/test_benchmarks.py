@@ -16,6 +16,7 @@ from benchmarks import (
     pytorch_reference,
     report,
     roofline,
+    scaling,
     timing,
 )
 from benchmarks.timing import Budget, Contender
@@ -193,6 +194,43 @@ def test_end_to_end(squares, capsys):
     assert list(found["stages"]) == ["train", "average", "discover", "evaluate"]
     assert sum(row["fedmi_jax_s"] for row in found["stages"].values()) <= found["fedmi_jax"]["median_s"]
     assert "evaluate" in table
+
+
+def test_scaling_of_a_few_clients(monkeypatch):
+    """A row, with fewer images; then its table and plot from rows of other processes."""
+    monkeypatch.setattr(scaling, "IMAGES", 4)
+    row = scaling.row(3, 2, against=False)
+    assert (row["clients"], row["chunk"], row["ratio"]) == (3, 2, None)
+    assert row["ms_per_client_step"] > 0
+    assert row["peak_mib"] > row["added_mib"] >= 0
+    assert row["added_kib_per_client"] == pytest.approx(row["added_mib"] * 1024 / 3)
+
+
+def test_scaling_over_clients_and_chunks(monkeypatch, tmp_path, capsys):
+    asked = []
+
+    def elsewhere(clients, chunk, against):
+        asked.append((clients, chunk, against))
+        figures = dict.fromkeys(scaling.COLUMNS, 10.0) | {"clients": clients, "chunk": 1 if chunk == "auto" else chunk}
+        return figures | {"pytorch_ms_per_client_step": 30.0, "ratio": 3.0 if against else None}
+
+    monkeypatch.setattr(scaling, "elsewhere", elsewhere)
+    monkeypatch.setattr(report, "why_no_torch", lambda: None)
+    path = tmp_path / "scaling.svg"
+    assert scaling.main(["--clients", "30", "3", "--chunks", "1", "8", "--plot", str(path), "--json"]) == 0
+    assert asked == [(3, "auto", False), (30, "auto", True), (30, 1, False), (30, 8, False)]
+    printed = capsys.readouterr().out
+    assert "30 clients: PyTorch / fedmi_jax = 3.00 per client-step" in printed
+    found = json.loads(printed.splitlines()[-1])
+    assert found["ratio"] == 3
+    assert found["machine"]["cores"] >= 1
+    assert path.read_text().startswith("<?xml")
+
+
+def test_scaling_says_which_row_failed(monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(FedmiError, match=r"^7 clients, chunk auto: ended with status 1$"):
+        scaling.elsewhere(7, "auto", against=False)
 
 
 def test_a_fifth_or_everything():

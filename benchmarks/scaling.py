@@ -1,0 +1,194 @@
+"""Many clients: seconds and memory per client-step as their number grows, and over chunk sizes at a fixed number.
+
+    python -m benchmarks.scaling [--clients 3 10 30 100 300 1000] [--chunks 1 8 64] [--plot FILE] [--json]
+
+MNIST dealt out in shards of equal labels, 60 images a client, the full CNN, one local step each (99 % sparse), then the
+average. Every row is a process of its own, since the peak of a process's memory only grows. The PyTorch reference
+trains its clients one after the other, so a client-step costs it the same at any number: it is timed on 30 clients, in
+the row with the most clients, taking turns with fedmi_jax there.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import report
+from fedmi_jax import execution, federation
+from fedmi_jax.config import Data, Discovery, Execution, Experiment, FedmiError, Local, Split
+from fedmi_jax.federation import Round, Setup
+from fedmi_jax.model import Params
+
+IMAGES, REFERENCE_CLIENTS = 60, 30
+COLUMNS = ("clients", "chunk", "compile_s", "ms_per_client_step", "peak_mib", "added_mib", "added_kib_per_client")
+
+
+def experiment(clients: int, chunk: Any) -> Experiment:
+    return Experiment(
+        name="scaling",
+        rounds=1,
+        data=Data(images_per_client=IMAGES),
+        split=Split(kind="shards", clients=clients, shards_per_client=1),
+        local=Local(epochs=1, batch_size=IMAGES),
+        discovery=Discovery(classes=(0,)),
+        execution=Execution(client_chunk=chunk),
+    )
+
+
+# --- one row, in its own process ------------------------------------------------------------------------------------
+
+
+def row(clients: int, chunk: Any, against: bool) -> dict[str, Any]:
+    """Seconds and peak memory of local training and average; against: PyTorch too, in turns."""
+    setup = federation.prepare(experiment(clients, chunk))
+    start, first = federation.initial_models(setup), setup.round(1)
+    jax.block_until_ready(setup.train_images)
+    before, work = peak_memory(), partial(one_round, setup, start, first)
+    cold, turns, theirs = seconds(work), [seconds(work) / clients], []
+    peak = peak_memory()  # before PyTorch takes its share
+    for _ in range(2 if against else 1):
+        turns.append(seconds(work) / clients)
+        if against:
+            theirs.append(reference(setup) / REFERENCE_CLIENTS)
+    return {
+        "clients": clients,
+        "chunk": setup.layout.chunk,
+        "shard": setup.layout.shard,
+        "compile_s": max(0.0, cold - turns[0] * clients),
+        "ms_per_client_step": 1e3 * float(np.median(turns)),
+        "peak_mib": peak / 2**20,
+        "added_mib": (peak - before) / 2**20,
+        "added_kib_per_client": (peak - before) / 2**10 / clients,
+        "pytorch_ms_per_client_step": 1e3 * float(np.median(theirs)) if theirs else None,
+        "ratio": float(np.median(np.divide(theirs, turns[1:]))) if theirs else None,
+    }
+
+
+def one_round(setup: Setup, start: Params, first: Round) -> Any:
+    local, _ = federation.train(setup, start, first)
+    return federation.aggregate(setup, None, start, local, first)
+
+
+def seconds(work: Any) -> float:
+    began = time.perf_counter()
+    jax.block_until_ready(work())
+    return time.perf_counter() - began
+
+
+def peak_memory() -> int:
+    """Bytes: of the device where it tells, else of this process."""
+    said = jax.local_devices()[0].memory_stats() or {}
+    unit = 1 if sys.platform == "darwin" else 1024
+    return said.get("peak_bytes_in_use") or unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def reference(setup: Setup) -> float:
+    """Seconds of the PyTorch reference for REFERENCE_CLIENTS of the clients."""
+    from benchmarks.pytorch_reference import federation as torch_federation
+    from benchmarks.pytorch_reference import model
+
+    few = federation.prepare(experiment(REFERENCE_CLIENTS, "auto"), setup.dataset)
+    prepared = torch_federation.prepare(few, model.place(device=report.torch_device()))
+    start = model.from_package(few.initial_params(0), prepared.where)
+    if warm_up := torch_federation.warm_up(prepared, start):
+        warm_up()
+    began = time.perf_counter()
+    torch_federation.train(prepared, start, 1)
+    torch_federation.synchronise(prepared.where)
+    return time.perf_counter() - began
+
+
+# --- all rows -------------------------------------------------------------------------------------------------------
+
+
+def measure(clients: list[int], chunks: list[int]) -> dict[str, Any]:
+    """What `main` prints."""
+    missing, most = report.why_no_torch(), max(clients)
+    growing = [elsewhere(n, "auto", against=n == most and not missing) for n in clients]
+    chunked = [elsewhere(most, chunk, against=False) for chunk in chunks]
+    figures = {"ratio": next(r["ratio"] for r in growing if r["clients"] == most), "ratio_is_of": f"{most} clients"}
+    return {"benchmark": "scaling", **figures, "growing": growing, "chunked": chunked, "pytorch_missing": missing}
+
+
+def elsewhere(clients: int, chunk: Any, against: bool) -> dict[str, Any]:
+    request = json.dumps([clients, chunk, against])
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.scaling", "--row", request], capture_output=True, text=True
+    )
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"ended with status {done.returncode}"])[-1]
+        raise FedmiError(f"{clients} clients, chunk {chunk}: {last}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def show(found: dict[str, Any], console: Console) -> None:
+    for title, part in (("more clients", "growing"), ("larger chunks", "chunked")):
+        table = Table(*COLUMNS, title=title, title_justify="left")
+        for one in found[part]:
+            table.add_row(*(f"{one[name]:.4g}" for name in COLUMNS))
+        console.print(table)
+    if found["ratio"] is not None:
+        console.print(f"{found['ratio_is_of']}: PyTorch / fedmi_jax = {found['ratio']:.2f} per client-step")
+    report.show_machine(found, console)
+
+
+def plot(found: dict[str, Any], path: Path) -> None:
+    """Time and memory over clients, and over chunk sizes."""
+    from matplotlib.figure import Figure
+
+    figure = Figure((7.2, 2.8), layout="constrained")
+    panels = figure.subplots(1, 3)
+    curve(panels[0], found["growing"], "clients", "ms_per_client_step", "ms per client-step")
+    curve(panels[1], found["growing"], "clients", "added_mib", "memory added by a round, MiB")
+    curve(panels[2], found["chunked"], "chunk", "ms_per_client_step", "ms per client-step")
+    panels[2].set_title(f"{found['growing'][-1]['clients']} clients, in chunks", fontsize=9)
+    if theirs := found["growing"][-1]["pytorch_ms_per_client_step"]:
+        panels[0].axhline(theirs, color="0.5", linestyle="--", linewidth=1)
+        panels[0].text(
+            found["growing"][0]["clients"], theirs, "PyTorch reference", va="bottom", fontsize=8, color="0.4"
+        )
+        panels[0].set_ylim(top=1.25 * max(theirs, *(r["ms_per_client_step"] for r in found["growing"])))
+    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+
+
+def curve(panel: Any, rows: list[dict[str, Any]], x: str, y: str, label: str) -> None:
+    panel.plot([r[x] for r in rows], [r[y] for r in rows], marker="o", markersize=4, color="#0072b2")
+    panel.set(xscale="log", xlabel=x, ylabel=label, ylim=(0, None))
+    panel.spines[["top", "right"]].set_visible(False)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = report.parser("scaling", __doc__)
+    parser.add_argument("--clients", type=report.positive_int, nargs="+", default=[3, 10, 30, 100, 300, 1000])
+    parser.add_argument("--chunks", type=report.positive_int, nargs="*", default=[1, 8, 64])
+    parser.add_argument("--plot", type=Path, help="write the curves to this file (svg, png, pdf)")
+    parser.add_argument("--row", help="for the benchmark itself: one row, as JSON")
+    options = parser.parse_args(arguments)
+    if options.row:
+        jax.config.update("jax_enable_compilation_cache", False)  # compile times are part of what is measured
+        with execution.session(Execution()):
+            print(json.dumps(row(*json.loads(options.row))))
+        return 0
+    return report.run(options, partial(measure, sorted(options.clients), options.chunks), partial(_show, options.plot))
+
+
+def _show(path: Path | None, found: dict[str, Any], console: Console) -> None:
+    show(found, console)
+    if path:
+        plot(found, path)
+        console.print(f"{path}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
