@@ -81,7 +81,7 @@ def is_first() -> bool:
 def ending_together() -> Iterator[None]:
     """Within it an error ends this process at once, with one line.
 
-    The others notice at the next exchange, or after SILENCE_SECONDS, and end too.
+    The others notice at the next exchange and end too; or JAX's runtime, after SILENCE_SECONDS, aborts them.
     """
     try:
         yield

@@ -1,6 +1,12 @@
 """What every test shares: two CPU devices, as in real use; a small data set, and a small run."""
 
 import logging
+import os
+
+# Compiled once and run for a moment: not optimised, a program is there in half of the time. It must be said before JAX
+# starts. The golden replay runs optimised, in a process of its own.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "0"  # a test leaves nothing behind
 
 import jax
 import pytest
@@ -10,7 +16,15 @@ from fedmi_jax import federation
 from fedmi_jax.config import Execution
 
 jax.config.update("jax_num_cpu_devices", 2)
-jax.config.update("jax_enable_compilation_cache", False)  # a test leaves nothing behind
+
+SHARED_RUNS = {"counted_run", "some"}
+
+
+def pytest_collection_modifyitems(items):
+    """Tests of one run go to one worker, so that it is made once."""
+    for item in items:
+        if SHARED_RUNS & set(item.fixturenames):
+            item.add_marker(pytest.mark.xdist_group("run"))
 
 
 @pytest.fixture

@@ -23,7 +23,6 @@ def main():
     parser.add_argument("--die", action="store_true", help="in the middle of the first round")
     options = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", options.devices)
-    jax.config.update("jax_enable_compilation_cache", False)
     if options.patience:
         processes.JOIN_SECONDS = options.patience
     if options.meet:
