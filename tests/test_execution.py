@@ -126,7 +126,8 @@ def test_when_a_process_dies_the_others_end_and_say_so(tmp_path):
     meet = free_port()
     left = elsewhere(tmp_path, 1, "--meet", meet, 2, 0)
     dies = elsewhere(tmp_path, 1, "--meet", meet, 2, 1, "--die")
-    assert dies.wait(timeout=300) == 9
+    dies.communicate(timeout=300)
+    assert dies.returncode == 9
     died = time.monotonic()
     _, said = left.communicate(timeout=120)
     assert time.monotonic() - died < 60
