@@ -91,7 +91,8 @@ def keep_compiled() -> None:
     The folder is $FEDMI_CACHE/programs, or ~/.cache/fedmi_jax/programs. Does nothing where JAX has been told a folder
     of its own (JAX_COMPILATION_CACHE_DIR) or to keep nothing (JAX_ENABLE_COMPILATION_CACHE=0).
     """
-    if jax.config.jax_compilation_cache_dir is None and jax.config.jax_enable_compilation_cache:
+    told = jax.config.read("jax_compilation_cache_dir")
+    if told is None and jax.config.read("jax_enable_compilation_cache"):
         jax.config.update("jax_compilation_cache_dir", str(cache.root() / "programs"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 

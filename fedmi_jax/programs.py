@@ -45,10 +45,11 @@ def train_models(
     chex.assert_tree_shape_prefix((which, plan.steps, class_counts), plan.indices.shape[:1])
     piece = how.piece(plan.indices.shape[-1] // how.batch_devices)
     own = (which, plan, keep, class_counts)
-    one = partial(train, local=local, sparse=sparse, micro_batch=piece, axis=AXIS if how.shard == "batch" else None)
+    axis = AXIS if how.shard == "batch" else None
 
     def client(which: Array, plan: Plan, keep: Array, counts: Array, starts: Params, images: Images) -> Any:
-        return one(pick(starts, which), images, plan, keep, counts)
+        start = pick(starts, which)
+        return train(start, images, plan, keep, counts, local=local, sparse=sparse, micro_batch=piece, axis=axis)
 
     if how.shard == "clients":
         trained, losses = deal(client, how, own, (starts, images))
