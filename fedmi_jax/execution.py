@@ -91,8 +91,8 @@ def keep_compiled() -> None:
     The folder is $FEDMI_CACHE/programs, or ~/.cache/fedmi_jax/programs. Does nothing where JAX has been told a folder
     of its own (JAX_COMPILATION_CACHE_DIR) or to keep nothing (JAX_ENABLE_COMPILATION_CACHE=0).
     """
-    told = jax.config.read("jax_compilation_cache_dir")
-    if told is None and jax.config.read("jax_enable_compilation_cache"):
+    said: Any = jax.config  # its values are attributes that are not declared
+    if said.jax_compilation_cache_dir is None and said.jax_enable_compilation_cache:
         jax.config.update("jax_compilation_cache_dir", str(cache.root() / "programs"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 

@@ -56,7 +56,7 @@ def train_models(
         return trained, gathered(losses, how)
 
     def on_device(own: tuple, starts: Params, images: Images) -> Any:
-        return lift(lambda *mine: client(*mine, starts, images), how, *own)
+        return lift(lambda which, plan, keep, counts: client(which, plan, keep, counts, starts, images), how, *own)
 
     split = Plan(P(None, None, AXIS), P(None, None, AXIS), P())  # type: ignore[arg-type]
     specs = ((P(), split, P(), P()), P(), P())
