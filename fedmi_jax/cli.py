@@ -163,8 +163,9 @@ def _parsed(kind: type, arguments: list[str], prog: str, **options: Any) -> Any:
     except SystemExit as ended:
         if not ended.code:  # --help
             raise
-    rows = [line.strip(" │") for line in boxed.getvalue().splitlines() if line.startswith("│")]
-    problem = itertools.takewhile(lambda row: not row.startswith("─"), rows)
+    # a terminal without box characters gets | and -
+    rows = [line.strip("│| ") for line in boxed.getvalue().splitlines() if line.startswith(("│", "|"))]
+    problem = itertools.takewhile(lambda row: not row.startswith(("─", "---")), rows)
     raise ConfigError(f"{' '.join(problem)}; see `{prog} --help`")
 
 

@@ -21,11 +21,27 @@ def judged(path, capsys):
     return status, json.loads(capsys.readouterr().out)
 
 
-@pytest.mark.parametrize("path", [(), ("--client-chunk", "3", "--shard", "clients")], ids=["as always", "side by side"])
-def test_every_figure_is_within_its_limit(path):
+def first_round(path, **changes):
+    """A copy cut to its first round."""
+    per_round = ("gates/", "masks/", "metrics", "global_accuracy", "discovery_plan")
+    with np.load(FILE) as file:
+        arrays = {key: file[key][:1] if key.startswith(per_round) else file[key] for key in file.files}
+    edges = json.loads(str(arrays["edge_counts"]))
+    arrays["edge_counts"] = json.dumps({key: value for key, value in edges.items() if key.startswith("0/")})
+    for name, change in changes.items():
+        arrays[name] = change(arrays[name].copy())
+    np.savez(path, **arrays)
+    return path
+
+
+@pytest.mark.parametrize("side_by_side", [False, True])
+def test_every_figure_is_within_its_limit(side_by_side, tmp_path):
     """As a user runs it: compiled with full optimisation."""
+    file, path = FILE, ()
+    if side_by_side:
+        file, path = first_round(tmp_path / "first.npz"), ("--client-chunk", "3", "--shard", "clients")
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    command = [sys.executable, "-m", "benchmarks.golden", str(FILE), "--json", *path]
+    command = [sys.executable, "-m", "benchmarks.golden", str(file), "--json", *path]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
@@ -35,19 +51,8 @@ def test_every_figure_is_within_its_limit(path):
 
 
 def test_one_weight_or_one_channel_off_is_found(tmp_path, capsys):
-    """In a copy cut to its first round."""
-    per_round = ("gates/", "masks/", "metrics", "global_accuracy", "discovery_plan")
-    with np.load(FILE) as file:
-        arrays = {key: file[key][:1] if key.startswith(per_round) else file[key] for key in file.files}
-    edges = json.loads(str(arrays["edge_counts"]))
-    arrays["edge_counts"] = json.dumps({key: value for key, value in edges.items() if key.startswith("0/")})
-    weight, mask = arrays["round1/client1/conv2.weight"].copy(), arrays["masks/conv3"].copy()
-    largest = np.unravel_index(np.abs(weight).argmax(), weight.shape)
-    weight[largest] *= 1 + 1e-9
-    mask[0, 0, 1, 1, 5] ^= True
-    changed = {"round1/client1/conv2.weight": weight, "masks/conv3": mask}
-    np.savez(tmp_path / "changed.npz", **arrays | changed)
-    status, report = judged(tmp_path / "changed.npz", capsys)
+    changes = {"round1/client1/conv2.weight": largest_off, "masks/conv3": one_flipped}
+    status, report = judged(first_round(tmp_path / "changed.npz", **changes), capsys)
     assert status == 1
     assert not report["passed"]
     over = {name for name, within in report["within_limits"].items() if not within}
@@ -55,6 +60,17 @@ def test_one_weight_or_one_channel_off_is_found(tmp_path, capsys):
     assert over.isdisjoint({"average", "metrics", "global_accuracy"})
     assert report["masks_differing"] == 1
     assert {name for name, error in report["weights"].items() if error > 1e-10} == {"conv2_kernel"}
+
+
+def largest_off(weight):
+    largest = np.unravel_index(np.abs(weight).argmax(), weight.shape)
+    weight[largest] *= 1 + 1e-9
+    return weight
+
+
+def one_flipped(mask):
+    mask[0, 0, 1, 1, 5] ^= True
+    return mask
 
 
 def test_unreadable_files(tmp_path, capsys):
