@@ -163,10 +163,14 @@ def _parsed(kind: type, arguments: list[str], prog: str, **options: Any) -> Any:
     except SystemExit as ended:
         if not ended.code:  # --help
             raise
-    # a terminal without box characters gets | and -
-    rows = [line.strip("│| ") for line in boxed.getvalue().splitlines() if line.startswith(("│", "|"))]
-    problem = itertools.takewhile(lambda row: not row.startswith(("─", "---")), rows)
+    rows = [row.strip("│ ") for row in boxed.getvalue().splitlines()][1:]  # below the title
+    problem = itertools.takewhile(_says_something, itertools.dropwhile(lambda row: not _says_something(row), rows))
     raise ConfigError(f"{' '.join(problem)}; see `{prog} --help`")
+
+
+def _says_something(row: str) -> bool:
+    """And is no rule or frame; a terminal without box characters gets plain ones."""
+    return bool(row.strip("-─╰╯ "))
 
 
 _CLASS_MAPS = ConstructorRegistry()
