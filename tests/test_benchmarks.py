@@ -217,8 +217,8 @@ def test_scaling_over_clients_and_chunks(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(scaling, "elsewhere", elsewhere)
     monkeypatch.setattr(report, "why_no_torch", lambda: None)
     path = tmp_path / "scaling.svg"
-    assert scaling.main(["--clients", "30", "3", "--chunks", "1", "8", "--plot", str(path), "--json"]) == 0
-    assert asked == [(3, "auto", False), (30, "auto", True), (30, 1, False), (30, 8, False)]
+    assert scaling.main(["--clients", "30", "3", "--chunks", "8", "--plot", str(path), "--json"]) == 0
+    assert asked == [(3, "auto", False), (30, "auto", True), (30, 8, False)]
     printed = capsys.readouterr().out
     assert "30 clients: PyTorch / fedmi_jax = 3.00 per client-step" in printed
     found = json.loads(printed.splitlines()[-1])
