@@ -20,12 +20,14 @@ ORDER = (
 )  # fmt: skip
 COLUMNS = (
     "preset", "rounds", "seconds a round", "global accuracy", "distinctness, local", "distinctness, global",
-    "local-to-global IoU", "cross-evaluation, all rounds / last", "its false positives, last",
-    "degenerate, local / global",
+    "local-to-global IoU", "inter-client IoU, global", "stability, global", "cross-evaluation, all rounds / last",
+    "its false positives, last", "degenerate, local / global",
 )  # fmt: skip
 
 
 def layers(values: dict[str, Any]) -> str:
+    if all(v is None for v in values.values()):
+        return "-"
     return " / ".join("-" if v is None else f"{v:.2f}" for v in values.values())
 
 
@@ -43,6 +45,8 @@ def row(name: str, short: dict[str, Any], seconds: float | None) -> list[str]:
         layers(short["specialist_distinctness"]["local"]),
         layers(short["specialist_distinctness"]["global"]),
         layers(short["local_global_iou"]),
+        layers(short["inter_client_iou"]["global"]),
+        layers(short["stability_iou"]["global"]),
         f"{percent(cross['mean'])} / {percent(cross['last_round'])}",
         percent(short.get("cross_evaluation_false_positive_rate", {}).get("local")),
         f"{percent(degenerate['local'])} / {percent(degenerate['global'])}",
