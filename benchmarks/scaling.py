@@ -1,6 +1,6 @@
 """Many clients: seconds and memory per client-step as their number grows, and over chunk sizes at a fixed number.
 
-    python -m benchmarks.scaling [--clients 3 10 30 100 300 1000] [--chunks 4 16] [--plot FILE] [--json]
+    python -m benchmarks.scaling [--clients 3 10 30 100 300 1000] [--chunks 8] [--plot FILE] [--json]
 
 MNIST dealt out in shards of equal labels, 30 images a client, the full CNN, one local step each (99 % sparse), then the
 average. Every row is a process of its own, since the peak of a process's memory only grows. The PyTorch reference
@@ -174,7 +174,7 @@ def curve(panel: Any, rows: list[dict[str, Any]], x: str, y: str, label: str) ->
 def main(arguments: list[str] | None = None) -> int:
     parser = report.parser("scaling", __doc__)
     parser.add_argument("--clients", type=report.positive_int, nargs="+", default=[3, 10, 30, 100, 300, 1000])
-    parser.add_argument("--chunks", type=report.positive_int, nargs="*", default=[4, 16])
+    parser.add_argument("--chunks", type=report.positive_int, nargs="*", default=[8])
     parser.add_argument("--plot", type=Path, help="write the curves to this file (svg, png, pdf)")
     parser.add_argument("--row", help="for the benchmark itself: one row, as JSON")
     options = parser.parse_args(arguments)
