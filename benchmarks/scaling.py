@@ -153,7 +153,7 @@ def plot(found: dict[str, Any], path: Path) -> None:
     figure = Figure((7.2, 2.8), layout="constrained")
     panels = figure.subplots(1, 3)
     curve(panels[0], found["growing"], "clients", "ms_per_client_step", "ms per client-step")
-    curve(panels[1], found["growing"], "clients", "added_mib", "memory added by a round, MiB")
+    curve(panels[1], found["growing"], "clients", "added_mib", "added by a round, MiB")
     curve(panels[2], found["chunked"], "chunk", "ms_per_client_step", "ms per client-step")
     panels[2].set_title(f"{found['growing'][-1]['clients']} clients, in chunks", fontsize=9)
     if theirs := found["growing"][-1]["pytorch_ms_per_client_step"]:
@@ -168,6 +168,7 @@ def plot(found: dict[str, Any], path: Path) -> None:
 def curve(panel: Any, rows: list[dict[str, Any]], x: str, y: str, label: str) -> None:
     panel.plot([r[x] for r in rows], [r[y] for r in rows], marker="o", markersize=4, color="#0072b2")
     panel.set(xscale="log", xlabel=x, ylabel=label, ylim=(0, None))
+    panel.xaxis.set_major_formatter("{x:.0f}")
     panel.spines[["top", "right"]].set_visible(False)
 
 
