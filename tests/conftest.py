@@ -20,6 +20,7 @@ jax.config.update("jax_num_cpu_devices", 2)
 SHARED_RUNS = {"counted_run", "some"}
 
 
+@pytest.hookimpl(tryfirst=True)  # before the workers read the groups
 def pytest_collection_modifyitems(items):
     """Tests of one run go to one worker, so that it is made once."""
     for item in items:
