@@ -15,9 +15,10 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -29,6 +30,9 @@ from fedmi_jax import execution, federation
 from fedmi_jax.config import Data, Discovery, Execution, Experiment, FedmiError, Local, Split
 from fedmi_jax.federation import Round, Setup
 from fedmi_jax.model import Params
+
+if TYPE_CHECKING:
+    from benchmarks.pytorch_reference.federation import Reference
 
 IMAGES, REFERENCE_CLIENTS = 30, 30
 COLUMNS = {
@@ -61,9 +65,10 @@ def row(clients: int, chunk: Any, against: bool) -> dict[str, Any]:
     cold, turns, theirs = seconds(work), [seconds(work) / clients], []
     peak = peak_memory()  # before PyTorch takes its share
     if against:
-        theirs = [reference(setup) / REFERENCE_CLIENTS]
+        torch_work = reference(setup)
+        theirs = [seconds(torch_work) / REFERENCE_CLIENTS]
         turns.append(seconds(work) / clients)
-        theirs.append(reference(setup) / REFERENCE_CLIENTS)
+        theirs.append(seconds(torch_work) / REFERENCE_CLIENTS)
     return {
         "clients": clients,
         "chunk": setup.layout.chunk,
@@ -96,8 +101,8 @@ def peak_memory() -> int:
     return said.get("peak_bytes_in_use") or unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def reference(setup: Setup) -> float:
-    """Seconds of the PyTorch reference for REFERENCE_CLIENTS of the clients."""
+def reference(setup: Setup) -> Callable[[], None]:
+    """The PyTorch reference's work for REFERENCE_CLIENTS of the clients, prepared and warm."""
     from benchmarks.pytorch_reference import federation as torch_federation
     from benchmarks.pytorch_reference import model
 
@@ -106,21 +111,25 @@ def reference(setup: Setup) -> float:
     start = model.from_package(few.initial_params(0), prepared.where)
     if warm_up := torch_federation.warm_up(prepared, start):
         warm_up()
-    began = time.perf_counter()
+    return partial(_reference_round, prepared, start)
+
+
+def _reference_round(prepared: Reference, start: Any) -> None:
+    from benchmarks.pytorch_reference import federation as torch_federation
+
     torch_federation.train(prepared, start, 1)
     torch_federation.synchronise(prepared.where)
-    return time.perf_counter() - began
 
 
 # --- all rows -------------------------------------------------------------------------------------------------------
 
 
 def measure(clients: list[int], chunks: list[int]) -> dict[str, Any]:
-    """What `main` prints."""
-    missing, most = report.why_no_torch(), max(clients)
+    """What `main` prints; clients ascending."""
+    missing, most = report.why_no_torch(), clients[-1]
     growing = [elsewhere(n, "auto", against=n == most and not missing) for n in clients]
     chunked = [growing[-1], *(elsewhere(most, chunk, against=False) for chunk in chunks)]
-    figures = {"ratio": next(r["ratio"] for r in growing if r["clients"] == most), "ratio_is_of": f"{most} clients"}
+    figures = {"ratio": growing[-1]["ratio"], "ratio_is_of": f"{most} clients"}
     return {"benchmark": "scaling", **figures, "growing": growing, "chunked": chunked, "pytorch_missing": missing}
 
 
