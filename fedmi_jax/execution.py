@@ -56,6 +56,11 @@ class Layout:
         return self.chunk == 1
 
     @property
+    def narrowing(self) -> bool:
+        """Look, in each circuit, for what need not be computed: loops that end early pay on a CPU."""
+        return self.one_by_one and self.mesh.devices.flat[0].platform == "cpu"
+
+    @property
     def everywhere(self) -> NamedSharding:
         """The same array on every device."""
         return NamedSharding(self.mesh, P())

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array, lax
 
+from fedmi_jax import sparse_ops
 from fedmi_jax.circuits.gates import gate_output
 from fedmi_jax.ops import LAYOUT, conv_windows, relu_pool, windows
 
@@ -53,17 +54,20 @@ class CNN(nn.Module):
             fan_in = 9 * x.shape[-1]
             kernel = self.param(f"{layer}_kernel", _uniform(fan_in), (3, 3, x.shape[-1], width), x.dtype)
             bias = self.param(f"{layer}_bias", _uniform(fan_in), (width,), x.dtype)
-            elements = conv_windows(x, kernel)
-            if gates is None:
-                x = relu_pool(elements, bias)
-            elif fill is None:  # a gate of 0 or 1 commutes with ReLU and pool, where there is four times less to do
-                x = gate_output(relu_pool(elements, bias), gates[layer])
-            else:
-                mixed = gates[layer] * (elements + bias) + (1 - gates[layer]) * fill[layer]
-                x = relu_pool(mixed, jnp.zeros_like(bias))
+            gate, instead = (None if values is None else values[layer] for values in (gates, fill))
+            x = _activate(conv_windows(x, kernel), bias, gate, instead)
         x = x.reshape(x.shape[0], -1)
         kernel = self.param("fc_kernel", _uniform(x.shape[-1]), (x.shape[-1], self.classes), x.dtype)
         return x @ kernel + self.param("fc_bias", _uniform(x.shape[-1]), (self.classes,), x.dtype)
+
+
+def _activate(elements: Array, bias: Array, gate: Array | None, fill: Array | None) -> Array:
+    """Bias, gate, ReLU and pool of a convolution's output, handed over as pooling windows."""
+    if gate is None:
+        return relu_pool(elements, bias)
+    if fill is None:  # a gate of 0 or 1 commutes with ReLU and pool, where there is four times less to do
+        return gate_output(relu_pool(elements, bias), gate)
+    return relu_pool(gate * (elements + bias) + (1 - gate) * fill, jnp.zeros_like(bias))
 
 
 def init(key: Array, image_shape: Sequence[int], classes: int, dtype: Any = jnp.float32) -> Params:
@@ -71,10 +75,34 @@ def init(key: Array, image_shape: Sequence[int], classes: int, dtype: Any = jnp.
     return CNN(classes=classes).init(key, jnp.zeros((1, *image_shape), dtype))["params"]
 
 
-def apply(params: Params, x: Array, gates: Gates | None = None, fill: Gates | None = None) -> Array:
+class SparseModel(NamedTuple):
+    """A frozen model whose convolutions visit non-zero weights only."""
+
+    params: Params
+    kernels: dict[str, sparse_ops.Kernel]
+    """{"conv1": ..., "conv2": ..., "conv3": ...}, from `sparse_ops.visit`; they stand in for those of `params`."""
+
+
+def apply(params: Params | SparseModel, x: Array, gates: Gates | None = None, fill: Gates | None = None) -> Array:
     """Logits (N, Y) of normalised images x (N, H, W, I); the widths are read from the parameters."""
+    if isinstance(params, SparseModel):
+        return _apply_sparse(params, x, gates, fill)
     channels = tuple(params[f"{layer}_bias"].shape[0] for layer in CONV_LAYERS)
     return CNN(channels, params["fc_bias"].shape[0]).apply({"params": params}, x, gates, fill)  # type: ignore[return-value]
+
+
+def _apply_sparse(model: SparseModel, x: Array, gates: Gates | None, fill: Gates | None) -> Array:
+    params, x = model.params, x.transpose(3, 1, 2, 0)  # images last
+    for layer in CONV_LAYERS:
+        elements: Any = sparse_ops.conv_windows(x, model.kernels[layer], params[f"{layer}_bias"].shape[0])
+        bias, gate = _channels_first(params, f"{layer}_bias"), _channels_first(gates, layer)
+        x = _activate(elements, bias, gate, _channels_first(fill, layer))
+    x = x.transpose(3, 1, 2, 0).reshape(x.shape[-1], -1)
+    return x @ params["fc_kernel"] + params["fc_bias"]
+
+
+def _channels_first(values: Mapping[str, Array] | None, name: str) -> Any:
+    return None if values is None else values[name][:, None, None, None]
 
 
 def conv_outputs(params: Params, x: Array) -> dict[str, Array]:
@@ -87,8 +115,8 @@ def conv_outputs(params: Params, x: Array) -> dict[str, Array]:
     return outputs
 
 
-def narrow(params: Params, channels: Mapping[str, Array]) -> Params:
-    """The smaller model that holds only these channels: indices {"conv1": (o_1,), ...}, in any order.
+def narrow(params: Params, channels: Mapping[str, Any]) -> Params:
+    """The smaller model that holds only these channels: indices {"conv1": (o_1,), ...}, in any order, or slices.
 
     With every other channel closed (zero ablation) both models give the same logits, since a closed channel's output
     is exactly 0; the small one does less work.

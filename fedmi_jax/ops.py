@@ -20,7 +20,7 @@ from jax.custom_batching import custom_vmap
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 # XLA's CPU backend otherwise fuses a transform into each of its users and computes it again for every element.
-_materialise = lax.optimization_barrier
+materialise = lax.optimization_barrier
 
 
 @custom_vmap
@@ -56,7 +56,7 @@ def _patches(x: Array) -> Array:
     rows, columns = height - height % 2, width - width % 2
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     taps = [padded[:, i : i + rows, j : j + columns] for i in range(3) for j in range(3)]
-    return _materialise(jnp.concatenate(taps, -1)).reshape(n * rows * columns, 9 * channels)
+    return materialise(jnp.concatenate(taps, -1)).reshape(n * rows * columns, 9 * channels)
 
 
 @jax.custom_vjp
@@ -65,7 +65,7 @@ def conv_windows(x: Array, kernel: Array) -> Array:
 
     Args: x (N, H, W, I); kernel (3, 3, I, O). Returns (4, N, h, w, O), windows' elements in row-major order.
     """
-    return windows(_materialise(_convolve(x, kernel)))
+    return windows(materialise(_convolve(x, kernel)))
 
 
 def windows(y: Array) -> Array:
@@ -77,10 +77,11 @@ def windows(y: Array) -> Array:
     return jnp.stack([y[:, :, i, :, j] for i in range(2) for j in range(2)])
 
 
-def _from_windows(g: Array) -> Array:
-    """(4, N, h, w, O) -> (N * 2h * 2w, O), the inverse of `windows`."""
+def from_windows(g: Array) -> Array:
+    """(4, N, h, w, O) -> (N, 2h, 2w, O), the inverse of `windows`."""
+    _, n, h, w, channels = g.shape
     rows = [jnp.stack([g[2 * i], g[2 * i + 1]], 3) for i in range(2)]
-    return jnp.stack(rows, 2).reshape(-1, g.shape[-1])
+    return jnp.stack(rows, 2).reshape(n, 2 * h, 2 * w, channels)
 
 
 def _conv_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
@@ -90,14 +91,14 @@ def _conv_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
 def _conv_backward(residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
     x, kernel = residuals
     _, height, width, channels = x.shape
-    d_tiles = _materialise(_output_tiles_transpose(g)).reshape(16, -1, g.shape[-1])
-    k_tiles = _materialise(_kernel_tiles(kernel))
-    d_x_tiles = _materialise(lax.dot_general(d_tiles, k_tiles, (((2,), (2,)), ((0,), (0,)))))
-    d_x = _materialise(_input_tiles_transpose(d_x_tiles.reshape(16, *g.shape[1:4], channels), height, width))
+    d_tiles = materialise(_output_tiles_transpose(g)).reshape(16, -1, g.shape[-1])
+    k_tiles = materialise(_kernel_tiles(kernel))
+    d_x_tiles = materialise(lax.dot_general(d_tiles, k_tiles, (((2,), (2,)), ((0,), (0,)))))
+    d_x = materialise(_input_tiles_transpose(d_x_tiles.reshape(16, *g.shape[1:4], channels), height, width))
     if channels < 8:  # an image: nine columns of patches are less than sixteen of tiles, and d_x is not asked for
-        return d_x, (_patches(x).T @ _materialise(_from_windows(g))).reshape(kernel.shape)
-    x_tiles = _materialise(_input_tiles(x)).reshape(16, -1, channels)
-    d_k_tiles = _materialise(lax.dot_general(x_tiles, d_tiles, (((1,), (1,)), ((0,), (0,)))))
+        return d_x, (_patches(x).T @ materialise(from_windows(g).reshape(-1, g.shape[-1]))).reshape(kernel.shape)
+    x_tiles = materialise(_input_tiles(x)).reshape(16, -1, channels)
+    d_k_tiles = materialise(lax.dot_general(x_tiles, d_tiles, (((1,), (1,)), ((0,), (0,)))))
     return d_x, _kernel_tiles_transpose(d_k_tiles)
 
 
@@ -180,7 +181,8 @@ def _spread(first: Array, second: Array) -> list[Array]:
 
 @jax.custom_vjp
 def relu_pool(elements: Array, bias: Array) -> Array:
-    """max(0, max over the window of (element + bias)): (4, N, h, w, O), (O,) -> (N, h, w, O).
+    """max(0, max over the window of (element + bias)): (4, N, h, w, O), (O,) -> (N, h, w, O); or any other order of
+    axes after the first, with a bias that broadcasts.
 
     The gradient goes to the first of equal elements in row-major order, and to none where the maximum is not
     positive (ReLU's gradient at exactly 0 is 0), as in the authors' PyTorch.
@@ -188,17 +190,25 @@ def relu_pool(elements: Array, bias: Array) -> Array:
     return _relu_pool_forward(elements, bias)[0]
 
 
-def _relu_pool_forward(elements: Array, bias: Array) -> tuple[Array, Array]:
+def _relu_pool_forward(elements: Array, bias: Array) -> tuple[Array, tuple[Array, Array]]:
     a, b, c, d = (element + bias for element in elements)
     top = jnp.maximum(jnp.maximum(a, b), jnp.maximum(c, d))
     first = jnp.where(a == top, 0, jnp.where(b == top, 1, jnp.where(c == top, 2, 3)))
     winner = jnp.where(top > 0, first, -1).astype(jnp.int8)
-    return _materialise((jnp.maximum(top, 0), winner))
+    pooled, winner = materialise((jnp.maximum(top, 0), winner))
+    return pooled, (winner, bias)
 
 
-def _relu_pool_backward(winner: Array, g: Array) -> tuple[Array, Array]:
-    d_bias = jnp.where(winner >= 0, g, 0).sum((0, 1, 2))
+def _relu_pool_backward(residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    winner, bias = residuals
+    d_bias = sum_to(jnp.where(winner >= 0, g, 0), bias.shape)
     return jnp.stack([jnp.where(winner == i, g, 0) for i in range(4)]), d_bias
 
 
 relu_pool.defvjp(_relu_pool_forward, _relu_pool_backward)
+
+
+def sum_to(values: Array, shape: tuple[int, ...]) -> Array:
+    """The transpose of broadcasting from `shape`: what was repeated is summed."""
+    values = values.sum(tuple(range(values.ndim - len(shape))))
+    return values.sum([axis for axis, size in enumerate(shape) if size == 1], keepdims=True)

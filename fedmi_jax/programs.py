@@ -116,7 +116,7 @@ def discover_circuits(
 
     def one(which: Array, plan: Plan, fill: Gates | None, models: Params, images: Images) -> Gates:
         return discovery.discover(
-            pick(models, which), images, plan, fill, settings=settings, micro_batch=piece, narrowing=how.one_by_one
+            pick(models, which), images, plan, fill, settings=settings, micro_batch=piece, narrowing=how.narrowing
         )
 
     return gathered(deal(one, how, (which, plan, fill), (models, images)), how)
@@ -133,7 +133,7 @@ def measure_circuits(
     """
 
     def one(which: Array, gates: Gates, fill: Gates | None, target: Array, models: Params, test: TestSet) -> Any:
-        return measure(pick(models, which), gates, fill, target, test, narrowing=how.one_by_one)
+        return measure(pick(models, which), gates, fill, target, test, narrowing=how.narrowing)
 
     return gathered(deal(one, how, (which, gates, fill, target), (models, test)), how)
 
@@ -141,7 +141,8 @@ def measure_circuits(
 @partial(jax.jit, static_argnames=("how",))
 def measure_models(models: Params, test: TestSet, *, how: Layout) -> tuple[Array, Array]:
     """`evaluation.model_accuracy` of M models in one call: (M,), (M, Y)."""
-    return gathered(deal(evaluation.model_accuracy, how, (models,), (test,)), how)
+    one = partial(evaluation.model_accuracy, narrowing=how.narrowing)
+    return gathered(deal(one, how, (models,), (test,)), how)
 
 
 @partial(jax.jit, static_argnames=("how",))

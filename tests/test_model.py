@@ -142,32 +142,87 @@ def test_the_smaller_model_is_the_masked_one(order):
     chex.assert_trees_all_close(APPLY(small, x), APPLY(params, x, gates()), rtol=1e-12)
 
 
-def _widths(params, channels):
-    return jnp.stack([params[f"{layer}_bias"].shape[0] * jnp.ones((), int) for layer in model.CONV_LAYERS])
+def _widths(small, channels):
+    """The model's; negative where it visits weight by weight."""
+    sign = -1 if isinstance(small, model.SparseModel) else 1
+    params = small.params if isinstance(small, model.SparseModel) else small
+    assert [len(channels[k]) for k in model.CONV_LAYERS] == [len(params[f"{k}_bias"]) for k in model.CONV_LAYERS]
+    return jnp.stack([sign * params[f"{layer}_bias"].shape[0] * jnp.ones((), int) for layer in model.CONV_LAYERS])
+
+
+def _full_model(weights):
+    """weights(I, O) bool (3, 3, I, O): which weights of conv2 and conv3 are not zero."""
+    params, before = {"fc_kernel": jnp.ones((128, 4)), "fc_bias": jnp.zeros(4)}, 1
+    for layer, width in zip(model.CONV_LAYERS, model.CHANNELS, strict=True):
+        kernel = jnp.ones((3, 3, 1, width)) if layer == "conv1" else weights(before, width).astype(float)
+        params |= {f"{layer}_kernel": jnp.asarray(kernel), f"{layer}_bias": jnp.zeros(width)}
+        before = width
+    return params
+
+
+def _one_each(inputs, outputs):
+    """Every channel has a weight in and a weight out."""
+    kernel = np.zeros((3, 3, inputs, outputs), bool)
+    kernel[1, 1, np.arange(outputs) % inputs, np.arange(outputs)] = True
+    return kernel
+
+
+def _all(inputs, outputs):
+    return np.ones((3, 3, inputs, outputs), bool)
+
+
+def _open(counts):
+    """The last so many channels of each layer."""
+    return {k: jnp.arange(n)[::-1] < m for k, n, m in zip(model.CONV_LAYERS, model.CHANNELS, counts, strict=True)}
 
 
 @pytest.mark.parametrize(
-    ("live", "expected"),
+    ("weights", "live", "expected"),
     [
-        ((32, 64, 128), (32, 64, 128)),
-        ((32, 32, 64), (32, 32, 64)),
-        ((17, 1, 1), (32, 32, 64)),
-        ((16, 32, 33), (32, 32, 64)),
-        ((16, 32, 32), (16, 32, 32)),
-        ((16, 17, 1), (16, 32, 32)),
-        ((16, 16, 16), (16, 16, 16)),
-        ((0, 0, 0), (16, 16, 16)),
-        ((1, 33, 1), (32, 64, 128)),
+        (_one_each, (32, 64, 128), (-32, -64, -128)),
+        (_one_each, (17, 1, 1), (-32, -64, -128)),
+        (_one_each, (16, 32, 32), (-16, -32, -32)),
+        (_one_each, (16, 17, 1), (-16, -32, -32)),
+        (_one_each, (16, 16, 16), (-16, -16, -16)),
+        (_one_each, (0, 0, 0), (-16, -16, -16)),
+        (_one_each, (1, 33, 1), (-32, -64, -128)),
+        (_all, (32, 64, 128), (32, 64, 128)),
+        (_all, (16, 32, 33), (32, 64, 128)),
+        (_all, (16, 16, 16), (-16, -16, -16)),  # 2304 weights are left between conv1 and conv2, an eighth
+        (_all, (16, 17, 1), (32, 64, 128)),  # 2448 are
     ],
 )
-def test_the_smallest_model_that_fits_is_run(live, expected):
-    params = {"fc_kernel": jnp.ones((128, 4)), "fc_bias": jnp.zeros(4)}
-    before = 1
-    for layer, width in zip(model.CONV_LAYERS, model.CHANNELS, strict=True):
-        params |= {f"{layer}_kernel": jnp.ones((3, 3, before, width)), f"{layer}_bias": jnp.zeros(width)}
-        before = width
-    is_open = {k: jnp.arange(n)[::-1] < m for k, n, m in zip(model.CONV_LAYERS, model.CHANNELS, live, strict=True)}
-    assert tuple(on_live_channels(_widths, params, is_open).tolist()) == expected
+def test_the_smallest_model_that_fits_is_run(weights, live, expected):
+    found = jax.jit(on_live_channels, static_argnums=0)(_widths, _full_model(weights), _open(live))
+    assert tuple(found.tolist()) == expected
+
+
+def _logits(small, channels, gates, x):
+    return model.apply(small, x, {layer: gates[layer][channels[layer]] for layer in model.CONV_LAYERS})
+
+
+def _with_few(gates, params, is_open, x):
+    return jnp.sum(jnp.sin(on_live_channels(_logits, params, is_open, gates, x)))
+
+
+def _with_all(gates, params, is_open, x):
+    return jnp.sum(jnp.sin(model.apply(params, x, gates)))
+
+
+WITH_FEW, WITH_ALL = (jax.jit(jax.value_and_grad(function)) for function in (_with_few, _with_all))
+SMALL = 9  # an odd size
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("live", [(32, 64, 128), (16, 20, 32), (7, 16, 9)])
+@pytest.mark.parametrize("share", [0.01, 0.12, 1])
+def test_the_smaller_model_gives_the_same_logits_and_gradients(live, share):
+    """Of gates: weight by weight or not, wide or narrow."""
+    params = tiny.params(size=SMALL, sparsity=1 - share, channels=model.CHANNELS)
+    is_open, x = _open(live), inputs(SMALL)
+    gates = {layer: gate.astype(float) for layer, gate in is_open.items()}
+    found, expected = (function(gates, params, is_open, x) for function in (WITH_FEW, WITH_ALL))
+    chex.assert_trees_all_close(found, expected, rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.usefixtures("x64")

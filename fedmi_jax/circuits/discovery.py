@@ -13,13 +13,13 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
-from fedmi_jax import model
+from fedmi_jax import model, sparse_ops
 from fedmi_jax.circuits.gates import straight_through_gate
 from fedmi_jax.circuits.narrowing import on_live_channels
 from fedmi_jax.config import Discovery
 from fedmi_jax.data.batches import Plan
 from fedmi_jax.local import Images, accumulate
-from fedmi_jax.model import CONV_LAYERS, Gates, Params
+from fedmi_jax.model import CONV_LAYERS, Gates, Params, SparseModel
 
 SEGMENT = 20
 """Steps between two looks at which channels are still open. The first can close after 2.0 / 0.1 = 20 steps."""
@@ -62,13 +62,19 @@ def _narrow_segment(carry: tuple, work: tuple, *, run: partial, params: Params) 
     return on_live_channels(run, params, is_open, carry, work), None
 
 
-def _run(params: Params, channels: dict[str, Array] | None, carry: tuple, work: tuple, **fixed: Any) -> tuple:
+def _run(
+    params: Params | SparseModel, channels: dict[str, Array] | None, carry: tuple, work: tuple, micro_batch: int,
+    **fixed: Any,
+) -> tuple:  # fmt: skip
     """Some steps on a model that holds these channels (None: all)."""
-    return lax.scan(partial(_step, params=params, channels=channels, **fixed), carry, work)[0]
+    if isinstance(params, SparseModel):
+        micro_batch = sparse_ops.piece(work[0].shape[-1], micro_batch)
+    fixed |= {"params": params, "channels": channels, "micro_batch": micro_batch}
+    return lax.scan(partial(_step, **fixed), carry, work)[0]
 
 
 def _step(
-    carry: tuple, batch: tuple, *, params: Params, channels: dict[str, Array] | None, images: Images,
+    carry: tuple, batch: tuple, *, params: Params | SparseModel, channels: dict[str, Array] | None, images: Images,
     fill: Gates | None, settings: Discovery, optimiser: optax.GradientTransformation, micro_batch: int,
 ) -> tuple[tuple, None]:  # fmt: skip
     scores, state = carry
@@ -81,7 +87,7 @@ def _step(
 
 
 def class_loss(
-    scores: Gates, index: Array, weight: Array, *, params: Params, images: Images,
+    scores: Gates, index: Array, weight: Array, *, params: Params | SparseModel, images: Images,
     channels: dict[str, Array] | None, fill: Gates | None,
 ) -> Array:  # fmt: skip
     """Weighted cross-entropy of the masked model on images of the class (first term of the paper's objective)."""

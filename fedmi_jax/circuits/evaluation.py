@@ -5,6 +5,7 @@ Axes: N test images, Y classes, G groups of images, B images of a group, O_l cha
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -14,9 +15,9 @@ import numpy as np
 from jax import Array, lax
 
 from fedmi_jax import model
-from fedmi_jax.circuits.narrowing import on_live_channels
+from fedmi_jax.circuits.narrowing import WIDTHS, on_live_channels
 from fedmi_jax.local import Images
-from fedmi_jax.model import CONV_LAYERS, Gates, Params
+from fedmi_jax.model import CONV_LAYERS, Gates, Params, SparseModel
 
 
 class TestSet(NamedTuple):
@@ -98,9 +99,10 @@ def class_accuracy(
     return _mean(jnp.argmax(logits, -1) == target, test.class_valid[target].ravel())
 
 
-def model_accuracy(params: Params, test: TestSet) -> tuple[Array, Array]:
+def model_accuracy(params: Params, test: TestSet, *, narrowing: bool) -> tuple[Array, Array]:
     """Accuracy of the whole model on all test images () and per class (Y,)."""
-    logits = _logits(params, None, None, None, test.images, test.indices)
+    everything = {layer: jnp.ones_like(params[f"{layer}_bias"]) for layer in CONV_LAYERS}
+    logits = _masked_logits(params, everything, None, test.images, test.indices, narrowing, WIDTHS[:1])
     labels, valid = test.images.labels[test.indices].ravel(), test.valid.ravel()
     truth = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype) * valid[:, None]
     hits = (truth * (jnp.argmax(logits, -1) == labels)[:, None]).sum(0)
@@ -132,23 +134,29 @@ def _output_sums(params: Params, x: Array, valid: Array) -> dict[str, Array]:
 
 
 def _masked_logits(
-    params: Params, gates: Gates, fill: Gates | None, images: Images, index: Array, narrowing: bool
+    params: Params,
+    gates: Gates,
+    fill: Gates | None,
+    images: Images,
+    index: Array,
+    narrowing: bool,
+    widths: Sequence[tuple[int, ...]] = WIDTHS[:2],
 ) -> Array:
     if not narrowing or fill is not None:
         return _logits(params, None, gates, fill, images, index)
     is_open = {layer: gates[layer] > 0 for layer in CONV_LAYERS}
-    return on_live_channels(partial(_logits_without_fill, images=images), params, is_open, gates, index)
+    return on_live_channels(partial(_logits_without_fill, images=images), params, is_open, gates, index, widths=widths)
 
 
 def _logits_without_fill(
-    params: Params, channels: dict[str, Array], gates: Gates, index: Array, images: Images
+    params: Params | SparseModel, channels: dict[str, Array], gates: Gates, index: Array, images: Images
 ) -> Array:
     return _logits(params, channels, gates, None, images, index)
 
 
 def _logits(
-    params: Params, channels: dict[str, Array] | None, gates: Gates | None, fill: Gates | None, images: Images,
-    index: Array,
+    params: Params | SparseModel, channels: dict[str, Array] | None, gates: Gates | None, fill: Gates | None,
+    images: Images, index: Array,
 ) -> Array:  # fmt: skip
     """(G * B, Y), group after group."""
     if channels is not None and gates is not None:

@@ -1,40 +1,61 @@
-"""Working on the channels that matter only.
+"""Working on the channels, and on the weights, that matter only.
 
 Under zero ablation a closed channel's output is exactly 0, and a closed score never recovers (its only gradient, the
 L0 term's, keeps pushing it down). A channel without a non-zero outgoing weight has no say either, open or not. In a
-sparse model that leaves few, so a smaller model that holds just those gives the same numbers, up to the order of sums,
-for a fraction of the work.
+sparse model that leaves few channels, and few non-zero weights between them, so a smaller model that visits just those
+gives the same numbers, up to the order of sums, for a fraction of the work.
 
 Axes: O_l channels of layer l, o_l of them in the smaller model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
 from jax import Array, lax
 
-from fedmi_jax import model
-from fedmi_jax.model import CONV_LAYERS, LAYERS, Gates, Params
+from fedmi_jax import model, sparse_ops
+from fedmi_jax.model import CONV_LAYERS, LAYERS, Gates, Params, SparseModel
+from fedmi_jax.ops import materialise
 
-DIVISORS = ((1, 1, 1), (1, 2, 2), (2, 2, 4), (2, 4, 8))
+WIDTHS = ((1, 1, 1), (2, 2, 4), (2, 4, 8))
 """The smaller models' widths are the full ones over these; all are compiled, the smallest that fits is run."""
+DENSEST = 1 / 8
+"""Share of a full kernel's weights up to which visiting the non-zero ones is less work than a dense convolution."""
 
 
-def on_live_channels(fn: Callable[..., Any], params: Params, is_open: Gates, *args: Any) -> Any:
-    """fn(small params, channels, *args) for the smallest model that holds every open channel that has a say.
+def on_live_channels(
+    fn: Callable[..., Any], params: Params, is_open: Gates, *args: Any, widths: Sequence[tuple[int, ...]] = WIDTHS
+) -> Any:
+    """fn(model, channels, *args) for the smallest model that holds every open channel that has a say.
 
-    is_open: bool {"conv1": (O_1,), ...}; channels: {"conv1": (o_1,), ...}, indices, those that matter first.
+    is_open: bool {"conv1": (O_1,), ...}; model: a `SparseModel`, or parameters of full width where too many weights are
+    left; channels: {"conv1": (o_1,), ...}, its channels, those that matter first.
     """
     live = {layer: is_open[layer] & has_outgoing(params, layer) for layer in CONV_LAYERS}
-    full = [params[f"{layer}_bias"].shape[0] for layer in CONV_LAYERS]
-    menu = [[max(1, n // d) for n, d in zip(full, divisors, strict=True)] for divisors in DIVISORS]
+    channels = {layer: jnp.argsort(~live[layer], stable=True) for layer in CONV_LAYERS}
+    params = model.narrow(_between(live, params), channels)
+    convolutions = [params[f"{layer}_kernel"] for layer in CONV_LAYERS]
+    most = [convolutions[0].size, *(int(kernel.size * DENSEST) for kernel in convolutions[1:])]  # an image always is
+    few = jnp.all(jnp.stack([jnp.count_nonzero(k) <= n for k, n in zip(convolutions, most, strict=True)]))
+    kernels = materialise(dict(zip(CONV_LAYERS, sparse_ops.visit(convolutions, most), strict=True)))
+    menu = [[max(1, len(channels[k]) // by) for k, by in zip(CONV_LAYERS, one, strict=True)] for one in widths]
     needed = jnp.stack([jnp.sum(live[layer]) for layer in CONV_LAYERS])
-    smallest = jnp.sum(jnp.all(needed <= jnp.array(menu[1:]), -1))
-    return lax.switch(smallest, [partial(_narrowed, fn, widths) for widths in menu], params, live, *args)
+    smallest = jnp.sum(jnp.all(needed <= jnp.array(menu), -1))
+    forms = [fn, *(partial(_narrow, fn, one, kernels) for one in menu)]
+    return lax.switch(jnp.where(few, smallest, 0), forms, params, channels, *args)
+
+
+def _narrow(
+    fn: Callable[..., Any], widths: list[int], kernels: dict[str, sparse_ops.Kernel], params: Params, channels: Gates,
+    *args: Any,
+) -> Any:  # fmt: skip
+    first = {layer: slice(width) for layer, width in zip(CONV_LAYERS, widths, strict=True)}
+    small = SparseModel(model.narrow(params, first), kernels)
+    return fn(small, {layer: channels[layer][first[layer]] for layer in CONV_LAYERS}, *args)
 
 
 def has_outgoing(params: Params, layer: str) -> Array:
@@ -46,10 +67,10 @@ def has_outgoing(params: Params, layer: str) -> Array:
     return jnp.any(kernel != 0, tuple(axis for axis in range(kernel.ndim) if axis != kernel.ndim - 2))
 
 
-def _narrowed(fn: Callable[..., Any], widths: list[int], params: Params, live: Gates, *args: Any) -> Any:
-    channels = {k: _live_first(live[k], width) for k, width in zip(CONV_LAYERS, widths, strict=True)}
-    return fn(model.narrow(params, channels), channels, *args)
-
-
-def _live_first(live: Array, width: int) -> Array:
-    return jnp.argsort(~live, stable=True)[:width]
+def _between(live: Gates, params: Params) -> dict[str, Array]:
+    """The parameters with only those weights of the convolutions that lead from a live channel to a live channel."""
+    kept, before = dict(params), jnp.ones(params["conv1_kernel"].shape[2], bool)
+    for layer in CONV_LAYERS:
+        kept[f"{layer}_kernel"] = jnp.where(before[:, None] & live[layer], params[f"{layer}_kernel"], 0)
+        before = live[layer]
+    return kept
