@@ -3,10 +3,11 @@
 Axes: S seeds, R rounds, K clients, O_l channels of convolution l.
 
 Two networks that compute the same may hold it in other channels: raw IoU would call them different. Channels are
-matched layer by layer (as in Ainsworth et al. 2023, one pass from the image up): a layer's inputs are first put in the order
-that the layer before was matched in; then the one-to-one matching of output channels that minimises the summed squared
-distance of their kernels and biases is found exactly (`scipy.optimize.linear_sum_assignment`). The matching looks at
-weights only, never at circuits, so chance gives it no higher IoU than raw: the null stays that of `analysis.nulls`.
+matched layer by layer (as in Ainsworth et al. 2023, one pass from the image up): a layer's inputs are first put in the
+order that the layer before was matched in; then the one-to-one matching of output channels that minimises the summed
+squared distance of their kernels and biases is found exactly (`scipy.optimize.linear_sum_assignment`). The matching
+looks at weights only, never at circuits, so chance gives it no higher IoU than raw: the null stays that of
+`analysis.nulls`.
 
 Needs a result with weights: `fedmi run ... --execution.save-weights`.
 """

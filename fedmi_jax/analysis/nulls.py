@@ -3,8 +3,8 @@
 Axes: S seeds, R rounds, O origins, K clients, C classes, n channels of a layer.
 
 The null is two independent, uniformly random sets with as many channels as the two circuits have, in a layer of n.
-Their intersection X follows the hypergeometric law, and IoU = X / (a + b - X), so the expectation is an exact finite sum
-(`expected_iou`). Larger circuits overlap more by chance; subtracting the expectation makes layers, rounds and
+Their intersection X follows the hypergeometric law, and IoU = X / (a + b - X), so the expectation is an exact finite
+sum (`expected_iou`). Larger circuits overlap more by chance; subtracting the expectation makes layers, rounds and
 experiments comparable. It is no statement about circuits that must lie among the channels a sparse model still uses;
 those would overlap more.
 
