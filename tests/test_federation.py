@@ -11,7 +11,7 @@ import pytest
 import tiny
 import xarray as xr
 
-from fedmi_jax import controls, federation, results
+from fedmi_jax import federation, results
 from fedmi_jax.config import Data, Discovery, Evaluation, Execution, FedmiError, Local, Sparsity, Split, replace
 from fedmi_jax.data import batches, datasets
 from fedmi_jax.local import Images
@@ -39,15 +39,11 @@ def test_same_seeds_same_file(run, squares, tmp_path):
 
 def test_weights_and_controls_are_there_on_request_only(run, squares):
     """And change nothing else."""
-    plain_discovery = replace(SAVING.discovery, repeat="never")
-    without = federation.run(
-        tiny.experiment(discovery=plain_discovery, evaluation=Evaluation(batch_size=20)), squares
-    )  # fmt: skip
+    without = federation.run(tiny.experiment(discovery=replace(SAVING.discovery, repeat="never")), squares)
     weights = [name for name in run if name.startswith("weights_")]
     assert len(weights) == 16
     xr.testing.assert_equal(without, run[list(without)])
-    controlled = {*controls.JUDGED, "rediscovery_iou", "empty_pairs_rediscovery"}
-    assert set(run) - set(without) == {*weights, *controlled}
+    assert set(run) - set(without) == {*weights, "rediscovery_iou", "empty_pairs_rediscovery"}
 
 
 def test_a_seed_alone_is_the_seed_in_company(run, squares):
