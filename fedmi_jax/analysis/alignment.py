@@ -89,8 +89,12 @@ def aligned(ds: xr.Dataset) -> xr.Dataset:
     )
 
 
+def has_weights(ds: xr.Dataset) -> bool:
+    return "weights_local_conv1_kernel" in ds
+
+
 def _require_weights(ds: xr.Dataset) -> None:
-    if "weights_local_conv1_kernel" not in ds:
+    if not has_weights(ds):
         raise FedmiError("weights_*: not in the result; produce them with `fedmi run ... --execution.save-weights`")
 
 
