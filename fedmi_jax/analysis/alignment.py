@@ -23,6 +23,7 @@ from scipy.optimize import linear_sum_assignment
 from fedmi_jax.circuits.similarity import LAYERS, held, iou
 from fedmi_jax.config import FedmiError
 
+ALIGNED = ("aligned_local_global_iou", "aligned_specialist_distinctness", "moved")
 Weights = Mapping[str, np.ndarray]
 """{"conv1_kernel": (3, 3, I, O_1), "conv1_bias": (O_1,), ...} of one model."""
 Matching = dict[str, np.ndarray]
@@ -63,8 +64,10 @@ def aligned(ds: xr.Dataset) -> xr.Dataset:
       of the clients' own models.
     - moved (seed, round, client, layer): share of the global model's channels that are matched to another number.
 
-    Raises FedmiError where the result has no weights.
+    As the result has them (`compact`), or from its weights. Raises FedmiError where it has neither.
     """
+    if set(ALIGNED) <= set(ds):
+        return ds[list(ALIGNED)]
     _require_weights(ds)
     there, union = held(ds), _unions(ds)
     shape, (seeds, rounds, clients) = there.shape, there.shape[:3]
@@ -89,12 +92,18 @@ def aligned(ds: xr.Dataset) -> xr.Dataset:
     )
 
 
-def has_weights(ds: xr.Dataset) -> bool:
-    return "weights_local_conv1_kernel" in ds
+def has_aligned(ds: xr.Dataset) -> bool:
+    """Whether `aligned` has what it needs."""
+    return set(ALIGNED) <= set(ds) or "weights_local_conv1_kernel" in ds
+
+
+def compact(ds: xr.Dataset) -> xr.Dataset:
+    """The result with its aligned measures in place of its weights, which are most of a large file."""
+    return ds.drop_vars([name for name in ds if str(name).startswith("weights_")]).assign(aligned(ds))
 
 
 def _require_weights(ds: xr.Dataset) -> None:
-    if not has_weights(ds):
+    if not has_aligned(ds):
         raise FedmiError("weights_*: not in the result; produce them with `fedmi run ... --execution.save-weights`")
 
 

@@ -18,7 +18,8 @@ from fedmi_jax.circuits.similarity import held
 LEGEND = (
     f"Intervals: 95 %, bootstrap over seeds. A verdict needs {verdicts.MIN_SEEDS} seeds and an interval wholly on one "
     "side of the rule; until then the means alone say what stands in brackets. Null: the same number for random "
-    "circuits of the same sizes, or for random or empty masks; * where it meets the rule too, so that meeting it is no evidence."
+    "circuits of the same sizes, or for random or empty masks; * where it meets the rule too, so that meeting it is no "
+    "evidence."
 )
 
 

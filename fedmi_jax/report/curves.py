@@ -48,24 +48,20 @@ def draw(panels: Sequence[Panel], columns: int, ylabel: str, height: float = 1.4
     figure, axes = style.grid(len(panels), columns, height)
     for one, panel in zip(axes, panels, strict=True):
         _fill(one, panel)
-        one.set(title=panel.title, ylim=(-0.04, 1.04))
+        one.set(title=panel.title, ylim=(-0.04, 1.04), yticks=(0, 0.5, 1))
     for one in axes[:: min(columns, len(axes))]:
         one.set_ylabel(ylabel)
     for one in axes[-min(columns, len(axes)) :]:
         one.set_xlabel("round")
-    if any(
-        curve.hollow is not None and bool((curve.hollow.mean("seed") >= 0.5).any())
-        for p in panels
-        for curve in p.curves
-    ):
+    if any(_is_hollow(curve).any() for panel in panels for curve in panel.curves):
         axes[0].plot([], [], "o", mfc="white", mec=style.BLACK, mew=0.8, label="degenerate")
     style.legend(figure, axes)
     return figure
 
 
 def _fill(axes: Axes, panel: Panel) -> None:
-    for curve in panel.curves:
-        line(axes, curve)
+    for depth, curve in enumerate(panel.curves):
+        line(axes, curve, depth)
     if panel.null is not None:
         chance(axes, panel.null, panel.null_label)
     rounds = panel.curves[0].values["round"].values if panel.curves else np.array([1])
@@ -74,21 +70,29 @@ def _fill(axes: Axes, panel: Panel) -> None:
         axes.set_xticks(rounds[1::2] if len(rounds) > 5 else rounds)
 
 
-def line(axes: Axes, curve: Curve) -> None:
+def line(axes: Axes, curve: Curve, depth: int = 0) -> None:
     """The mean, its band where there are seeds, and a marker per round; many rounds get fewer of them, but all that are
-    degenerate."""
+    degenerate. Lines are the thinner the later they are drawn, so that those that coincide are seen."""
     found = band(curve.values)
     rounds, mean = found["round"].values, found["mean"].values
     if not np.isfinite(mean).any():
         return
-    axes.plot(rounds, mean, color=curve.colour, zorder=3)
+    axes.plot(rounds, mean, color=curve.colour, lw=max(2.0 - 0.5 * depth, 0.8), zorder=3)
     axes.fill_between(rounds, found["low"], found["high"], color=curve.colour, alpha=0.18, lw=0)
-    hollow = np.zeros(len(rounds), bool) if curve.hollow is None else curve.hollow.mean("seed").values >= 0.5
+    hollow = _is_hollow(curve)
     full = ~hollow & (np.arange(len(rounds)) % max(1, len(rounds) // 10) == 0)
     look = {"ls": "", "marker": curve.marker, "mec": curve.colour, "mew": 0.8, "zorder": 4}
+    look["ms"] = max(4.4 - 0.8 * depth, 2.4)
     axes.plot(rounds[full], mean[full], mfc=curve.colour, **look)
     axes.plot(rounds[hollow], mean[hollow], mfc="white", **look)
     axes.plot([], [], color=curve.colour, marker=curve.marker, label=curve.label)
+
+
+def _is_hollow(curve: Curve) -> np.ndarray:
+    """bool (R,): at least half of what the point averages is degenerate."""
+    if curve.hollow is None:
+        return np.zeros(curve.values.sizes["round"], bool)
+    return curve.hollow.mean("seed").values >= 0.5
 
 
 def chance(axes: Axes, null: xr.DataArray, label: str) -> None:
@@ -111,7 +115,8 @@ def own_classes(ds: xr.Dataset, client: int) -> list[int]:
 
 
 def degenerate(ds: xr.Dataset, origin: str | None) -> xr.DataArray:
-    """1 where a circuit is degenerate, of this origin or of any, NaN where there is none (seed, round, client, class)."""
+    """1 where a circuit of this origin (None: of any) is degenerate, NaN where there is none (seed, round, client,
+    class)."""
     flags = ds["degenerate"]
     one = flags.sel(origin=origin, drop=True) if origin else flags.any("origin")
     return one.where(held(ds)).astype(float)
@@ -140,13 +145,11 @@ def over_rounds(values: xr.DataArray) -> xr.DataArray:
 def cross_evaluation(title: str, ds: xr.Dataset, client: int) -> Panel:
     """Local circuits on the global model, one line per class of the client."""
     cross, flags = (values.sel(client=client) for values in (measures.cross_evaluation(ds), degenerate(ds, "local")))
-    labels, order = names(ds), ds["class"].values.tolist()
-    curves = []
-    for c in own_classes(ds, client):
-        i = order.index(c) % len(style.SERIES)
-        curves.append(
-            Curve(labels[c], cross.sel({"class": c}), style.SERIES[i], style.MARKERS[i], flags.sel({"class": c}))
-        )
+    labels = names(ds)
+    curves = [
+        Curve(labels[c], cross.sel({"class": c}), *style.look(c), flags.sel({"class": c}))
+        for c in own_classes(ds, client)
+    ]
     found = measures.random_cross_evaluation(ds)
     if found is None:
         return Panel(title, curves)

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
+from fedmi_jax.analysis import alignment
 from fedmi_jax.analysis.runs import ABLATION, Runs
 from fedmi_jax.circuits.similarity import LAYERS
 from fedmi_jax.config import ConfigError
+from fedmi_jax.presets import PRESETS
 from fedmi_jax.report import graphs, more_figures, paper_figures, style
 
 if TYPE_CHECKING:
@@ -29,6 +31,8 @@ class Paper:
     needs: tuple[str, ...]
     """Variables."""
     draw: Callable[[Runs], Figure]
+    rounds: int = 1
+    """At least so many."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ PAPER: dict[str, Paper] = {
     "fig09": Paper(("shared-class",), _CROSS, paper_figures.fig09),
     "fig10": Paper(("iid",), ("stability_iou",), paper_figures.fig10),
     "fig11": Paper(("iid",), _WIRES, graphs.fig11),
-    "fig12": Paper(("iid",), _WIRES, graphs.fig12),
+    "fig12": Paper(("iid",), _WIRES, graphs.fig12, rounds=2),
     "fig13": Paper(("iid",), _WIRES, graphs.fig13),
     "fig14": Paper(("two-class",), ("specialist_distinctness",), paper_figures.fig14),
     "fig15": Paper(("two-class",), ("local_global_iou",), paper_figures.fig15),
@@ -73,13 +77,13 @@ PER_RUN: dict[str, PerRun] = {
     "specificity": PerRun(("call_rate", "cross_evaluation_call_rate"), more_figures.specificity),
     "outages": PerRun(_CROSS, more_figures.outages),
     "ceiling": PerRun(("rediscovery_iou",), more_figures.ceiling, asked=True),
-    "aligned": PerRun(("weights_local_conv1_kernel",), more_figures.aligned, asked=True),
+    "aligned": PerRun(("aligned_local_global_iou",), more_figures.aligned, asked=True),
 }
 NAMES = (*PAPER, *PER_RUN)
 
 _HOW = {
     "rediscovery_iou": "fedmi run PRESET --discovery.repeat last",
-    "weights_local_conv1_kernel": "fedmi run PRESET --execution.save-weights",
+    "aligned_local_global_iou": "fedmi run PRESET --execution.save-weights",
 }
 
 
@@ -103,7 +107,7 @@ def draw_all(runs: Runs, out: Path, only: Sequence[str], formats: Sequence[str])
     return drawn, problems
 
 
-_Work = tuple[list[tuple[str, Callable, object]], list[str]]
+_Work = tuple[list[tuple[str, Callable, Any]], list[str]]
 
 
 def _paper(name: str, runs: Runs, wanted: bool) -> _Work:
@@ -113,9 +117,11 @@ def _paper(name: str, runs: Runs, wanted: bool) -> _Work:
     if not there:
         how = " or ".join(f"`fedmi run {kind} --out DIR/{kind}`" for kind in spec.kinds)
         return [], [f"{name}: needs {' or '.join(spec.kinds)}, which is not there; produce it with {how}"] * wanted
-    missing = [_missing(name, run, ds, spec.needs) for run, ds in there.items()]
+    missing = [
+        _missing(name, run, ds, spec.needs) or _too_short(name, run, ds, spec.rounds) for run, ds in there.items()
+    ]
     usable = {run: ds for (run, ds), lack in zip(there.items(), missing, strict=True) if not lack}
-    figures = [(name, spec.draw, usable)] if usable else []
+    figures: list[tuple[str, Callable, Any]] = [(name, spec.draw, usable)] if usable else []
     return figures, [lack for lack in missing if lack]
 
 
@@ -130,11 +136,19 @@ def _per_run(name: str, runs: Runs, wanted: bool) -> _Work:
     return figures, problems
 
 
+def _too_short(name: str, run: str, ds: xr.Dataset, rounds: int) -> str:
+    if ds.sizes["round"] >= rounds:
+        return ""
+    return f"{name}: {run} has {ds.sizes['round']} round, {rounds} are needed; produce them with `--rounds {rounds}`"
+
+
 def _missing(name: str, run: str, ds: xr.Dataset, needs: Sequence[str]) -> str:
     """What the figure lacks in this run, in one line; empty: nothing."""
-    absent = [variable for variable in needs if variable not in ds and variable not in ds.coords]
+    absent = [variable for variable in needs if variable not in ds]
+    if absent == ["aligned_local_global_iou"] and alignment.has_aligned(ds):
+        return ""
     if not absent:
         return ""
-    how = _HOW.get(absent[0], "fedmi run PRESET")
+    how = _HOW.get(absent[0], "fedmi run PRESET").replace("PRESET", run if run in PRESETS else "PRESET")
     imported = "" if "config" in ds.attrs else "; files of the paper's authors do not have it"
     return f"{name}: {run} has no {', '.join(absent)}; produce it with `{how} --out DIR`{imported}"

@@ -1,8 +1,8 @@
 """Circuit graphs: channels as nodes, the functional connectivity as edges; two circuits overlaid in three colours.
 
-Axes: L layers; O_l channels. A circuit's nodes stand in the column of their layer, in the order of their channels, evenly
-spaced, so that the same channel is at the same height in both. An edge's width is the norm of its kernel, where the
-result has weights, else the same for all.
+Axes: L layers; O_l channels. A circuit's nodes stand in the column of their layer, in the order of their channels,
+evenly spaced, so that the same channel is at the same height in both. An edge's width is the norm of its kernel, where
+the result has weights, else the same for all.
 """
 
 from __future__ import annotations
@@ -100,23 +100,23 @@ def _spread(used: np.ndarray) -> np.ndarray:
     return heights
 
 
+_PLATE = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.3}
+
+
 def _numbers(axes: Axes, x: int, heights: np.ndarray) -> None:
     """Channel numbers, where there is room for them."""
     used = np.flatnonzero(~np.isnan(heights))
     if len(used) <= 36:
         for channel in used:
-            axes.text(x + 0.04, heights[channel], str(channel), va="center", fontsize=5, color="#444444", zorder=4)
+            axes.text(x + 0.04, heights[channel], str(channel), va="center", fontsize=5, color="#333333", bbox=_PLATE)
 
 
 def _edges(axes: Axes, layer: str, first: np.ndarray, second: np.ndarray, heights: dict[str, np.ndarray]) -> None:
     from matplotlib.collections import LineCollection
 
     x, order = LAYERS.index(layer), ("image", *LAYERS)
-    for chosen, colour, z in (
-        (first * (second == 0), FIRST, 1),
-        (second * (first == 0), SECOND, 1),
-        (np.sqrt(first * second), BOTH, 2),
-    ):
+    alone, common = (first * (second == 0), second * (first == 0)), np.sqrt(first * second)
+    for chosen, colour, z in ((alone[0], FIRST, 1), (alone[1], SECOND, 1), (common, BOTH, 2)):
         out, into = np.nonzero(chosen)
         ends = [[(x, heights[order[x]][i]), (x + 1, heights[layer][o])] for o, i in zip(out, into, strict=True)]
         widths = (0.2 + 1.1 * chosen[out, into]).tolist()
@@ -125,9 +125,8 @@ def _edges(axes: Axes, layer: str, first: np.ndarray, second: np.ndarray, height
 
 def _counts(axes: Axes, first: Circuit, second: Circuit, labels: tuple[str, str]) -> None:
     """The legend: how many channels and edges are whose."""
-    for label, colour, pick in (
-        (f"only {labels[0]}", FIRST, (True, False)), (f"only {labels[1]}", SECOND, (False, True)), ("both", BOTH, (True, True)),
-    ):  # fmt: skip
+    whose = ((f"only {labels[0]}", (True, False)), (f"only {labels[1]}", (False, True)), ("both", (True, True)))
+    for (label, pick), colour in zip(whose, (FIRST, SECOND, BOTH), strict=True):
         nodes = sum(_count(first.masks[k], second.masks[k], pick) for k in LAYERS)
         edges = sum(_count(first.edges[k] > 0, second.edges[k] > 0, pick) for k in LAYERS)
         axes.plot([], [], "o-", color=colour, ms=3.4, label=f"{label}: {nodes} channels, {edges} edges")

@@ -64,18 +64,16 @@ def heatmap(ds: xr.Dataset) -> Figure:
 def drift(ds: xr.Dataset) -> Figure:
     """What the circuit found on the global model reaches beyond the local one there."""
     gap, flags, labels = ds["drift_gap"].sel(origin="local"), degenerate(ds, "local"), names(ds)
-    order = ds["class"].values.tolist()
     panels = []
     for k in ds["client"].values[:12].tolist():
         curves = [
-            Curve(labels[c], gap.sel({"client": k, "class": c}), style.SERIES[order.index(c) % 7],
-                  style.MARKERS[order.index(c) % 7], flags.sel({"client": k, "class": c}))
+            Curve(labels[c], gap.sel({"client": k, "class": c}), *style.look(c), flags.sel({"client": k, "class": c}))
             for c in own_classes(ds, k)
-        ]  # fmt: skip
+        ]
         panels.append(Panel(f"client {k}", curves))
     figure = draw(panels, 3, "drift gap")
-    for axes in figure.axes:
-        axes.set_ylim(-1.04, 1.04)
+    for axes in figure.axes[: len(panels)]:
+        axes.set(ylim=(-1.04, 1.04), yticks=(-1, 0, 1))
         axes.axhline(0, color=style.NULL, lw=0.6, zorder=0)
     return figure
 
@@ -120,18 +118,19 @@ def partition(ds: xr.Dataset) -> Figure:
 
 
 def sparsity(ds: xr.Dataset) -> Figure:
-    """Share of weights that are zero, per tensor, after local training and after averaging."""
+    """Share of weights that are left, per tensor, after local training and after averaging; on a logarithmic scale."""
     panels = []
     for origin in ("local", "global"):
-        values = ds[f"realised_sparsity_{origin}"]
+        values = 1 - ds[f"realised_sparsity_{origin}"]
         values = values.mean([d for d in values.dims if d not in ("seed", "round", "parameter_layer")])
         colours = zip(values["parameter_layer"].values, style.SERIES, style.MARKERS, strict=False)
         curves = [Curve(str(n), values.sel(parameter_layer=n), colour, marker) for n, colour, marker in colours]
         panels.append(Panel(f"{origin} models", curves))
-    figure = draw(panels, 2, "zero weights", 1.7)
+    figure = draw(panels, 2, "weights left, not 0", 1.7)
+    lowest = min(float(curve.values.min()) for panel in panels for curve in panel.curves)
     for axes in figure.axes:
-        lowest = min(float(c.values.min()) for panel in panels for c in panel.curves)
-        axes.set_ylim(lowest - 0.1 * (1.0 - lowest) - 1e-3, 1.0 + 0.05 * (1 - lowest))
+        axes.set_yscale("log")
+        axes.set(ylim=(max(lowest, 1e-4) / 1.3, 1.3))
     return figure
 
 
@@ -181,8 +180,7 @@ def outages(ds: xr.Dataset) -> Figure:
         for of in (interference.collapses, interference.recoveries, interference.longest_outage)
     )
     title = f"per circuit: collapses {falls}, recoveries {back}, longest outage {longest} rounds"
-    figure = draw([Panel(title, [curve], null, label)], 1, "share of circuits under 1 %", 1.9)
-    return figure
+    return draw([Panel(title, [curve], null, label)], 1, "share of circuits under 1 %", 1.9)
 
 
 def ceiling(ds: xr.Dataset) -> Figure:

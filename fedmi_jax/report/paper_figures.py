@@ -76,14 +76,14 @@ def _bars(axes: Axes, last: xr.Dataset, chance: xr.Dataset, origin: str, place: 
         (total - hollow)[where],
         fill=False,
         ec=colour,
-        label="both empty" if where.any() else None,
+        label="both empty",
     )
     for x, layer, mean in zip(at, value["layer"].values, total, strict=True):
         one = estimate(value.sel(layer=layer))
         if one.low is not None and one.high is not None:
             axes.errorbar(x, mean, [[mean - one.low], [one.high - mean]], color=style.BLACK, lw=0.8, capsize=2)
     null = chance["specialist_distinctness"].mean("seed").values
-    axes.hlines(null, at - 0.19, at + 0.19, color=style.NULL, lw=2, label="random sets" if place else None)
+    axes.hlines(null, at - 0.19, at + 0.19, color=style.NULL, lw=2, label="random sets")
 
 
 def _cross_panels(ds: xr.Dataset, prefix: str = "") -> list[Panel]:
@@ -114,7 +114,9 @@ def fig09(runs: Runs) -> Figure:
 def fig19(runs: Runs) -> Figure:
     """Sparsity ablation: local circuits on the global model, one row per level."""
     levels = sorted((name for name in runs if name.startswith(ABLATION)), key=sparsity_level)
-    panels = [panel for name in levels for panel in _cross_panels(runs[name], f"{sparsity_level(name):.1%} sparse, ")]
+    panels = [
+        panel for name in levels for panel in _cross_panels(runs[name], f"{100 * sparsity_level(name):g} % sparse, ")
+    ]
     return _cross(panels, runs[levels[0]].sizes["client"], 1.25)
 
 

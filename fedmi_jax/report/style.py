@@ -22,10 +22,13 @@ BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK = (
     "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000",
 )  # fmt: skip
 LAYERS = {"conv1": BLUE, "conv2": VERMILLION, "conv3": GREEN}
-SERIES = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK)
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+SERIES = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK, "#8B4513", "#332288", "#882255")
+"""Okabe and Ito's, without the yellow that print loses, and three of Paul Tol's for up to ten classes."""
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p")
 """Beside the colour, for whoever sees none."""
 NULL = "#999999"
+NO_CURVE = ("random sets, all layers", "random sets", "random masks, mean", "empty mask, mean", "degenerate")
+"""Labels that stand last in a legend, in this order."""
 ORIGINS = {"local": BLUE, "global": ORANGE}
 
 _STYLE: dict[str, Any] = {
@@ -42,7 +45,7 @@ def styled() -> Iterator[None]:
     """Within it figures are made in this style."""
     import matplotlib as mpl
 
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(_STYLE):  # type: ignore[arg-type]
         yield
 
 
@@ -64,20 +67,25 @@ def grid(
 
 
 def legend(figure: Figure, axes: Sequence[Axes], columns: int | None = None) -> None:
-    """One for all panels, above them: each label once."""
+    """One for all panels, above them: each label once, classes in their order, and what is no curve at the end."""
     found: dict[str, Any] = {}
     for one in axes:
         for handle, label in zip(*one.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
-    if found:
-        figure.legend(
-            list(found.values()), list(found), loc="outside upper center", ncols=columns or min(len(found), 7),
-            handlelength=1.6, columnspacing=1.2, borderaxespad=0.2,
-        )  # fmt: skip
+    order = sorted(found, key=lambda label: (label in NO_CURVE, int(label.split(" ")[0]) if label[0].isdigit() else 0))
+    figure.legend(
+        [found[label] for label in order], order, loc="outside upper center", ncols=columns or min(len(found), 9),
+        handlelength=1.4, columnspacing=1.0, handletextpad=0.5, borderaxespad=0.2,
+    )  # fmt: skip
+
+
+def look(label: int) -> tuple[str, str]:
+    """Colour and marker of a class, the same in every figure."""
+    return SERIES[label % len(SERIES)], MARKERS[label % len(MARKERS)]
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """In the format of the path's ending; the file appears whole, or stays as it was. The same figure, the same file."""
+    """In the format of the path's ending; the file appears whole, or stays as it was. Same figure, same file."""
     kind = path.suffix[1:]
     undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
     with styled(), replacing(path) as temporary:
