@@ -44,7 +44,8 @@ does not take part in the round.
 | empty_mask_accuracy, empty_mask_softmax | CIRCUIT | control: no channel kept, so biases alone decide |
 | random_sufficiency, random_necessity, random_cross_evaluation | CIRCUIT, sample | on request: the same of random masks with as many channels per layer as the circuit |
 | rediscovery_iou, empty_pairs_rediscovery | CIRCUIT, layer | on request (`discovery.repeat`): IoU with the circuit found again on the same weights from other batches; whether both are empty |
-| aligned_local_global_iou, aligned_specialist_distinctness, moved | see `fedmi_jax.analysis.alignment.aligned` | in place of the weights, where `alignment.compact` put them |
+| aligned_local_global_iou, aligned_specialist_distinctness, moved | see `fedmi_jax.analysis.alignment.aligned` | where `fedmi_jax.analysis.compact` put them in place of the weights |
+| strength_local_convN, strength_global_convN | as connected_local_convN ... | there too: uint8, norm of each edge's kernel, 255 for the layer's largest |
 | inter_client_iou, stability_iou, ..., empty_pairs_* | see `fedmi_jax.circuits.similarity.measures` | similarity |
 | global_accuracy, global_class_accuracy | seed, round; and true_class | full global model |
 | local_accuracy, local_class_accuracy, train_loss | seed, round, client; and true_class | full local model; mean loss of the round |

@@ -5,10 +5,11 @@ import jax
 import numpy as np
 import plain
 import pytest
+import xarray as xr
 from test_federation import SAVING, inputs, weights
 
 from fedmi_jax import controls, federation, keys
-from fedmi_jax.analysis import alignment
+from fedmi_jax.analysis import alignment, compact
 from fedmi_jax.circuits.similarity import LAYERS
 from fedmi_jax.model import CHANNELS
 
@@ -129,3 +130,14 @@ def test_kept_weights_align_with_themselves(run):
     np.testing.assert_array_equal(
         again["aligned_local_global_iou"].sel(client=0), run["local_global_iou"].sel(client=0)
     )
+
+
+def test_compact_keeps_what_is_measured_from_the_weights(run):
+    small = compact.compact(run)
+    assert not [name for name in small if str(name).startswith("weights_")]
+    xr.testing.assert_equal(alignment.aligned(small), alignment.aligned(run))
+    for layer in LAYERS:
+        for origin in ("local", "global"):
+            strong, wired = small[f"strength_{origin}_{layer}"], small[f"connected_{origin}_{layer}"]
+            np.testing.assert_array_equal(strong.transpose(*wired.dims) > 0, wired)
+            assert int(strong.max()) == 255

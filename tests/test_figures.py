@@ -5,7 +5,7 @@ import pytest
 from made_up import CHANNELS, MAPS, result
 
 from fedmi_jax import cli, results
-from fedmi_jax.analysis import alignment, nulls
+from fedmi_jax.analysis import alignment, compact, nulls
 from fedmi_jax.circuits.similarity import CIRCUIT_DIMS
 from fedmi_jax.presets import PRESETS
 from fedmi_jax.report import curves, figures, graphs, style
@@ -127,8 +127,11 @@ def test_edges_are_as_wide_as_their_weights_are_large():
     kernel[..., 0, 0, 1, 2], kernel[..., 0, 0, 3, 4] = 2.0, 1.0
     dims = ("seed", "round", "kernel_row", "kernel_column", "channel_conv1", "channel_conv2")
     ds["weights_global_conv2_kernel"] = (dims, kernel)
-    edges = graphs.circuit(ds, 0, 1, "global", 0, 0).edges["conv2"]
-    assert (edges[2, 1], edges[4, 3], edges[0, 0]) == (1.0, 0.5, 0.1)
+    strong = ds.assign(strength_global_conv2=compact.strengths(ds, "global", "conv2"))
+    for one in (ds, strong.drop_vars("weights_global_conv2_kernel")):
+        edges = graphs.circuit(one, 0, 1, "global", 0, 0).edges["conv2"]
+        assert (edges[2, 1], edges[0, 0]) == (1.0, 0.1)
+        assert edges[4, 3] == pytest.approx(0.5, abs=0.003)
 
 
 # --- the command ---

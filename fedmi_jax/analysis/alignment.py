@@ -97,11 +97,6 @@ def has_aligned(ds: xr.Dataset) -> bool:
     return set(ALIGNED) <= set(ds) or "weights_local_conv1_kernel" in ds
 
 
-def compact(ds: xr.Dataset) -> xr.Dataset:
-    """The result with its aligned measures in place of its weights, which are most of a large file."""
-    return ds.drop_vars([name for name in ds if str(name).startswith("weights_")]).assign(aligned(ds))
-
-
 def _require_weights(ds: xr.Dataset) -> None:
     if not has_aligned(ds):
         raise FedmiError("weights_*: not in the result; produce them with `fedmi run ... --execution.save-weights`")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
+from fedmi_jax.analysis.compact import strengths
 from fedmi_jax.analysis.runs import Runs
 from fedmi_jax.circuits.connectivity import connected, functional
 from fedmi_jax.circuits.similarity import LAYERS, held, iou
@@ -52,14 +53,14 @@ def circuit(ds: xr.Dataset, seed: int, round_: int, origin: str, client: int, la
 
 
 def _strength(model: xr.Dataset, origin: str, layer: str) -> np.ndarray:
-    """(O, I): each kernel's norm over the layer's largest, not under a tenth; 1 where the result has no weights."""
-    name = f"weights_{origin}_{layer}_kernel"
-    if name not in model:
+    """(O, I): each edge's strength over the layer's largest, not under a tenth; 1 where the result does not know."""
+    if f"strength_{origin}_{layer}" in model:
+        found = model[f"strength_{origin}_{layer}"]
+    elif f"weights_{origin}_{layer}_kernel" in model:
+        found = strengths(model, origin, layer)
+    else:
         return np.ones(())
-    kernel = model[name].values.squeeze()
-    kernel = kernel if kernel.ndim == 4 else kernel[:, :, None]  # the image has one channel
-    norm = np.sqrt((kernel.astype(float) ** 2).sum((0, 1))).T
-    return np.maximum(norm / max(norm.max(), 1e-12), 0.1)
+    return np.maximum(found.values.reshape(found.shape[-2:]) / 255, 0.1)
 
 
 def overlay(first: Circuit, second: Circuit, labels: tuple[str, str], title: str) -> Figure:
