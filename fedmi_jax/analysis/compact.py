@@ -31,7 +31,8 @@ def strengths(ds: xr.Dataset, origin: str, layer: str) -> xr.DataArray:
     """uint8 (seed, round, (client,) destination, source): each kernel's norm, 255 for the largest of its model's layer,
     0 only where there is no edge."""
     kernel = ds[f"weights_{origin}_{layer}_kernel"].astype(float)
-    norm = np.sqrt((kernel**2).sum(("kernel_row", "kernel_column")))
+    norm = (kernel**2).sum(("kernel_row", "kernel_column")) ** 0.5
     ends = (f"channel_{layer}", SOURCES[layer])
     largest = norm.max(ends)
-    return np.ceil(255 * norm / largest.where(largest > 0, 1)).astype(np.uint8).transpose(..., *ends)  # type: ignore
+    share = norm / largest.where(largest > 0, 1)
+    return (255 * share).pipe(np.ceil).astype(np.uint8).transpose(..., *ends)
