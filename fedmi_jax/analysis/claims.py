@@ -343,6 +343,7 @@ CLAIMS = (
           ("shared-class",), _c11),
     Claim("C12", "3.3, fig. 19", "the sparser, the more stable is the cross-evaluation",
           "monotone; last round 3 of 6 out at 95 %, 1 of 6 at 99.5 %",
-          "falls at every level with Page's p < 0.05 (does not hold: neither); last round, 95 % minus 99.5 %, at least 0.01",
+          "falls at every level with Page's p < 0.05 (does not hold: neither); last round, 95 % minus 99.5 %, "
+          "at least 0.01",
           (ABLATION,), _c12),
 )  # fmt: skip

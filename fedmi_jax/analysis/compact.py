@@ -35,4 +35,4 @@ def strengths(ds: xr.Dataset, origin: str, layer: str) -> xr.DataArray:
     ends = (f"channel_{layer}", SOURCES[layer])
     largest = norm.max(ends)
     share = norm / largest.where(largest > 0, 1)
-    return (255 * share).pipe(np.ceil).astype(np.uint8).transpose(..., *ends)
+    return xr.apply_ufunc(np.ceil, 255 * share).astype(np.uint8).transpose(..., *ends)
