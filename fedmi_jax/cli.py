@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 import tyro
 from rich.console import Console
@@ -78,6 +78,31 @@ class Export:
 
 
 @dataclass(frozen=True)
+class Claims:
+    """Judge the paper's claims on results."""
+
+    folders: Positional[tuple[Path, ...]]
+    """Folders of runs or of imported files, or folders that hold such folders at any depth."""
+    json: bool = False
+    """As one JSON object."""
+    out: Path | None = None
+    """Also write the table as markdown to this file."""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Draw the paper's figures, and more, from results."""
+
+    folder: Positional[Path]
+    """Folder of a run, or one that holds such folders at any depth."""
+    only: tuple[str, ...] = ()
+    """These figures only, as in --only fig07; none given: all that belong to the results."""
+    format: tuple[Literal["svg", "png", "pdf"], ...] = ("svg",)
+    out: Path | None = None
+    """Folder for the figures; by default FOLDER/figures."""
+
+
+@dataclass(frozen=True)
 class List:
     """List the presets."""
 
@@ -92,7 +117,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 2
 
 
-COMMANDS: dict[str, type] = {"run": Run, "show": Show, "import": Import, "export": Export, "list": List}
+COMMANDS: dict[str, type] = {
+    "run": Run, "show": Show, "figures": Figures, "claims": Claims, "import": Import, "export": Export, "list": List,
+}  # fmt: skip
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -104,7 +131,9 @@ def _dispatch(arguments: list[str]) -> int:
         raise ConfigError(f"command: unknown name {name!r}; there are {', '.join(COMMANDS)}")
     if name == "run":
         return _run(rest)
-    action: Callable = {"show": _show, "import": _import, "export": _export, "list": _list}[name]
+    action: Callable = {
+        "show": _show, "figures": _figures, "claims": _claims, "import": _import, "export": _export, "list": _list,
+    }[name]  # fmt: skip
     return action(_parsed(COMMANDS[name], rest, prog=f"fedmi {name}"))
 
 
@@ -275,6 +304,40 @@ def _show(option: Show) -> int:
 
 def _runs_in(folder: Path) -> list[Path]:
     return sorted(path.parent for path in folder.glob(f"*/{results.FILE}"))
+
+
+def _claims(option: Claims) -> int:
+    from fedmi_jax.analysis import claims, runs
+    from fedmi_jax.report import claims_table
+
+    if not option.folders:
+        raise ConfigError("folders: give at least one folder of runs, as in `fedmi claims runs`")
+    found = runs.gather(option.folders, paper_only=True)
+    rows = claims.judge(found)
+    if option.json:
+        print(json.dumps(claims_table.as_values(rows, found), indent=2))
+    else:
+        Console().print(claims_table.render(rows, found))
+    if option.out is not None:
+        with results.replacing(option.out) as temporary:
+            temporary.write_text(claims_table.markdown(rows, found))
+    return 0
+
+
+def _figures(option: Figures) -> int:
+    """Status 1 when a figure could not be drawn."""
+    from fedmi_jax.analysis import runs
+    from fedmi_jax.report import figures
+
+    found = runs.gather([option.folder])
+    home = option.folder if option.folder.is_dir() else option.folder.parent
+    out = option.out or home / "figures"
+    _require_writable(out)
+    drawn, problems = figures.draw_all(found, out, option.only, option.format)
+    print("\n".join(map(str, drawn)))
+    for problem in problems:
+        print(f"fedmi: {problem}", file=sys.stderr)
+    return 1 if problems else 0
 
 
 def _import(option: Import) -> int:

@@ -158,6 +158,9 @@ class Discovery:
     batch_size * (share of the class in the client's data) images of the class."""
     ablation: Literal["zero", "mean"] = "zero"
     """What replaces a closed channel: 0, or its mean output over the client's data."""
+    repeat: Literal["never", "last", "always"] = "never"
+    """Control: find every circuit a second time on the same weights, from other random batches; "last": in the last
+    round only. A round in which this is done searches for twice as many circuits, its most expensive stage."""
 
 
 @settings("evaluation")
@@ -168,6 +171,8 @@ class Evaluation:
     """Use only the first this many test images of each class. None: all."""
     batch_size: Index = 0
     """Images per forward pass; bounds memory, changes no result. 0: chosen for the device."""
+    null_samples: Index = 0
+    """Control: random masks per circuit, with as many channels in each layer, that are measured like it. 0: none."""
 
 
 @settings("execution")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -18,11 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from fedmi_jax import execution, keys, model, programs, recording, sparsity
+from fedmi_jax import controls, execution, keys, model, programs, recording, sparsity
 from fedmi_jax.aggregation import aggregator
 from fedmi_jax.circuits import evaluation
 from fedmi_jax.circuits.evaluation import TestSet
-from fedmi_jax.config import ConfigError, Experiment, FedmiError, participants
+from fedmi_jax.config import ConfigError, Experiment, FedmiError, participants, replace
 from fedmi_jax.data import batches, datasets, partition
 from fedmi_jax.data.batches import Plan
 from fedmi_jax.data.datasets import Dataset
@@ -311,12 +311,13 @@ def analyse(
     which = models_of(setup, round_)
     progress(round_.number, "discover")
     fill = _fills(setup, models, which, round_)
-    plan = discovery_plans(setup, round_)
-    how, settings = setup.layout, setup.experiment.discovery
-    scores = programs.discover_circuits(models, setup.train_images, which, plan, fill, how=how, settings=settings)
-    jax.block_until_ready(scores)  # so that the stage is told when it begins
+    how, settings = setup.layout, replace(setup.experiment.discovery, repeat="never")  # one program for both
+    search = partial(programs.discover_circuits, models, setup.train_images, which, how=how, settings=settings)
+    scores, *again = [search(discovery_plans(setup, round_, p), fill) for p in controls.searches(setup, round_)]
+    jax.block_until_ready((scores, again))  # so that the stage is told when it begins
     progress(round_.number, "evaluate")
-    return recording.of_circuits(setup, round_, scores) | measure(setup, models, which, scores, fill, round_)
+    found = recording.of_circuits(setup, round_, scores) | controls.rediscovery(setup, round_, scores, again)
+    return found | measure(setup, models, which, scores, fill, round_)
 
 
 def models_of(setup: Setup, round_: Round) -> np.ndarray:
@@ -327,12 +328,12 @@ def models_of(setup: Setup, round_: Round) -> np.ndarray:
     return np.concatenate([place[c.seed, c.client], models + c.seed])
 
 
-def discovery_plans(setup: Setup, round_: Round) -> Plan:
+def discovery_plans(setup: Setup, round_: Round, purposes: tuple[int, int] = keys.DISCOVER) -> Plan:
     """The discovery batches of every circuit, local ones first: (2C, T, B)."""
     c, steps = setup.circuits, setup.experiment.discovery.steps
     width = setup.layout.padded(max(setup.discovery_batches), 1)
     plans = []
-    for purpose in (keys.DISCOVER_LOCAL, keys.DISCOVER_GLOBAL):
+    for purpose in purposes:
         for i in round_.rows:
             key = (setup.experiment.seeds[c.seed[i]], purpose, round_.number, int(c.client[i]), int(c.label[i]))
             images, batch = setup.discovery_images[i], setup.discovery_batches[i]
@@ -347,15 +348,16 @@ def measure(
     how, test = setup.layout, setup.test
     target = np.tile(setup.circuits.label[round_.rows], 2)
     gates = {layer: (scores[layer] > 0).astype(setup.dtype) for layer in CONV_LAYERS}
-    removed = {layer: 1 - gate for layer, gate in gates.items()}
     other = np.roll(which, len(which) // 2)  # a local circuit's mask on the global model, and the other way round
     judge = programs.measure_circuits
     kept = judge(models, test, which, gates, fill, target, how=how, measure=evaluation.performance)
     crossed = judge(models, test, other, gates, _swap(fill), target, how=how, measure=evaluation.performance)
-    necessity = judge(models, test, which, removed, fill, target, how=how, measure=evaluation.class_accuracy)
+    by_class = controls.class_judgements(setup, round_, which, scores, fill)
+    accuracies = np.asarray(judge(models, test, *by_class, how=how, measure=evaluation.class_accuracy))
     empty = programs.empty_masks(models, which, fill, target, how=how)
     accuracy = programs.measure_models(models, test, how=how)
-    return recording.of_measures(setup, round_, kept, crossed, necessity, empty, accuracy)
+    found = recording.of_measures(setup, round_, kept, crossed, accuracies[: len(which)], empty, accuracy)
+    return found | controls.random_masks(setup, round_, accuracies)
 
 
 def _swap(fill: Gates | None) -> Gates | None:

@@ -8,6 +8,11 @@ from __future__ import annotations
 import numpy as np
 
 INIT, PARTITION, LIMIT, TRAIN, DISCOVER_LOCAL, DISCOVER_GLOBAL, PARTICIPATE = range(7)
+REDISCOVER_LOCAL, REDISCOVER_GLOBAL, RANDOM_MASK_LOCAL, RANDOM_MASK_GLOBAL = range(7, 11)
+DISCOVER = (DISCOVER_LOCAL, DISCOVER_GLOBAL)
+REDISCOVER = (REDISCOVER_LOCAL, REDISCOVER_GLOBAL)
+RANDOM_MASK = (RANDOM_MASK_LOCAL, RANDOM_MASK_GLOBAL)
+"""For circuits of local models, and of global ones."""
 
 
 def generator(seed: int, purpose: int, *key: int) -> np.random.Generator:

@@ -53,14 +53,14 @@ def _spread(setup: Setup, round_: Round, values: Any) -> np.ndarray:
 
 def of_circuits(setup: Setup, round_: Round, scores: Gates) -> Record:
     """Scores (2, C, O_l)."""
-    return {f"score_{layer}": _by_origin(setup, round_, scores[layer]) for layer in CONV_LAYERS}
+    return {f"score_{layer}": by_origin(setup, round_, scores[layer]) for layer in CONV_LAYERS}
 
 
 def of_measures(
     setup: Setup, round_: Round, kept: Performance, crossed: Performance, necessity: Any, empty: Any, accuracy: Any
 ) -> Record:
     """Measures (2, C) and (2, C, Y), origin local first; and the models' accuracies."""
-    label, placed = setup.circuits.label, partial(_by_origin, setup, round_)
+    label, placed = setup.circuits.label, partial(by_origin, setup, round_)
     sufficiency, cross = (_target(placed(p.call_rate), label) for p in (kept, crossed))
     false_positive, cross_false_positive = (placed(p.false_positive_rate) for p in (kept, crossed))
     overall, per_class = (np.asarray(a) for a in accuracy)
@@ -88,7 +88,7 @@ def of_measures(
     }
 
 
-def _by_origin(setup: Setup, round_: Round, values: Any) -> np.ndarray:
+def by_origin(setup: Setup, round_: Round, values: Any) -> np.ndarray:
     """The round's circuits, local ones first -> (2, C, ...), NaN for circuits of clients that do not take part."""
     values = np.asarray(values)
     values = values.reshape(2, -1, *values.shape[1:])[:, : round_.found]
@@ -112,6 +112,7 @@ MODEL_DIMS = {
     "global_accuracy": ("seed", "round"),
     "global_class_accuracy": ("seed", "round", "true_class"),
 }
+PER_LAYER = ("rediscovery_iou", "empty_pairs_rediscovery")
 PER_TRUE_CLASS = ("call_rate", "cross_evaluation_call_rate", "failure_softmax")
 
 
@@ -170,6 +171,10 @@ def _dense(setup: Setup, values: np.ndarray) -> np.ndarray:
 def _circuit_dims(name: str) -> tuple[str, ...]:
     if name.startswith("score_"):
         return (*CIRCUIT, f"channel_{name.removeprefix('score_')}")
+    if name.startswith("random_"):
+        return (*CIRCUIT, "sample")
+    if name in PER_LAYER:
+        return (*CIRCUIT, "layer")
     return (*CIRCUIT, "true_class") if name in PER_TRUE_CLASS else CIRCUIT
 
 

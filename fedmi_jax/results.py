@@ -13,6 +13,7 @@ imported file of the authors has no scores, softmax, global accuracy or linear-l
 | true_class | every label of the data set; coordinate true_class_name |
 | layer, parameter_layer | conv1 conv2 conv3, and with fc |
 | channel_conv1, channel_conv2, channel_conv3, image_channel | channel numbers |
+| sample | which of the random masks (`evaluation.null_samples`) |
 
 In the next table CIRCUIT stands for (seed, round, origin, client, class). Shares, accuracies and IoUs are fractions in
 [0, 1], drift_gap in [-1, 1]; floats are NaN, booleans False and counts 0 where a client does not analyse the class or
@@ -41,6 +42,10 @@ does not take part in the round.
 | call_rate | CIRCUIT, true_class | share of the images of each class that the masked model calls the class |
 | target_softmax | CIRCUIT | mean softmax of the class over its images with only the circuit kept |
 | empty_mask_accuracy, empty_mask_softmax | CIRCUIT | control: no channel kept, so biases alone decide |
+| random_sufficiency, random_necessity, random_cross_evaluation | CIRCUIT, sample | on request: the same of random masks with as many channels per layer as the circuit |
+| rediscovery_iou, empty_pairs_rediscovery | CIRCUIT, layer | on request (`discovery.repeat`): IoU with the circuit found again on the same weights from other batches; whether both are empty |
+| aligned_local_global_iou, aligned_specialist_distinctness, moved | see `fedmi_jax.analysis.alignment.aligned` | where `fedmi_jax.analysis.compact` put them in place of the weights |
+| strength_local_convN, strength_global_convN | as connected_local_convN ... | there too: uint8, norm of each edge's kernel, 255 for the layer's largest |
 | inter_client_iou, stability_iou, ..., empty_pairs_* | see `fedmi_jax.circuits.similarity.measures` | similarity |
 | global_accuracy, global_class_accuracy | seed, round; and true_class | full global model |
 | local_accuracy, local_class_accuracy, train_loss | seed, round, client; and true_class | full local model; mean loss of the round |

@@ -37,12 +37,13 @@ def test_same_seeds_same_file(run, squares, tmp_path):
     assert first == second
 
 
-def test_weights_are_kept_on_request_only(run, squares):
-    without = federation.run(tiny.experiment(), squares)
+def test_weights_and_controls_are_there_on_request_only(run, squares):
+    """And change nothing else."""
+    without = federation.run(tiny.experiment(discovery=replace(SAVING.discovery, repeat="never")), squares)
     weights = [name for name in run if name.startswith("weights_")]
     assert len(weights) == 16
     xr.testing.assert_equal(without, run[list(without)])
-    assert set(run) - set(without) == set(weights)
+    assert set(run) - set(without) == {*weights, "rediscovery_iou", "empty_pairs_rediscovery"}
 
 
 def test_a_seed_alone_is_the_seed_in_company(run, squares):

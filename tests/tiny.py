@@ -69,8 +69,8 @@ def experiment(**changes):
         "split": Split(kind="class-map", clients=2, class_map=((0, 1), (1, 2, 3))),
         "local": Local(epochs=2, batch_size=16, learning_rate=0.01),
         "sparsity": Sparsity(target=0.9),
-        "discovery": Discovery(classes=(0, 2), steps=25, batch_size=16),
-        "evaluation": Evaluation(batch_size=20),
+        "discovery": Discovery(classes=(0, 2), steps=25, batch_size=16, repeat="last"),
+        "evaluation": Evaluation(batch_size=20, null_samples=2),
         "execution": Execution(client_chunk=1, precision="float64"),
     }
     return Experiment(**settings | changes)

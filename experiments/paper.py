@@ -1,0 +1,104 @@
+"""All experiments of the paper over several seeds, every figure, and the judged claims.
+
+    python -m experiments.paper runs/paper --seeds 3
+    python -m experiments.paper runs/paper --seeds 10 --at-once 10          # on a GPU
+    python -m experiments.paper runs/paper --seeds 1 --presets iid two-class --images-per-class 250
+    python -m experiments.paper runs/paper --seeds 0                        # only figures and claims again
+
+Writes OUT/PRESET/seed-N/result.nc, OUT/figures/*.svg and OUT/claims.md. What is there is not run again, so the command
+can be stopped and repeated; verdicts and bands use whatever seeds there are. On two CPU cores a round takes 45 to 130 s
+(see `experiments/results/seconds.json`), hence a seed of everything at 10 rounds about 3 hours, and a quarter more with
+the controls.
+
+The sections of the paper, each with what to expect: `experiments.iid`, `label_skew`, `three_class`, `shared_class`,
+`sparsity_ablation`; beyond it: `dirichlet`, `choices`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+from tyro.conf import Positional
+
+from experiments import pieces
+from fedmi_jax import results
+from fedmi_jax.analysis import claims, runs
+from fedmi_jax.config import Experiment, replace
+from fedmi_jax.presets import preset
+from fedmi_jax.report import claims_table, figures
+
+PRESETS = ("iid", "one-class", "two-class", "shared-class", "sparsity-ablation", "three-class")
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Run the paper's experiments over seeds, draw every figure, judge every claim."""
+
+    out: Positional[Path]
+    seeds: int = 3
+    """Seeds 0 to N-1."""
+    presets: tuple[str, ...] = PRESETS
+    at_once: int = 1
+    """Seeds side by side in one compiled call."""
+    rounds: int | None = None
+    """Instead of the preset's (50 for three-class, else 10)."""
+    images_per_class: int | None = None
+    """Measure on the first so many test images of each class; None: all."""
+    null_samples: int = 5
+    """Random masks per circuit."""
+    repeat: bool = True
+    """Find the last round's circuits a second time, the ceiling of every IoU."""
+    weights: bool = True
+    """Measure permutation-aligned IoU and the strength of edges; the weights themselves are not kept."""
+    draw: bool = True
+    """Draw the figures."""
+
+
+def main(option: Paper) -> None:
+    """Run what is missing; then figures and claims from all that is there."""
+    experiments = [controlled(e, option) for name in option.presets for e in preset(name).experiments]
+    pieces.run_missing(option.out, experiments, range(option.seeds), option.at_once)
+    report(option.out, option.draw)
+
+
+def controlled(experiment: Experiment, option: Paper) -> Experiment:
+    """The preset's experiment with the controls, and the changes that were asked for."""
+    e = experiment
+    return replace(
+        e,
+        rounds=option.rounds or e.rounds,
+        evaluation=replace(e.evaluation, images_per_class=option.images_per_class, null_samples=option.null_samples),
+        discovery=replace(e.discovery, repeat="last" if option.repeat else "never"),
+        execution=replace(e.execution, save_weights=option.weights),
+    )
+
+
+def report(out: Path, draw: bool) -> None:
+    """Figures and claims of all the paper's experiments that are there."""
+    names = [experiment.name for name in PRESETS for experiment in preset(name).experiments]
+    found = runs.gather([out / name for name in names if (out / name).exists()], paper_only=True)
+    if draw:
+        drawn, problems = figures.draw_all(found, out / "figures", (), ("svg",))
+        print(f"{len(drawn)} figures in {out / 'figures'}")
+        print("".join(f"experiments: {problem}\n" for problem in problems), end="", file=sys.stderr)
+    rows = claims.judge(found)
+    with results.replacing(out / "claims.md") as temporary:
+        temporary.write_text(claims_table.markdown(rows, found))
+    Console().print(claims_table.render(rows, found))
+
+
+def section(*presets: str) -> None:
+    """The command of one section's script: this one's, with the section's presets."""
+    option = tyro.cli(Paper)
+    chosen = presets if option.presets == PRESETS else option.presets
+    pieces.ending(partial(main, dataclasses.replace(option, presets=chosen)))
+
+
+if __name__ == "__main__":
+    section(*PRESETS)

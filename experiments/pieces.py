@@ -1,0 +1,70 @@
+"""Runs in pieces: one folder per experiment and seed, made where it is not there yet.
+
+A long series can be stopped at any time and started again with the same command: what is there is skipped, and a result
+appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import fedmi_jax
+from fedmi_jax import results
+from fedmi_jax.analysis.compact import compact
+from fedmi_jax.config import Experiment, FedmiError, replace
+
+SECONDS = "seconds.json"
+
+
+def folder(out: Path, experiment: Experiment, seed: int) -> Path:
+    """OUT/NAME/seed-N."""
+    return out / experiment.name / f"seed-{seed}"
+
+
+def missing(out: Path, experiment: Experiment, seeds: Sequence[int]) -> list[int]:
+    """Seeds of the experiment that have no result yet."""
+    return [seed for seed in seeds if not (folder(out, experiment, seed) / results.FILE).exists()]
+
+
+def run_missing(out: Path, experiments: Sequence[Experiment], seeds: Sequence[int], at_once: int = 1) -> None:
+    """Make every result that is not there: all experiments of the first seeds, then of the next.
+
+    at_once: seeds side by side in one compiled call, which is what a GPU likes; a seed's result does not depend on it.
+    Of weights only what is measured from them is kept (`analysis.compact`).
+    """
+    for first in range(0, len(seeds), at_once):
+        for experiment in experiments:
+            todo = missing(out, experiment, seeds[first : first + at_once])
+            if todo:
+                _run(out, experiment, todo)
+
+
+def _run(out: Path, experiment: Experiment, seeds: Sequence[int]) -> None:
+    began = time.monotonic()
+    found = fedmi_jax.run(replace(experiment, seeds=tuple(seeds)), progress=True)
+    for seed in seeds:
+        alone = results.stamp(found.sel(seed=[seed]), replace(experiment, seeds=(seed,)))
+        results.save(compact(alone) if experiment.execution.save_weights else alone, folder(out, experiment, seed))
+    _note(out, experiment.name, (time.monotonic() - began) / experiment.rounds / len(seeds))
+
+
+def _note(out: Path, name: str, seconds: float) -> None:
+    """Seconds a round and seed took, the fastest so far: `experiments.table` shows them."""
+    path = out / SECONDS
+    known = json.loads(path.read_text()) if path.exists() else {}
+    known[name] = min(round(seconds, 1), known.get(name, seconds))
+    with results.replacing(path) as temporary:
+        temporary.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
+
+
+def ending(main: Callable[[], None]) -> None:
+    """Run a script; an error the user can mend is one line, and status 2."""
+    try:
+        main()
+    except FedmiError as error:
+        print(f"experiments: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,156 @@
+"""Which experiment of the paper a result is, and one dataset per experiment out of many folders.
+
+Axes: S seeds, K clients, C classes.
+
+An experiment is recognised by who analyses which classes, not by its name, so that imported files and renamed runs are
+found too. Several results of one experiment are its seeds: they are joined when nothing else differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from fedmi_jax import config, results
+from fedmi_jax.config import FedmiError
+
+ABLATION = "sparsity-ablation"
+KINDS = ("iid", "one-class", "two-class", "three-class", "shared-class", ABLATION)
+"""The paper's experiments (METHOD: section 3)."""
+_ABLATION_MAP = [{0, 1}, {2, 3}, {4, 5}]
+_FREE = ("name", "seeds", "execution", "evaluation.batch_size", "evaluation.null_samples", "discovery.repeat")
+"""Settings in which the seeds of one experiment may differ."""
+_COMMON = ("data", "local", "aggregation", "participation", "discovery", "sparsity.scope", "sparsity.floor")
+"""Settings in which the experiments of one table must agree."""
+
+Runs = Mapping[str, xr.Dataset]
+"""One dataset per experiment: its kind, or sparsity-ablation-LEVEL; of other experiments the name."""
+
+
+def kind(ds: xr.Dataset) -> str | None:
+    """Which of `KINDS` this is, with the level for an ablation (sparsity-ablation-0.95); None: none of them."""
+    held = [{int(c) for c in ds["class"].values[row]} for row in ds["analysed"].isel(seed=0).values.astype(bool)]
+    split = (settings(ds) or {}).get("split", {}).get("kind")
+    if len(held) < 2 or split in ("dirichlet", "classes-per-client", "shards"):
+        return None
+    if all(own == held[0] for own in held):
+        return "iid" if len(held[0]) > 1 and split in (None, "iid") else None
+    shared = set.intersection(*held)
+    own = [classes - shared for classes in held]
+    if len(set().union(*own)) < sum(map(len, own)) or len(set(map(len, own))) > 1:
+        return None  # some classes are held by a few clients, or by uneven numbers
+    if shared:
+        return "shared-class" if len(shared) == 1 else None
+    if held == _ABLATION_MAP:
+        return _ablation(ds)
+    return {1: "one-class", 2: "two-class", 3: "three-class"}.get(len(own[0]))
+
+
+def _ablation(ds: xr.Dataset) -> str:
+    known, name = settings(ds), str(ds.attrs.get("name", ""))
+    if known is not None:
+        return f"{ABLATION}-{known['sparsity']['target']:g}"
+    return name if name.startswith(ABLATION) else "two-class"
+
+
+def settings(ds: xr.Dataset) -> dict[str, Any] | None:
+    """The experiment's settings as nested dicts; None for an imported file, which does not know them."""
+    return config.to_dict(config.from_json(ds.attrs["config"])) if "config" in ds.attrs else None
+
+
+def sparsity_level(name: str) -> float:
+    """Of an ablation's name."""
+    return float(name.removeprefix(f"{ABLATION}-"))
+
+
+def find(folders: Iterable[Path]) -> list[Path]:
+    """Every result in these run folders, files, or folders that hold runs at any depth. Raises FedmiError for none."""
+    found: list[Path] = []
+    for folder in folders:
+        below = sorted(folder.rglob(results.FILE)) if folder.is_dir() else [folder]
+        if not below:
+            raise FedmiError(f"{folder}: no such result; give a folder that holds {results.FILE}, at any depth")
+        found += [path for path in below if path not in found]
+    return found
+
+
+def gather(folders: Iterable[Path], *, paper_only: bool = False) -> dict[str, xr.Dataset]:
+    """One dataset per experiment, the seeds of all its results joined.
+
+    paper_only: refuse what is none of the paper's experiments, and experiments whose settings do not belong in one
+    table. Raises FedmiError, in one line with the files, for these and for results of one experiment that differ in
+    more than their seeds.
+    """
+    groups: dict[str, list[tuple[Path, xr.Dataset]]] = {}
+    for path in find(folders):
+        ds = results.load(path)
+        name = kind(ds)
+        if name is None and paper_only:
+            raise FedmiError(f"{path}: its clients' classes are none of the paper's experiments; leave it out")
+        groups.setdefault(name or str(ds.attrs.get("name", path.parent.name)), []).append((path, ds))
+    if paper_only:
+        firsts = [group[0] for group in groups.values()]
+        for other in firsts[1:]:
+            _require_same(firsts[0], other, lambda field: not _within(field, _COMMON) or field == "discovery.classes")
+    return {name: joined(group) for name, group in groups.items()}
+
+
+def joined(group: list[tuple[Path, xr.Dataset]]) -> xr.Dataset:
+    """Results of one experiment as one, along `seed`, with the variables that all have."""
+    for other in group[1:]:
+        _require_same(group[0], other, lambda field: _within(field, _FREE))
+        _require_joinable(group[0], other)
+    if len(group) == 1:
+        return group[0][1]
+    common = set.intersection(*({str(name) for name in ds} for _, ds in group))
+    parts = [ds[sorted(common)] for _, ds in group]
+    whole = xr.concat(parts, "seed", data_vars="all", join="exact", combine_attrs="override")
+    return whole.sortby("seed")
+
+
+def _require_joinable(first: tuple[Path, xr.Dataset], other: tuple[Path, xr.Dataset]) -> None:
+    """Else the second is refused."""
+    (a, one), (b, two) = first, other
+    for dim in ("class", "client", "round"):
+        x, y = (ds[dim].values.tolist() for ds in (one, two))
+        if x != y:
+            raise FedmiError(f"{b}: other {dim} labels than {a} ({_short(y)} against {_short(x)}); give one of the two")
+    twice = set(one["seed"].values.tolist()) & set(two["seed"].values.tolist())
+    if twice:
+        raise FedmiError(f"{b}: seed {min(twice)} of this experiment is in {a} too; give one of the two")
+    if not (one["analysed"].isel(seed=0).values == two["analysed"].isel(seed=0).values).all():
+        raise FedmiError(f"{b}: its clients analyse other classes than in {a}; give one of the two")
+
+
+def _require_same(first: tuple[Path, xr.Dataset], other: tuple[Path, xr.Dataset], may_differ: Any) -> None:
+    (a, one), (b, two) = first, other
+    x, y = settings(one), settings(two)
+    if x is None or y is None:
+        if (x is None) != (y is None):
+            raise FedmiError(f"{b} and {a}: one is a run, the other an imported file; judge them in separate calls")
+        return
+    before, after = _flat(x), _flat(y)
+    for field in before:
+        if before[field] != after.get(field) and not may_differ(field):
+            values = f"{_short(after.get(field))} against {_short(before[field])}"
+            raise FedmiError(f"{b}: {field} differs from {a} ({values}); such runs do not belong in one table")
+
+
+def _within(field: str, sections: tuple[str, ...]) -> bool:
+    free = ("discovery.repeat", "data.data_dir")
+    return any(field == s or field.startswith(f"{s}.") for s in sections) and (sections is _FREE or field not in free)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else text[:37] + "..."

@@ -1,0 +1,139 @@
+"""The judged claims as a table for the terminal, as markdown and as JSON values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Group
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from fedmi_jax.analysis import verdicts
+from fedmi_jax.analysis.claims import Row
+from fedmi_jax.analysis.runs import Runs
+from fedmi_jax.analysis.verdicts import HOLDS, OPEN, Finding
+from fedmi_jax.circuits.similarity import held
+
+LEGEND = (
+    f"Intervals: 95 %, bootstrap over seeds. A verdict needs {verdicts.MIN_SEEDS} seeds and an interval wholly on one "
+    "side of the rule; until then the means alone say what stands in brackets. Null: the same number for random "
+    "circuits of the same sizes, or for random or empty masks; * where it meets the rule too, so that meeting it is no "
+    "evidence."
+)
+
+
+def as_values(rows: list[Row], runs: Runs) -> dict[str, Any]:
+    """JSON values: fractions; None where there is nothing."""
+    return {
+        "legend": LEGEND,
+        "runs": {name: describe(runs, name) for name in runs},
+        "claims": [_row_values(row) for row in rows],
+    }
+
+
+def describe(runs: Runs, name: str) -> dict[str, Any]:
+    """What an experiment's verdicts rest on; degenerate: of local circuits, the share with an empty layer."""
+    ds = runs[name]
+    bad = ds["degenerate"].where(held(ds)).astype(float).mean(("seed", "round", "client", "class"))
+    shares = {str(origin): round(float(bad.sel(origin=origin)), 4) for origin in ds["origin"].values}
+    last = ds["degenerate"].isel(round=-1).sel(origin="local").stack(circuit=("seed", "client", "class"))
+    flagged = [
+        {"seed": int(s), "client": int(k), "class": int(c)}
+        for s, k, c in last["circuit"].values[last.values.astype(bool)]
+    ]
+    return {
+        "seeds": ds["seed"].values.tolist(), "rounds": ds.sizes["round"], "degenerate_share": shares,
+        "degenerate_local_circuits_last_round": flagged,
+    }  # fmt: skip
+
+
+def _row_values(row: Row) -> dict[str, Any]:
+    claim = row.claim
+    return {
+        "id": claim.id, "section": claim.section, "claim": claim.says, "paper": claim.paper, "rule": claim.rule,
+        "seeds": row.seeds, "verdict": row.verdict, "means_alone": row.leaning,
+        "findings": [_finding_values(finding) for finding in row.findings],
+    }  # fmt: skip
+
+
+def _finding_values(finding: Finding) -> dict[str, Any]:
+    e = finding.estimate
+    return {
+        "definition": finding.definition, "mean": e.mean if e.mean == e.mean else None, "low": e.low, "high": e.high,
+        "seeds": e.seeds, "null": finding.null, "criterion": str(finding.criterion), "verdict": finding.verdict,
+        "mean_meets_it": finding.mean_meets_it, "null_meets_it": finding.null_meets_it, "detail": finding.detail,
+    }  # fmt: skip
+
+
+def verdict_text(row: Row) -> str:
+    """The verdict; of an undecided one also what the means alone say."""
+    if row.verdict != OPEN:
+        return row.verdict
+    if not row.findings:
+        return f"{OPEN} (needs {' or '.join(row.claim.kinds)})"
+    return f"{OPEN} ({row.seeds} seed{'' if row.seeds == 1 else 's'}: {row.leaning})"
+
+
+def _null(finding: Finding) -> str:
+    return "-" if finding.null is None else f"{finding.null:.2f}{'*' if finding.null_meets_it else ''}"
+
+
+def _mark(finding: Finding) -> str:
+    """How one definition stands."""
+    if finding.estimate.mean != finding.estimate.mean:
+        return "-"
+    alone = "yes" if finding.mean_meets_it else "no"
+    return finding.verdict if finding.verdict != OPEN else f"{OPEN} ({alone})"
+
+
+def render(rows: list[Row], runs: Runs) -> Group:
+    """For the terminal: the claims, and below each its definitions."""
+    table = Table("claim", "paper", "ours", "null", "seeds", "verdict", title="Claims of arXiv 2512.23043",
+                  title_justify="left", show_lines=False)  # fmt: skip
+    for row in rows:
+        claim = f"[bold]{row.claim.id}[/] {escape(row.claim.says)} ({row.claim.section})\n[dim]{row.claim.rule}[/]"
+        table.add_row(claim, row.claim.paper, "", "", str(row.seeds), Text(verdict_text(row), style=_style(row)))
+        for f in row.findings:
+            said = f"  {f.definition}" + (f" ({f.detail})" if f.detail else "")
+            table.add_row(Text(said, style="dim"), "", str(f.estimate), _null(f), "", Text(_mark(f), style="dim"))
+        table.add_section()
+    return Group(table, *(Text(_described(runs, name)) for name in runs), Text(LEGEND))
+
+
+def _style(row: Row) -> str:
+    return "bold green" if row.verdict == HOLDS else "bold yellow" if row.verdict == OPEN else "bold red"
+
+
+def _described(runs: Runs, name: str) -> str:
+    found = describe(runs, name)
+    shares = " / ".join(f"{100 * share:.0f} %" for share in found["degenerate_share"].values())
+    flagged = found["degenerate_local_circuits_last_round"]
+    circuits = ", ".join(f"client {f['client']} class {f['class']}" + _of_seed(found, f) for f in flagged[:12])
+    more = f" and {len(flagged) - 12} more" if len(flagged) > 12 else ""
+    degenerate = f"; degenerate in the last round: {circuits}{more}" if flagged else ""
+    seeds = ", ".join(map(str, found["seeds"]))
+    return f"{name}: seeds {seeds}; {found['rounds']} rounds; degenerate circuits, local / global: {shares}{degenerate}"
+
+
+def _of_seed(found: dict[str, Any], flagged: dict[str, int]) -> str:
+    return f" (seed {flagged['seed']})" if len(found["seeds"]) > 1 else ""
+
+
+def markdown(rows: list[Row], runs: Runs) -> str:
+    """One row per claim; below the table what every number is."""
+    head = ["| claim | paper | ours | null | seeds | verdict |", "|---|---|---|---|---|---|"]
+    body = [_markdown_row(row) for row in rows]
+    rules = [f"- {row.claim.id} ({row.claim.section}): {row.claim.rule}." for row in rows]
+    used = [f"- {_described(runs, name)}" for name in runs]
+    parts = [*head, *body, "", LEGEND.replace("*", r"\*"), "", "Rules:", "", *rules, "", "Runs:", "", *used, ""]
+    return "\n".join(parts)
+
+
+def _markdown_row(row: Row) -> str:
+    ours = "<br>".join(
+        f"{f.definition or 'mean'}: {f.estimate}{f' ({f.detail})' if f.detail else ''}" for f in row.findings
+    )
+    chance = "<br>".join(_null(f).replace("*", r"\*") for f in row.findings)
+    cells = (f"**{row.claim.id}** {row.claim.says}", row.claim.paper, ours or "-", chance or "-", str(row.seeds))
+    return f"| {' | '.join(cells)} | {verdict_text(row)} |"

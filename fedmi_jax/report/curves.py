@@ -1,0 +1,158 @@
+"""Lines over rounds: the mean over seeds, its interval as a band, chance in grey, degenerate points hollow.
+
+Axes: S seeds, R rounds, K clients, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import xarray as xr
+
+from fedmi_jax.analysis import measures, nulls
+from fedmi_jax.analysis.statistics import band
+from fedmi_jax.circuits.similarity import held
+from fedmi_jax.report import style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line: values[seed, round]; hollow[seed, round], the share of its circuits that are degenerate."""
+
+    label: str
+    values: xr.DataArray
+    colour: str
+    marker: str
+    hollow: xr.DataArray | None = None
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Lines in one frame, and the band of chance [seed, round, ...] behind them."""
+
+    title: str
+    curves: Sequence[Curve]
+    null: xr.DataArray | None = None
+    null_label: str = ""
+
+
+def draw(panels: Sequence[Panel], columns: int, ylabel: str, height: float = 1.45) -> Figure:
+    """A page-wide figure of panels that share their axes, from 0 to 1."""
+    figure, axes = style.grid(len(panels), columns, height)
+    for one, panel in zip(axes, panels, strict=True):
+        _fill(one, panel)
+        one.set(title=panel.title, ylim=(-0.04, 1.04), yticks=(0, 0.5, 1))
+    for one in axes[:: min(columns, len(axes))]:
+        one.set_ylabel(ylabel)
+    for one in axes[-min(columns, len(axes)) :]:
+        one.set_xlabel("round")
+    if any(_is_hollow(curve).any() for panel in panels for curve in panel.curves):
+        axes[0].plot([], [], "o", mfc="white", mec=style.BLACK, mew=0.8, label="degenerate")
+    style.legend(figure, axes)
+    return figure
+
+
+def _fill(axes: Axes, panel: Panel) -> None:
+    for depth, curve in enumerate(panel.curves):
+        line(axes, curve, depth)
+    if panel.null is not None:
+        chance(axes, panel.null, panel.null_label)
+    rounds = panel.curves[0].values["round"].values if panel.curves else np.array([1])
+    axes.set_xlim(rounds.min() - 0.5, rounds.max() + 0.5)
+    if len(rounds) <= 10:
+        axes.set_xticks(rounds[1::2] if len(rounds) > 5 else rounds)
+
+
+def line(axes: Axes, curve: Curve, depth: int = 0) -> None:
+    """The mean, its band where there are seeds, and a marker per round; many rounds get fewer of them, but all that are
+    degenerate. Lines are the thinner the later they are drawn, so that those that coincide are seen."""
+    found = band(curve.values)
+    rounds, mean = found["round"].values, found["mean"].values
+    if not np.isfinite(mean).any():
+        return
+    axes.plot(rounds, mean, color=curve.colour, lw=max(2.0 - 0.5 * depth, 0.8), zorder=3)
+    axes.fill_between(rounds, found["low"], found["high"], color=curve.colour, alpha=0.18, lw=0)
+    hollow = _is_hollow(curve)
+    full = ~hollow & (np.arange(len(rounds)) % max(1, len(rounds) // 10) == 0)
+    look = {"ls": "", "marker": curve.marker, "mec": curve.colour, "mew": 0.8, "zorder": 4}
+    look["ms"] = max(4.4 - 0.8 * depth, 2.4)
+    axes.plot(rounds[full], mean[full], mfc=curve.colour, **look)
+    axes.plot(rounds[hollow], mean[hollow], mfc="white", **look)
+    axes.plot([], [], color=curve.colour, marker=curve.marker, label=curve.label)
+
+
+def _is_hollow(curve: Curve) -> np.ndarray:
+    """bool (R,): at least half of what the point averages is degenerate."""
+    if curve.hollow is None:
+        return np.zeros(curve.values.sizes["round"], bool)
+    return curve.hollow.mean("seed").values >= 0.5
+
+
+def chance(axes: Axes, null: xr.DataArray, label: str) -> None:
+    """Grey, from the lowest to the highest of what chance gives (over layers, say), means over seeds."""
+    mean = null.mean("seed")
+    rest = [dim for dim in mean.dims if dim != "round"]
+    low, high = (part.values for part in (mean.min(rest), mean.max(rest)))
+    axes.fill_between(null["round"].values, low, high, color=style.NULL, alpha=0.35, lw=0.8, zorder=1, label=label)
+
+
+def names(ds: xr.Dataset) -> dict[int, str]:
+    """Classes as the data set names them."""
+    return dict(zip(ds["class"].values.tolist(), map(str, ds["class_name"].values), strict=True))
+
+
+def own_classes(ds: xr.Dataset, client: int) -> list[int]:
+    """Classes that this client analyses in any seed."""
+    there = ds["analysed"].sel(client=client).any("seed").values.astype(bool)
+    return ds["class"].values[there].tolist()
+
+
+def degenerate(ds: xr.Dataset, origin: str | None) -> xr.DataArray:
+    """1 where a circuit of this origin (None: of any) is degenerate, NaN where there is none (seed, round, client,
+    class)."""
+    flags = ds["degenerate"]
+    one = flags.sel(origin=origin, drop=True) if origin else flags.any("origin")
+    return one.where(held(ds)).astype(float)
+
+
+def overlap(title: str, ds: xr.Dataset, measure: str, origin: str | None, at: dict[str, object]) -> Panel:
+    """A measure of similarity, one line per layer, mean over the dimensions that are left at this place."""
+    value, null = ds[measure], nulls.expected(ds)[measure]
+    if origin is not None:
+        value, null = (part.sel(origin=origin) for part in (value, null))
+    value, null = (over_rounds(part.sel({d: v for d, v in at.items() if d in part.dims})) for part in (value, null))
+    flags = degenerate(ds, origin)
+    flags = flags.sel({d: v for d, v in at.items() if d in flags.dims})
+    hollow = flags.mean([d for d in flags.dims if d not in ("seed", "round")])
+    curves = [
+        Curve(layer, value.sel(layer=layer), colour, marker, hollow)
+        for (layer, colour), marker in zip(style.LAYERS.items(), style.MARKERS, strict=False)
+    ]
+    return Panel(title, curves, null, "random sets, all layers")
+
+
+def over_rounds(values: xr.DataArray) -> xr.DataArray:
+    return values.mean([dim for dim in values.dims if dim not in ("seed", "round", "layer")])
+
+
+def cross_evaluation(title: str, ds: xr.Dataset, client: int) -> Panel:
+    """Local circuits on the global model, one line per class of the client."""
+    cross, flags = (values.sel(client=client) for values in (measures.cross_evaluation(ds), degenerate(ds, "local")))
+    labels = names(ds)
+    curves = [
+        Curve(labels[c], cross.sel({"class": c}), *style.look(c), flags.sel({"class": c}))
+        for c in own_classes(ds, client)
+    ]
+    found = measures.random_cross_evaluation(ds)
+    if found is None:
+        return Panel(title, curves)
+    name, null = found
+    mean = over_rounds(null.sel(client=client))
+    return Panel(title, curves, xr.concat([0 * mean, mean], "limit"), f"{name}, mean")

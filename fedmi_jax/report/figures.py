@@ -1,0 +1,154 @@
+"""Every figure by its name, and drawing those that a folder's results allow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import xarray as xr
+
+from fedmi_jax.analysis import alignment
+from fedmi_jax.analysis.runs import ABLATION, Runs
+from fedmi_jax.circuits.similarity import LAYERS
+from fedmi_jax.config import ConfigError
+from fedmi_jax.presets import PRESETS
+from fedmi_jax.report import graphs, more_figures, paper_figures, style
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_WIRES = tuple(f"connected_{origin}_{layer}" for origin in ("local", "global") for layer in LAYERS)
+
+
+@dataclass(frozen=True)
+class Paper:
+    """A figure of the paper."""
+
+    kinds: tuple[str, ...]
+    """Experiments it shows; it is drawn as soon as one of them is there."""
+    needs: tuple[str, ...]
+    """Variables."""
+    draw: Callable[[Runs], Figure]
+    rounds: int = 1
+    """At least so many."""
+
+
+@dataclass(frozen=True)
+class PerRun:
+    """A figure of every run."""
+
+    needs: tuple[str, ...]
+    draw: Callable[[xr.Dataset], Figure]
+    asked: bool = False
+    """Needs what only a run that was asked for it has: not missed elsewhere."""
+
+
+_CROSS = ("cross_evaluation",)
+PAPER: dict[str, Paper] = {
+    "fig01": Paper(("iid",), ("inter_client_iou",), paper_figures.fig01),
+    "fig02": Paper(("iid",), ("local_global_iou",), paper_figures.fig02),
+    "fig03": Paper(("one-class",), ("specialist_distinctness",), paper_figures.fig03),
+    "fig04": Paper(("one-class", "two-class"), _CROSS, paper_figures.fig04),
+    "fig05": Paper(("one-class",), ("local_global_iou",), paper_figures.fig05),
+    "fig06": Paper(("three-class",), ("specialist_distinctness",), paper_figures.fig06),
+    "fig07": Paper(("three-class",), _CROSS, paper_figures.fig07),
+    "fig08": Paper(("three-class",), ("local_global_iou",), paper_figures.fig08),
+    "fig09": Paper(("shared-class",), _CROSS, paper_figures.fig09),
+    "fig10": Paper(("iid",), ("stability_iou",), paper_figures.fig10),
+    "fig11": Paper(("iid",), _WIRES, graphs.fig11),
+    "fig12": Paper(("iid",), _WIRES, graphs.fig12, rounds=2),
+    "fig13": Paper(("iid",), _WIRES, graphs.fig13),
+    "fig14": Paper(("two-class",), ("specialist_distinctness",), paper_figures.fig14),
+    "fig15": Paper(("two-class",), ("local_global_iou",), paper_figures.fig15),
+    "fig16": Paper(("two-class",), ("local_global_iou",), paper_figures.fig16),
+    "fig17": Paper(("three-class",), ("local_global_iou",), paper_figures.fig17),
+    "fig18": Paper(("shared-class",), ("local_global_iou",), paper_figures.fig18),
+    "fig19": Paper((ABLATION,), _CROSS, paper_figures.fig19),
+}
+PER_RUN: dict[str, PerRun] = {
+    "heatmap": PerRun((), more_figures.heatmap),
+    "drift": PerRun(("drift_gap",), more_figures.drift),
+    "pairwise": PerRun(("class_pair_iou",), more_figures.pairwise),
+    "partition": PerRun(("samples", "true_class_name"), more_figures.partition),
+    "sparsity": PerRun(("realised_sparsity_local", "realised_sparsity_global"), more_figures.sparsity),
+    "accuracy": PerRun(("global_class_accuracy", "local_class_accuracy"), more_figures.accuracy),
+    "specificity": PerRun(("call_rate", "cross_evaluation_call_rate"), more_figures.specificity),
+    "outages": PerRun(_CROSS, more_figures.outages),
+    "ceiling": PerRun(("rediscovery_iou",), more_figures.ceiling, asked=True),
+    "aligned": PerRun(("aligned_local_global_iou",), more_figures.aligned, asked=True),
+}
+NAMES = (*PAPER, *PER_RUN)
+
+_HOW = {
+    "rediscovery_iou": "fedmi run PRESET --discovery.repeat last",
+    "aligned_local_global_iou": "fedmi run PRESET --execution.save-weights",
+}
+
+
+def draw_all(runs: Runs, out: Path, only: Sequence[str], formats: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """Draw these figures, or all that belong to the runs: `out`/NAME.FORMAT, or NAME-RUN.FORMAT for one per run.
+
+    Existing files are replaced, each as a whole. Returns the files and, one line each, what could not be drawn and how
+    to produce what is missing. Raises ConfigError for a figure that there is not.
+    """
+    for name in only:
+        if name not in NAMES:
+            raise ConfigError(f"only: unknown figure {name!r}; there are {', '.join(NAMES)}")
+    drawn, problems = [], []
+    for name in only or NAMES:
+        figures, missing = (_paper if name in PAPER else _per_run)(name, runs, bool(only))
+        problems += missing
+        for stem, draw, data in figures:
+            with style.styled():
+                figure = draw(data)
+            drawn += [style.save(figure, out / f"{stem}.{kind}") for kind in formats]
+    return drawn, problems
+
+
+_Work = tuple[list[tuple[str, Callable, Any]], list[str]]
+
+
+def _paper(name: str, runs: Runs, wanted: bool) -> _Work:
+    """Wanted by name: its experiment must be there."""
+    spec = PAPER[name]
+    there = {run: ds for run, ds in runs.items() if run.startswith(spec.kinds)}
+    if not there:
+        how = " or ".join(f"`fedmi run {kind} --out DIR/{kind}`" for kind in spec.kinds)
+        return [], [f"{name}: needs {' or '.join(spec.kinds)}, which is not there; produce it with {how}"] * wanted
+    missing = [
+        _missing(name, run, ds, spec.needs) or _too_short(name, run, ds, spec.rounds) for run, ds in there.items()
+    ]
+    usable = {run: ds for (run, ds), lack in zip(there.items(), missing, strict=True) if not lack}
+    figures: list[tuple[str, Callable, Any]] = [(name, spec.draw, usable)] if usable else []
+    return figures, [lack for lack in missing if lack]
+
+
+def _per_run(name: str, runs: Runs, wanted: bool) -> _Work:
+    spec, figures, problems = PER_RUN[name], [], []
+    for run, ds in runs.items():
+        lack = _missing(name, run, ds, spec.needs)
+        if not lack:
+            figures.append((f"{name}-{run}", spec.draw, ds))
+        elif wanted or not spec.asked:
+            problems.append(lack)
+    return figures, problems
+
+
+def _too_short(name: str, run: str, ds: xr.Dataset, rounds: int) -> str:
+    if ds.sizes["round"] >= rounds:
+        return ""
+    return f"{name}: {run} has {ds.sizes['round']} round, {rounds} are needed; produce them with `--rounds {rounds}`"
+
+
+def _missing(name: str, run: str, ds: xr.Dataset, needs: Sequence[str]) -> str:
+    """What the figure lacks in this run, in one line; empty: nothing."""
+    absent = [variable for variable in needs if variable not in ds]
+    if absent == ["aligned_local_global_iou"] and alignment.has_aligned(ds):
+        return ""
+    if not absent:
+        return ""
+    how = _HOW.get(absent[0], "fedmi run PRESET").replace("PRESET", run if run in PRESETS else "PRESET")
+    imported = "" if "config" in ds.attrs else "; files of the paper's authors do not have it"
+    return f"{name}: {run} has no {', '.join(absent)}; produce it with `{how} --out DIR`{imported}"

@@ -1,0 +1,172 @@
+"""Circuit graphs: channels as nodes, the functional connectivity as edges; two circuits overlaid in three colours.
+
+Axes: L layers; O_l channels. A circuit's nodes stand in the column of their layer, in the order of their channels,
+evenly spaced, so that the same channel is at the same height in both. An edge's width is the norm of its kernel, where
+the result has weights, else the same for all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import xarray as xr
+
+from fedmi_jax.analysis.compact import strengths
+from fedmi_jax.analysis.runs import Runs
+from fedmi_jax.circuits.connectivity import connected, functional
+from fedmi_jax.circuits.similarity import LAYERS, held, iou
+from fedmi_jax.report import style
+from fedmi_jax.report.curves import names
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+FIRST, SECOND, BOTH = style.BLUE, style.VERMILLION, style.BLACK
+
+
+@dataclass(frozen=True)
+class Circuit:
+    """One circuit with its edges."""
+
+    masks: dict[str, np.ndarray]
+    """{layer: bool (O_l,)}."""
+    edges: dict[str, np.ndarray]
+    """{layer: (O_l, O_{l-1})}, strength of each edge, 0 for none."""
+
+
+def circuit(ds: xr.Dataset, seed: int, round_: int, origin: str, client: int, label: int) -> Circuit:
+    """The circuit at these labels."""
+    at = {"seed": seed, "round": round_, "client": client}
+    one = ds.sel({**at, "origin": origin, "class": label})
+    masks = {layer: one[f"mask_{layer}"].values.astype(bool) for layer in LAYERS}
+    before = {"conv1": None, "conv2": masks["conv1"], "conv3": masks["conv2"]}
+    model = ds.sel(at if origin == "local" else {"seed": seed, "round": round_}).expand_dims(("seed", "round"))
+    model = model.expand_dims("client") if origin == "local" else model
+    edges = {}
+    for layer in LAYERS:
+        wires = connected(model, origin, layer).values.squeeze(tuple(range(3 if origin == "local" else 2)))
+        edges[layer] = functional(wires.astype(bool), masks[layer], before[layer]) * _strength(model, origin, layer)
+    return Circuit(masks, edges)
+
+
+def _strength(model: xr.Dataset, origin: str, layer: str) -> np.ndarray:
+    """(O, I): each edge's strength over the layer's largest, not under a tenth; 1 where the result does not know."""
+    if f"strength_{origin}_{layer}" in model:
+        found = model[f"strength_{origin}_{layer}"]
+    elif f"weights_{origin}_{layer}_kernel" in model:
+        found = strengths(model, origin, layer)
+    else:
+        return np.ones(())
+    return np.maximum(found.values.reshape(found.shape[-2:]) / 255, 0.1)
+
+
+def overlay(first: Circuit, second: Circuit, labels: tuple[str, str], title: str) -> Figure:
+    """Two circuits: what only the first has, only the second, and both."""
+    figure, (axes,) = style.grid(1, 1, 3.3, style.PAGE)
+    heights = _columns(axes, first, second)
+    for layer in LAYERS:
+        _edges(axes, layer, first.edges[layer], second.edges[layer], heights)
+    _counts(axes, first, second, labels)
+    axes.set_title(title)
+    axes.set_axis_off()
+    style.legend(figure, [axes], 3)
+    return figure
+
+
+def _columns(axes: Axes, first: Circuit, second: Circuit) -> dict[str, np.ndarray]:
+    """Draw the nodes; returns each channel's height, NaN for those in neither circuit."""
+    inputs = first.edges["conv1"].shape[1]
+    heights = {"image": _spread(np.ones(inputs, bool))}
+    axes.plot(np.zeros(inputs), heights["image"], "s", color=style.NULL, ms=5, zorder=3)
+    axes.text(0, -0.06, "image", ha="center", va="top")
+    for x, layer in enumerate(LAYERS, 1):
+        a, b = first.masks[layer], second.masks[layer]
+        heights[layer] = _spread(a | b)
+        for chosen, colour in ((a & ~b, FIRST), (b & ~a, SECOND), (a & b, BOTH)):
+            y = heights[layer][chosen]
+            axes.plot(np.full(len(y), x), y, "o", color=colour, ms=3.4, zorder=3)
+        _numbers(axes, x, heights[layer])
+        axes.text(x, -0.06, f"{layer}\n{a.sum()} and {b.sum()} channels, IoU {iou(a, b):.2f}", ha="center", va="top")
+    axes.set(xlim=(-0.2, len(LAYERS) + 0.35), ylim=(-0.2, 1.04))
+    return heights
+
+
+def _spread(used: np.ndarray) -> np.ndarray:
+    """Heights from 1 (lowest channel number) down to 0."""
+    heights, count = np.full(len(used), np.nan), int(used.sum())
+    heights[used] = np.linspace(1, 0, count) if count > 1 else 0.5
+    return heights
+
+
+_PLATE = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.3}
+
+
+def _numbers(axes: Axes, x: int, heights: np.ndarray) -> None:
+    """Channel numbers, where there is room for them."""
+    used = np.flatnonzero(~np.isnan(heights))
+    if len(used) <= 36:
+        for channel in used:
+            axes.text(x + 0.04, heights[channel], str(channel), va="center", fontsize=5, color="#333333", bbox=_PLATE)
+
+
+def _edges(axes: Axes, layer: str, first: np.ndarray, second: np.ndarray, heights: dict[str, np.ndarray]) -> None:
+    from matplotlib.collections import LineCollection
+
+    x, order = LAYERS.index(layer), ("image", *LAYERS)
+    alone, common = (first * (second == 0), second * (first == 0)), np.sqrt(first * second)
+    for chosen, colour, z in ((alone[0], FIRST, 1), (alone[1], SECOND, 1), (common, BOTH, 2)):
+        out, into = np.nonzero(chosen)
+        ends = [[(x, heights[order[x]][i]), (x + 1, heights[layer][o])] for o, i in zip(out, into, strict=True)]
+        widths = (0.2 + 1.1 * chosen[out, into]).tolist()
+        axes.add_collection(LineCollection(ends, colors=colour, linewidths=widths, alpha=0.55, zorder=z))
+
+
+def _counts(axes: Axes, first: Circuit, second: Circuit, labels: tuple[str, str]) -> None:
+    """The legend: how many channels and edges are whose."""
+    whose = ((f"only {labels[0]}", (True, False)), (f"only {labels[1]}", (False, True)), ("both", (True, True)))
+    for (label, pick), colour in zip(whose, (FIRST, SECOND, BOTH), strict=True):
+        nodes = sum(_count(first.masks[k], second.masks[k], pick) for k in LAYERS)
+        edges = sum(_count(first.edges[k] > 0, second.edges[k] > 0, pick) for k in LAYERS)
+        axes.plot([], [], "o-", color=colour, ms=3.4, label=f"{label}: {nodes} channels, {edges} edges")
+
+
+def _count(a: np.ndarray, b: np.ndarray, pick: tuple[bool, bool]) -> int:
+    return int(((a == pick[0]) & (b == pick[1])).sum())
+
+
+def _first_place(ds: xr.Dataset) -> tuple[int, int, int]:
+    """Seed, last round and the lowest class that all clients hold, or else the first's own."""
+    there = held(ds).isel(seed=0, round=-1)
+    everyone = there.all("client").values
+    choose = everyone if everyone.any() else there.isel(client=0).values
+    return ds["seed"].values[0].item(), ds["round"].values[-1].item(), int(ds["class"].values[choose][0])
+
+
+def fig11(runs: Runs) -> Figure:
+    """IID: circuits of two clients in the last round, on their own models."""
+    ds = runs["iid"]
+    seed, round_, label = _first_place(ds)
+    pair = [circuit(ds, seed, round_, "local", k, label) for k in (0, 1)]
+    title = f"{names(ds)[label]}, round {round_}, seed {seed}: local circuits of two clients"
+    return overlay(pair[0], pair[1], ("client 0", "client 1"), title)
+
+
+def fig12(runs: Runs) -> Figure:
+    """IID: one client's circuit in the last two rounds, on the global model."""
+    ds = runs["iid"]
+    seed, round_, label = _first_place(ds)
+    pair = [circuit(ds, seed, r, "global", 0, label) for r in (round_ - 1, round_)]
+    title = f"{names(ds)[label]}, client 0, seed {seed}: global circuit in two rounds"
+    return overlay(pair[0], pair[1], (f"round {round_ - 1}", f"round {round_}"), title)
+
+
+def fig13(runs: Runs) -> Figure:
+    """IID: one client's local circuit and the one found on the global model with its data."""
+    ds = runs["iid"]
+    seed, round_, label = _first_place(ds)
+    pair = [circuit(ds, seed, round_, origin, 0, label) for origin in ("local", "global")]
+    title = f"{names(ds)[label]}, client 0, round {round_}, seed {seed}: local against global circuit"
+    return overlay(pair[0], pair[1], ("local", "global"), title)

@@ -1,0 +1,221 @@
+"""Figures that the paper does not have: what every single run can show about itself. Each takes one result.
+
+Axes: S seeds, R rounds, K clients, C classes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from fedmi_jax.analysis import alignment, interference, measures, nulls
+from fedmi_jax.analysis.statistics import estimate, over_seeds
+from fedmi_jax.circuits.similarity import LAYERS, held
+from fedmi_jax.report import style
+from fedmi_jax.report.curves import Curve, Panel, degenerate, draw, names, over_rounds, own_classes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MOST_CIRCUITS = 40
+"""Rows that a heat map can hold."""
+
+
+def _circuits(ds: xr.Dataset) -> list[tuple[int, int]]:
+    """(client, class) of the circuits of the first seed's last round, the first `MOST_CIRCUITS`."""
+    there = held(ds).isel(seed=0, round=-1).values
+    pairs = [(ds["client"].values[k].item(), ds["class"].values[c].item()) for k, c in np.argwhere(there)]
+    return pairs[:MOST_CIRCUITS]
+
+
+def _rows(axes: Axes, ds: xr.Dataset, circuits: list[tuple[int, int]], origin: str) -> None:
+    """A label per circuit; degenerate ones are marked."""
+    labels, last = names(ds), ds["degenerate"].isel(seed=0, round=-1).sel(origin=origin)
+    said = [f"{k}: {labels[c]}{' ○' if last.sel({'client': k, 'class': c}) else ''}" for k, c in circuits]
+    axes.set_yticks(range(len(said)), said, fontsize=5.5 if len(said) > 12 else 6.5)
+    axes.tick_params(length=0)
+
+
+def heatmap(ds: xr.Dataset) -> Figure:
+    """Channels of every circuit in the last round of the first seed: local model only, global model only, both."""
+    from matplotlib.colors import ListedColormap
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    circuits, last = _circuits(ds), ds.isel(seed=0, round=-1)
+    figure = Figure(figsize=(style.PAGE, 0.75 + 0.13 * len(circuits)), layout="constrained")
+    colours = ("white", style.BLUE, style.ORANGE, style.BLACK)
+    for i, (axes, layer) in enumerate(zip(figure.subplots(1, 3, width_ratios=[32, 64, 128]), LAYERS, strict=True)):
+        masks = [last[f"mask_{layer}"].sel({"client": k, "class": c}).astype(int) for k, c in circuits]
+        codes = [(m.sel(origin="local") + 2 * m.sel(origin="global")).values for m in masks]
+        axes.pcolormesh(np.array(codes), cmap=ListedColormap(colours), vmin=0, vmax=3, edgecolors="#EEEEEE", lw=0.15)
+        axes.invert_yaxis()
+        axes.set(title=layer, xlabel="channel")
+        _rows(axes, ds, circuits if i == 0 else [], "local")
+        axes.set_yticks(np.arange(len(circuits) if i == 0 else 0) + 0.5, [t.get_text() for t in axes.get_yticklabels()])
+    patches = [Patch(fc=c, label=n) for c, n in zip(colours[1:], ("local only", "global only", "both"), strict=True)]
+    figure.legend(handles=patches, loc="outside upper center", ncols=3)
+    return figure
+
+
+def drift(ds: xr.Dataset) -> Figure:
+    """What the circuit found on the global model reaches beyond the local one there."""
+    gap, flags, labels = ds["drift_gap"].sel(origin="local"), degenerate(ds, "local"), names(ds)
+    panels = []
+    for k in ds["client"].values[:12].tolist():
+        curves = [
+            Curve(labels[c], gap.sel({"client": k, "class": c}), *style.look(c), flags.sel({"client": k, "class": c}))
+            for c in own_classes(ds, k)
+        ]
+        panels.append(Panel(f"client {k}", curves))
+    figure = draw(panels, 3, "drift gap")
+    for axes in figure.axes[: len(panels)]:
+        axes.set(ylim=(-1.04, 1.04), yticks=(-1, 0, 1))
+        axes.axhline(0, color=style.NULL, lw=0.6, zorder=0)
+    return figure
+
+
+def pairwise(ds: xr.Dataset) -> Figure:
+    """IoU of every two classes' circuits in the last round, mean over seeds and pairs of clients."""
+    last, labels = ds["class_pair_iou"].isel(round=-1).mean("seed"), list(names(ds).values())
+    figure, axes = style.grid(6, 3, 2.3)
+    places = [(origin, layer) for origin in ("local", "global") for layer in LAYERS]
+    for one, (origin, layer) in zip(axes, places, strict=True):
+        _matrix(one, last.sel(origin=origin, layer=layer).values, labels, labels)
+        one.set_title(f"{layer}, {origin} circuits")
+    return figure
+
+
+def _matrix(axes: Axes, values: np.ndarray, rows: list[str], columns: list[str]) -> None:
+    """Shares from 0 to 1 as colours and numbers."""
+    axes.imshow(values, cmap="cividis", vmin=0, vmax=1, aspect="auto")
+    short = [name.split(" ")[0] for name in columns]
+    axes.set_xticks(range(len(columns)), short)
+    axes.set_yticks(range(len(rows)), [name.split(" ")[0] for name in rows] if rows is columns else rows)
+    axes.tick_params(length=0)
+    if values.size <= 120:
+        for (i, j), value in np.ndenumerate(values):
+            if np.isfinite(value):
+                colour = "white" if value < 0.55 else "black"
+                axes.text(j, i, f"{value:.2f}".lstrip("0") or "0", ha="center", va="center", fontsize=4.8, color=colour)
+
+
+def partition(ds: xr.Dataset) -> Figure:
+    """Training images of every client and class, of the first seed; area is their number."""
+    counts = ds["samples"].isel(seed=0).values
+    figure, (axes,) = style.grid(1, 1, max(1.2, min(4.0, 0.22 * len(counts) + 0.8)), style.COLUMN)
+    k, c = np.nonzero(counts)
+    room = min(220.0, 9000 / max(len(counts), 1))
+    axes.scatter(c, k, room * counts[k, c] / counts.max(), color=style.BLUE, lw=0)
+    axes.set(ylim=(len(counts) - 0.4, -0.6), xlim=(-0.6, counts.shape[1] - 0.4), ylabel="client", xlabel="class")
+    axes.set_xticks(range(counts.shape[1]), [str(n).split(" ")[0] for n in ds["true_class_name"].values])
+    axes.set_yticks(np.unique(np.linspace(0, len(counts) - 1, min(len(counts), 11)).astype(int)))
+    axes.set_title(f"training images; largest dot {counts.max()}")
+    return figure
+
+
+def sparsity(ds: xr.Dataset) -> Figure:
+    """Share of weights that are left, per tensor, after local training and after averaging; on a logarithmic scale."""
+    panels = []
+    for origin in ("local", "global"):
+        values = 1 - ds[f"realised_sparsity_{origin}"]
+        values = values.mean([d for d in values.dims if d not in ("seed", "round", "parameter_layer")])
+        colours = zip(values["parameter_layer"].values, style.SERIES, style.MARKERS, strict=False)
+        curves = [Curve(str(n), values.sel(parameter_layer=n), colour, marker) for n, colour, marker in colours]
+        panels.append(Panel(f"{origin} models", curves))
+    figure = draw(panels, 2, "weights left, not 0", 1.7)
+    lowest = min(float(curve.values.min()) for panel in panels for curve in panel.curves)
+    for axes in figure.axes:
+        axes.set_yscale("log")
+        axes.set(ylim=(max(lowest, 1e-4) / 1.3, 1.3))
+    return figure
+
+
+def accuracy(ds: xr.Dataset) -> Figure:
+    """The whole global model, class by class, and beside it the mean of the local ones."""
+    labels = zip(ds["true_class"].values.tolist(), ds["true_class_name"].values, strict=True)
+    local = ds["local_class_accuracy"].mean("client")
+    panels = [
+        Panel(str(name), [
+            Curve("global model", ds["global_class_accuracy"].sel(true_class=c), style.ORIGINS["global"], "o"),
+            Curve("local models, mean", local.sel(true_class=c), style.ORIGINS["local"], "s"),
+        ])
+        for c, name in list(labels)[:20]
+    ]  # fmt: skip
+    return draw(panels, 5, "accuracy", 1.3)
+
+
+def specificity(ds: xr.Dataset) -> Figure:
+    """Of local circuits in the last round: share of the images of each class that are called the circuit's class."""
+    circuits = _circuits(ds)
+    figure, axes = style.grid(2, 2, max(1.5, 0.16 * len(circuits) + 0.9))
+    last = ds.isel(round=-1).sel(origin="local")
+    truths = [str(name) for name in ds["true_class_name"].values]
+    for one, name, title in zip(
+        axes, ("call_rate", "cross_evaluation_call_rate"), ("on its own model", "on the global model"), strict=True
+    ):
+        rates = [last[name].sel({"client": k, "class": c}).mean("seed").values for k, c in circuits]
+        _matrix(one, np.array(rates), [""] * len(circuits), truths)
+        _rows(one, ds, circuits, "local")
+        one.set(title=f"local circuit {title}", xlabel="images of class")
+    axes[0].set_ylabel("client: class (○ degenerate)")
+    return figure
+
+
+def outages(ds: xr.Dataset) -> Figure:
+    """Share of circuits under 1 % on the global model, and how often and how long."""
+    cross = measures.cross_evaluation(ds)
+    flags = over_rounds(degenerate(ds, "local"))
+    curve = Curve("local circuits", interference.out_share(cross), style.BLUE, "o", flags)
+    found = measures.random_cross_evaluation(ds)
+    null, label = None, ""
+    if found is not None:
+        out = over_rounds(interference.out(found[1]))
+        null, label = xr.concat([0 * out, out], "limit"), f"{found[0]}"
+    falls, back, longest = (
+        estimate(over_seeds(of(cross)))
+        for of in (interference.collapses, interference.recoveries, interference.longest_outage)
+    )
+    title = f"per circuit: collapses {falls}, recoveries {back}, longest outage {longest} rounds"
+    return draw([Panel(title, [curve], null, label)], 1, "share of circuits under 1 %", 1.9)
+
+
+def ceiling(ds: xr.Dataset) -> Figure:
+    """Local-to-global IoU in the last round between its ceiling, a circuit found twice, and chance."""
+    last, chance = ds.isel(round=-1), nulls.expected(ds).isel(round=-1)
+    rows: list[tuple[str, Any, str]] = [
+        ("found again, local", last["rediscovery_iou"].sel(origin="local"), style.BLUE),
+        ("found again, global", last["rediscovery_iou"].sel(origin="global"), style.ORANGE),
+        ("local to global", last["local_global_iou"], style.GREEN),
+        ("random sets", chance["local_global_iou"], style.NULL),
+    ]
+    figure, (axes,) = style.grid(1, 1, 1.9, style.COLUMN)
+    for i, (label, values, colour) in enumerate(rows):
+        found = [estimate(over_seeds(values.sel(layer=layer))) for layer in LAYERS]
+        at = np.arange(len(LAYERS)) + 0.2 * i
+        axes.bar(at, [one.mean for one in found], 0.18, color=colour, label=label)
+        for x, one in zip(at, found, strict=True):
+            if one.low is not None and one.high is not None:
+                axes.errorbar(x, one.mean, [[one.mean - one.low], [one.high - one.mean]], color="black", lw=0.8)
+    axes.set_xticks(np.arange(len(LAYERS)) + 0.3, list(LAYERS))
+    axes.set(ylabel="IoU, last round", ylim=(0, 1.04))
+    style.legend(figure, [axes], 2)
+    return figure
+
+
+def aligned(ds: xr.Dataset) -> Figure:
+    """Local-to-global IoU, and the same after the best matching of channels."""
+    after, chance = alignment.aligned(ds)["aligned_local_global_iou"], nulls.expected(ds)["local_global_iou"]
+    panels = []
+    for layer in LAYERS:
+        pairs = (
+            ("as it is", ds["local_global_iou"], "o", style.BLUE),
+            ("channels aligned", after, "s", style.VERMILLION),
+        )
+        curves = [Curve(label, over_rounds(v.sel(layer=layer)), colour, mark) for label, v, mark, colour in pairs]
+        null = over_rounds(chance.sel(layer=layer))
+        panels.append(Panel(layer, curves, xr.concat([0 * null, null], "limit"), "random sets"))
+    return draw(panels, 3, "local-to-global IoU")

@@ -1,0 +1,185 @@
+"""The paper's figures 1 to 19 but for the graphs (`graphs`), each from the runs of its experiment (METHOD: section 7).
+
+Every function takes the runs (`analysis.runs.Runs`) and gives a figure. Captions of the paper say less than one would
+wish; where they leave open whose circuits are shown, local and global ones stand side by side.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import xarray as xr
+
+from fedmi_jax.analysis import nulls
+from fedmi_jax.analysis.runs import ABLATION, Runs, sparsity_level
+from fedmi_jax.analysis.statistics import estimate
+from fedmi_jax.report import style
+from fedmi_jax.report.curves import Panel, cross_evaluation, draw, names, overlap, own_classes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def _per_class(ds: xr.Dataset, measure: str) -> Figure:
+    """Classes side by side, local circuits above global ones."""
+    panels = [
+        overlap(f"{name}, {origin} circuits", ds, measure, origin, {"class": c})
+        for origin in ("local", "global")
+        for c, name in names(ds).items()
+    ]
+    return draw(panels, ds.sizes["class"], "IoU")
+
+
+def fig01(runs: Runs) -> Figure:
+    """IID: inter-client consistency."""
+    return _per_class(runs["iid"], "inter_client_iou")
+
+
+def fig02(runs: Runs) -> Figure:
+    """IID: local against global circuits, mean over clients."""
+    ds = runs["iid"]
+    panels = [overlap(name, ds, "local_global_iou", None, {"class": c}) for c, name in names(ds).items()]
+    return draw(panels, len(panels), "local-to-global IoU")
+
+
+def fig10(runs: Runs) -> Figure:
+    """IID: stability from round to round, mean over clients."""
+    return _per_class(runs["iid"], "stability_iou")
+
+
+def fig03(runs: Runs) -> Figure:
+    """One class per client: overlap between clients in the last round."""
+    ds = runs["one-class"]
+    figure, (axes,) = style.grid(1, 1, 1.9, style.COLUMN)
+    last, chance = (part.isel(round=-1) for part in (ds, nulls.expected(ds)))
+    for i, origin in enumerate(style.ORIGINS):
+        _bars(axes, last.sel(origin=origin), chance.sel(origin=origin), origin, i)
+    axes.set_xticks(np.arange(len(style.LAYERS)) + 0.19, list(style.LAYERS))
+    axes.set(ylabel="IoU between clients, last round", ylim=(0, 1.04))
+    style.legend(figure, [axes], 2)
+    return figure
+
+
+def _bars(axes: Axes, last: xr.Dataset, chance: xr.Dataset, origin: str, place: int) -> None:
+    """One per layer; the part that pairs of two empty sets contribute is hollow."""
+    value, empty = last["specialist_distinctness"], last["empty_pairs_specialist_distinctness"]
+    at, colour = np.arange(value.sizes["layer"]) + 0.38 * place, style.ORIGINS[origin]
+    total, hollow = value.mean("seed").values, empty.mean("seed").values
+    axes.bar(at, total - hollow, 0.34, color=colour, label=f"{origin} circuits")
+    where = hollow > 0
+    axes.bar(
+        at[where],
+        hollow[where],
+        0.34,
+        (total - hollow)[where],
+        fill=False,
+        ec=colour,
+        label="both empty",
+    )
+    for x, layer, mean in zip(at, value["layer"].values, total, strict=True):
+        one = estimate(value.sel(layer=layer))
+        if one.low is not None and one.high is not None:
+            axes.errorbar(x, mean, [[mean - one.low], [one.high - mean]], color=style.BLACK, lw=0.8, capsize=2)
+    null = chance["specialist_distinctness"].mean("seed").values
+    axes.hlines(null, at - 0.19, at + 0.19, color=style.NULL, lw=2, label="random sets")
+
+
+def _cross_panels(ds: xr.Dataset, prefix: str = "") -> list[Panel]:
+    return [cross_evaluation(f"{prefix}client {k}", ds, k) for k in ds["client"].values.tolist()]
+
+
+def _cross(panels: list[Panel], columns: int, height: float = 1.45) -> Figure:
+    return draw(panels, columns, "cross-evaluation", height)
+
+
+def fig04(runs: Runs) -> Figure:
+    """One and two classes per client: local circuits on the global model. Of the two runs, those that are there."""
+    there = [name for name in ("one-class", "two-class") if name in runs]
+    panels = [panel for name in there for panel in _cross_panels(runs[name], f"{name}, ")]
+    return _cross(panels, max(runs[name].sizes["client"] for name in there))
+
+
+def fig07(runs: Runs) -> Figure:
+    """Three classes per client: local circuits on the global model."""
+    return _cross(_cross_panels(runs["three-class"]), 1, 1.3)
+
+
+def fig09(runs: Runs) -> Figure:
+    """A shared class: local circuits on the global model."""
+    return _cross(_cross_panels(runs["shared-class"]), 3, 1.7)
+
+
+def fig19(runs: Runs) -> Figure:
+    """Sparsity ablation: local circuits on the global model, one row per level."""
+    levels = sorted((name for name in runs if name.startswith(ABLATION)), key=sparsity_level)
+    panels = [
+        panel for name in levels for panel in _cross_panels(runs[name], f"{100 * sparsity_level(name):g} % sparse, ")
+    ]
+    return _cross(panels, runs[levels[0]].sizes["client"], 1.25)
+
+
+def _kept(ds: xr.Dataset, clients: list[int]) -> list[Panel]:
+    """Local against global, one panel per client and class."""
+    labels = names(ds)
+    return [
+        overlap(f"client {k}, {labels[c]}", ds, "local_global_iou", None, {"client": k, "class": c})
+        for k in clients
+        for c in own_classes(ds, k)
+    ]
+
+
+def _local_global(panels: list[Panel]) -> Figure:
+    return draw(panels, 3, "local-to-global IoU")
+
+
+def fig05(runs: Runs) -> Figure:
+    """One class per client: local against global circuits."""
+    ds = runs["one-class"]
+    return _local_global(_kept(ds, ds["client"].values.tolist()))
+
+
+def fig08(runs: Runs) -> Figure:
+    """Three classes per client: local against global circuits of client 0."""
+    return _local_global(_kept(runs["three-class"], runs["three-class"]["client"].values[:1].tolist()))
+
+
+def fig17(runs: Runs) -> Figure:
+    """Three classes per client: local against global circuits of all clients."""
+    return _local_global(_kept(runs["three-class"], runs["three-class"]["client"].values.tolist()))
+
+
+def fig15(runs: Runs) -> Figure:
+    """Two classes per client: local against global circuits, mean over a client's classes."""
+    ds = runs["two-class"]
+    clients = ds["client"].values.tolist()
+    return _local_global([overlap(f"client {k}", ds, "local_global_iou", None, {"client": k}) for k in clients])
+
+
+def fig16(runs: Runs) -> Figure:
+    """Two classes per client: local against global circuits, class by class."""
+    ds = runs["two-class"]
+    return draw(_kept(ds, ds["client"].values.tolist()), 2, "local-to-global IoU", 1.3)
+
+
+def fig18(runs: Runs) -> Figure:
+    """A shared class: local against global circuits."""
+    ds = runs["shared-class"]
+    return _local_global(_kept(ds, ds["client"].values.tolist()))
+
+
+def _between_clients(ds: xr.Dataset) -> Figure:
+    """Specialists share no class, so the union of each client's circuits is compared."""
+    panels = [overlap(f"{o} circuits", ds, "specialist_distinctness", o, {}) for o in ("local", "global")]
+    return draw(panels, 2, "IoU between clients", 1.7)
+
+
+def fig06(runs: Runs) -> Figure:
+    """Three classes per client: overlap between clients."""
+    return _between_clients(runs["three-class"])
+
+
+def fig14(runs: Runs) -> Figure:
+    """Two classes per client: overlap between clients."""
+    return _between_clients(runs["two-class"])

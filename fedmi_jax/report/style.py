@@ -1,0 +1,93 @@
+"""How every figure looks: one column (3.3 in) or a page (6.9 in) wide, Okabe and Ito's colours, readable in print.
+
+matplotlib is imported when the first figure is drawn; figures are objects of their own, so nothing is set globally.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedmi_jax.results import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLUMN, PAGE = 3.3, 6.9
+"""Widths in inches."""
+BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK = (
+    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000",
+)  # fmt: skip
+LAYERS = {"conv1": BLUE, "conv2": VERMILLION, "conv3": GREEN}
+SERIES = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK, "#8B4513", "#332288", "#882255")
+"""Okabe and Ito's, without the yellow that print loses, and three of Paul Tol's for up to ten classes."""
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p")
+"""Beside the colour, for whoever sees none."""
+NULL = "#999999"
+NO_CURVE = ("random sets, all layers", "random sets", "random masks, mean", "empty mask, mean", "degenerate")
+"""Labels that stand last in a legend, in this order."""
+ORIGINS = {"local": BLUE, "global": ORANGE}
+
+_STYLE: dict[str, Any] = {
+    "font.size": 7, "axes.titlesize": 7, "axes.labelsize": 7, "xtick.labelsize": 6.5, "ytick.labelsize": 6.5,
+    "legend.fontsize": 6.5, "font.family": "sans-serif", "axes.linewidth": 0.6, "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6, "xtick.major.size": 2.5, "ytick.major.size": 2.5, "axes.spines.top": False,
+    "axes.spines.right": False, "lines.linewidth": 1.0, "lines.markersize": 3.0, "legend.frameon": False,
+    "axes.titlepad": 3.0, "axes.labelpad": 2.0, "svg.hashsalt": "fedmi", "pdf.fonttype": 42, "savefig.dpi": 200,
+}  # fmt: skip
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """Within it figures are made in this style."""
+    import matplotlib as mpl
+
+    with mpl.rc_context(_STYLE):  # type: ignore[arg-type]
+        yield
+
+
+def grid(
+    count: int, columns: int, height: float = 1.45, width: float = PAGE, share: bool = True
+) -> tuple[Figure, list[Axes]]:
+    """A figure of `count` panels in rows of `columns`, each row so high; shared axes are labelled at the edges only."""
+    from matplotlib.figure import Figure
+
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(width, rows * height + 0.35), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=share, sharey=share).ravel().tolist()
+    for unused in axes[count:]:
+        unused.set_axis_off()
+    for last in axes[max(0, count - columns) : count]:
+        last.tick_params(labelbottom=True)
+    return figure, axes[:count]
+
+
+def legend(figure: Figure, axes: Sequence[Axes], columns: int | None = None) -> None:
+    """One for all panels, above them: each label once, classes in their order, and what is no curve at the end."""
+    found: dict[str, Any] = {}
+    for one in axes:
+        for handle, label in zip(*one.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    order = sorted(found, key=lambda label: (label in NO_CURVE, int(label.split(" ")[0]) if label[0].isdigit() else 0))
+    figure.legend(
+        [found[label] for label in order], order, loc="outside upper center", ncols=columns or min(len(found), 9),
+        handlelength=1.4, columnspacing=1.0, handletextpad=0.5, borderaxespad=0.2,
+    )  # fmt: skip
+
+
+def look(label: int) -> tuple[str, str]:
+    """Colour and marker of a class, the same in every figure."""
+    return SERIES[label % len(SERIES)], MARKERS[label % len(MARKERS)]
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """In the format of the path's ending; the file appears whole, or stays as it was. Same figure, same file."""
+    kind = path.suffix[1:]
+    undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
+    with styled(), replacing(path) as temporary:
+        figure.savefig(temporary, format=kind, metadata=undated)
+    return path

@@ -1,0 +1,65 @@
+"""Results with known answers: every circuit is an interval of channels, so overlaps follow from where they start.
+
+Axes: S seeds, R rounds, K clients, C classes.
+"""
+
+import numpy as np
+import xarray as xr
+
+from fedmi_jax import results
+from fedmi_jax.circuits import connectivity, similarity
+from fedmi_jax.circuits.similarity import CIRCUIT_DIMS, LAYERS
+from fedmi_jax.config import Experiment, Sparsity, Split
+
+CHANNELS, SIZE = 40, 10
+MAPS = {
+    "iid": ((0, 1), (0, 1), (0, 1)),
+    "one-class": ((0,), (3,), (6,)),
+    "two-class": ((0, 1), (3, 4), (6, 7)),
+    "three-class": ((0, 1, 2), (3, 4, 5), (6, 7, 8)),
+    "shared-class": ((0, 1, 2), (0, 3, 4), (0, 6, 7)),
+    "sparsity-ablation": ((0, 1), (2, 3), (4, 5)),
+}
+
+
+def result(kind, local=0, global_=0, cross=1.0, balanced=1.0, seeds=3, rounds=10, sparsity=0.995, **changes):
+    """A run of this kind. local, global_: where a circuit starts, and cross, balanced: its figures; numbers, or
+    functions of (seed, round, client, class). A start of -1 is an empty circuit in every layer."""
+    held = MAPS[kind]
+    classes = sorted(set().union(*held))
+    shape = (seeds, rounds, len(held), len(classes))
+    coords = {
+        "seed": np.arange(seeds), "round": np.arange(1, rounds + 1), "origin": list(results.ORIGINS),
+        "client": np.arange(len(held)), "class": classes, "class_name": ("class", [f"{c} - name" for c in classes]),
+    }  # fmt: skip
+    starts = np.stack([_filled(of, shape, coords) for of in (local, global_)], 2)
+    away = np.arange(CHANNELS) - starts[..., None]
+    masks = (away >= 0) & (away < SIZE) & (starts[..., None] >= 0)
+    analysed = np.array([[c in own for c in classes] for own in held])
+    data = {"analysed": (("seed", "client", "class"), np.tile(analysed, (seeds, 1, 1)))}
+    data |= {f"mask_{k}": ((*CIRCUIT_DIMS, f"channel_{k}"), masks) for k in LAYERS}
+    for layer, source in connectivity.SOURCES.items():
+        ends, size = (f"channel_{layer}", source), (CHANNELS, 1 if layer == "conv1" else CHANNELS)
+        data[f"connected_local_{layer}"] = (("seed", "round", "client", *ends), np.ones((*shape[:3], *size), bool))
+        data[f"connected_global_{layer}"] = (("seed", "round", *ends), np.ones((*shape[:2], *size), bool))
+    figures = {"cross_evaluation": cross, "cross_evaluation_balanced_accuracy": balanced}
+    for name, of in figures.items():
+        values = np.where(analysed, _filled(of, shape, coords), np.nan)
+        data[name] = (CIRCUIT_DIMS, np.stack([values, values], 2))
+    ds = connectivity.edges(similarity.measures(similarity.sizes(xr.Dataset(data, coords))))
+    ds["drift_gap"] = 1 - ds["cross_evaluation"]
+    return results.stamp(ds, _experiment(kind, seeds, rounds, sparsity, changes))
+
+
+def _filled(of, shape, coords):
+    if not callable(of):
+        return np.full(shape, of)
+    labels = [np.asarray(coords[dim]).tolist() for dim in ("seed", "round", "client", "class")]
+    values = [of(*(axis[i] for axis, i in zip(labels, where, strict=True))) for where in np.ndindex(shape)]
+    return np.array(values).reshape(shape)
+
+
+def _experiment(kind, seeds, rounds, sparsity, changes):
+    split = Split(kind="class-map", clients=3, class_map=MAPS[kind]) if kind != "iid" else Split(kind="iid", clients=3)
+    settings = {"name": kind, "seeds": tuple(range(seeds)), "rounds": rounds, "split": split}
+    return Experiment(**settings | {"sparsity": Sparsity(target=sparsity)} | changes)

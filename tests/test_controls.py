@@ -1,0 +1,143 @@
+"""Random masks and second searches, in the run that the tests of `federation` share: they show that no layout changes
+it, that its second round compiles nothing, and that nothing else changes."""
+
+import jax
+import numpy as np
+import plain
+import pytest
+import xarray as xr
+from test_federation import SAVING, inputs, weights
+
+from fedmi_jax import controls, federation, keys
+from fedmi_jax.analysis import alignment, compact
+from fedmi_jax.circuits.similarity import LAYERS
+from fedmi_jax.model import CHANNELS
+
+WIDTHS = dict(zip(LAYERS, CHANNELS, strict=True))
+SAMPLES = 2
+"""As in `tiny.experiment`."""
+
+
+@pytest.fixture(scope="module")
+def run(counted_run):
+    return counted_run[0]
+
+
+@pytest.fixture(scope="module")
+def setup(squares):
+    with jax.enable_x64(True):
+        return federation.prepare(SAVING, squares)
+
+
+def scores_of(run, setup, round_):
+    """(2C, O_l) as a round has them, out of the result."""
+    c = setup.circuits
+    rows = list(zip(c.seed, c.client, np.searchsorted(run["class"].values, c.label), strict=True))
+    where = [(s, round_ - 1, o, k, y) for o in (0, 1) for s, k, y in rows]
+    return where, {layer: np.stack([run[f"score_{layer}"].values[w] for w in where]) for layer in LAYERS}
+
+
+@pytest.mark.usefixtures("x64")
+def test_random_masks_have_the_circuits_sizes_and_are_measured_as_circuits_are(run, setup):
+    round_ = setup.round(2)
+    where, scores = scores_of(run, setup, 2)
+    masks = controls.draw(setup, round_, scores, SAMPLES)
+    for layer in LAYERS:
+        sizes = masks[layer].sum(-1).reshape(SAMPLES, -1)
+        np.testing.assert_array_equal(sizes, np.tile((scores[layer] > 0).sum(-1), (SAMPLES, 1)))
+    test = inputs(setup, "test")
+    x, labels = plain.normalised(test, np.arange(len(test.labels))), np.asarray(test.labels)
+    answer = jax.jit(lambda params, gates: plain.logits(params, x, gates).argmax(1))
+    for i in range(0, len(where), 3):
+        s, _, o, k, y = where[i]
+        at = {"seed": run["seed"].values[s].item(), "round": 2}
+        models = [weights(run, "local", **at, client=int(k)), weights(run, "global", **at)]
+        label = run["class"].values[y]
+        for n in range(SAMPLES):
+            mask = {layer: m.reshape(SAMPLES, len(where), -1)[n, i] * 1.0 for layer, m in masks.items()}
+            removed = {layer: 1 - m for layer, m in mask.items()}
+            judged = ((models[o], mask), (models[o], removed), (models[1 - o], mask))
+            for name, pair in zip(controls.JUDGED, judged, strict=True):
+                expected = (np.asarray(answer(*pair)) == label)[labels == label].mean()
+                assert run[name].values[(*where[i], n)] == pytest.approx(expected, abs=1e-6), name
+
+
+def test_draws_are_keyed_by_what_they_are_for(setup):
+    """Not by how many others there are; samples, origins, rounds and clients differ."""
+    circuits = 2 * len(setup.circuits.label)
+    half = {k: np.tile(np.where(np.arange(n) < n // 2, 1.0, -1.0), (circuits, 1)) for k, n in WIDTHS.items()}
+    two, three = (controls.draw(setup, setup.round(2), half, n)["conv3"] for n in (2, 3))
+    np.testing.assert_array_equal(two, three[: len(two)])
+    assert len(np.unique(three, axis=0)) == len(three)
+    assert not np.array_equal(three, controls.draw(setup, setup.round(1), half, 3)["conv3"])
+    drawn = keys.generator(3, keys.RANDOM_MASK_LOCAL, 2, 0, 0, 0)
+    first = [np.isin(np.arange(n), drawn.permutation(n)[: n // 2]) for n in WIDTHS.values()]
+    np.testing.assert_array_equal(three[0], first[2])
+
+
+def test_found_again_in_the_last_round_only(run):
+    assert run["rediscovery_iou"].sel(round=1).isnull().all()
+    last = run["rediscovery_iou"].sel(round=2)
+    assert last.notnull().all()
+    assert 0 < float(last.mean()) <= 1
+    empty = (run["size"].sel(round=2) == 0) & (run["empty_pairs_rediscovery"].sel(round=2) == 1)
+    assert (last.where(empty, 1) == 1).all()
+    absent = last.sel({"client": 0, "class": 2})  # no image of the class: empty, twice
+    assert (absent == 1).all()
+    assert (run["empty_pairs_rediscovery"].sel({"round": 2, "client": 0, "class": 2}) == 1).all()
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_second_search_sees_other_batches(setup):
+    round_ = setup.round(2)
+    assert controls.searches(setup, setup.round(1)) == [keys.DISCOVER]
+    first, second = (federation.discovery_plans(setup, round_, p) for p in controls.searches(setup, round_))
+    assert not np.array_equal(first.indices, second.indices)
+    np.testing.assert_array_equal(first.weight, second.weight)
+
+
+@pytest.mark.usefixtures("x64")
+def test_every_judgement_has_its_model_and_its_fill(setup):
+    """Local circuits' random masks are cross-evaluated on the global model, with the global model's fill."""
+    round_, rng = setup.round(1), np.random.default_rng(0)
+    half = len(setup.circuits.label)
+    which = np.arange(2 * half)
+    scores = {k: rng.normal(size=(2 * half, n)) for k, n in WIDTHS.items()}
+    fill = {k: np.tile(which[:, None], (1, n)) for k, n in WIDTHS.items()}
+    models, gates, fills, target = controls.class_judgements(setup, round_, which, scores, fill)
+    assert fills is not None
+    other = np.roll(which, half)
+    expected = np.concatenate([which, *[which] * SAMPLES, *[which] * SAMPLES, *[other] * SAMPLES])
+    np.testing.assert_array_equal(models, expected)
+    np.testing.assert_array_equal(fills["conv2"][:, 0], expected)
+    np.testing.assert_array_equal(target, np.tile(setup.circuits.label, len(models) // half))
+    removed, kept, without, crossed = np.split(gates["conv1"], np.cumsum([1, SAMPLES, SAMPLES]) * 2 * half)
+    np.testing.assert_array_equal(removed, scores["conv1"] <= 0)
+    np.testing.assert_array_equal(without, 1 - kept)
+    np.testing.assert_array_equal(crossed, kept)
+    assert (kept.reshape(SAMPLES, -1, 32).sum(-1) == (scores["conv1"] > 0).sum(-1)).all()
+
+
+def test_kept_weights_align_with_themselves(run):
+    found = alignment.aligned(run)
+    assert ((found["aligned_local_global_iou"] >= 0) & (found["aligned_local_global_iou"] <= 1)).all()
+    same = run.copy()
+    for name in (str(name) for name in run if str(name).startswith("weights_global_")):
+        local = run[name.replace("global", "local")].isel(client=0, drop=True)
+        same[name] = local.transpose(*run[name].dims)
+    again = alignment.aligned(same)
+    assert (again["moved"].sel(client=0) == 0).all()
+    np.testing.assert_array_equal(
+        again["aligned_local_global_iou"].sel(client=0), run["local_global_iou"].sel(client=0)
+    )
+
+
+def test_compact_keeps_what_is_measured_from_the_weights(run):
+    small = compact.compact(run)
+    assert not [name for name in small if str(name).startswith("weights_")]
+    xr.testing.assert_equal(alignment.aligned(small), alignment.aligned(run))
+    for layer in LAYERS:
+        for origin in ("local", "global"):
+            strong, wired = small[f"strength_{origin}_{layer}"], small[f"connected_{origin}_{layer}"]
+            np.testing.assert_array_equal(strong.transpose(*wired.dims) > 0, wired)
+            assert int(strong.max()) == 255

@@ -1,0 +1,127 @@
+"""The scripts: what is there is not run again, seeds are joined, sweeps are tabled."""
+
+import json
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+import xarray as xr
+from made_up import result
+
+import fedmi_jax
+from experiments import choices, dirichlet, paper, pieces
+from fedmi_jax import results
+from fedmi_jax.analysis import skew
+from fedmi_jax.circuits.similarity import CIRCUIT_DIMS
+from fedmi_jax.config import from_json
+from fedmi_jax.presets import preset
+
+
+@dataclass
+class Runner:
+    """Stands for `fedmi_jax.run`: a made-up result of the experiment's seeds."""
+
+    asked: list = field(default_factory=list)
+
+    def __call__(self, experiment, progress):
+        self.asked.append((experiment.name, experiment.seeds))
+        kind = {"dirichlet": "iid", "base": "two-class"}.get(experiment.name.split("-")[0], experiment.name)
+        kind = "sparsity-ablation" if kind.startswith("sparsity") else kind
+        kind = (
+            "two-class"
+            if experiment.name in [e.name for e in choices.variants(choices.Choices(paper.Path()))]
+            else kind
+        )
+        made = result(kind, seeds=1, rounds=2)
+        made = xr.concat(
+            [made.assign_coords(seed=[s]) for s in experiment.seeds], "seed", data_vars="all", join="exact"
+        )
+        made["global_accuracy"] = (("seed", "round"), np.full((made.sizes["seed"], 2), 0.5))
+        rng = np.random.default_rng(experiment.seeds[0])
+        made["samples"] = (("seed", "client", "true_class"), rng.integers(0, 9, (made.sizes["seed"], 3, 10)))
+        made["cross_evaluation_balanced_accuracy"] = (CIRCUIT_DIMS, made["cross_evaluation"].values / 2)
+        return results.stamp(made, experiment)
+
+
+@pytest.fixture
+def runner(monkeypatch):
+    made = Runner()
+    monkeypatch.setattr(fedmi_jax, "run", made)
+    return made
+
+
+def test_pieces_are_picked_up_where_they_were_left(runner, tmp_path):
+    two = preset("two-class").experiments
+    pieces.run_missing(tmp_path, two, range(1))
+    pieces.run_missing(tmp_path, two, range(4), at_once=2)
+    assert runner.asked == [("two-class", (0,)), ("two-class", (1,)), ("two-class", (2, 3))]
+    for seed in range(4):
+        found = results.load(tmp_path / "two-class" / f"seed-{seed}")
+        assert found["seed"].values.tolist() == [seed]
+        assert from_json(found.attrs["config"]).seeds == (seed,)
+    assert list(json.loads((tmp_path / pieces.SECONDS).read_text())) == ["two-class"]
+
+
+def test_paper_runs_what_is_missing_and_writes_the_claims(runner, tmp_path):
+    option = paper.Paper(tmp_path, seeds=2, presets=("iid", "two-class"), rounds=2, weights=False, draw=False)
+    paper.main(option)
+    assert runner.asked == [("iid", (0,)), ("two-class", (0,)), ("iid", (1,)), ("two-class", (1,))]
+    assert "| **C1** " in (tmp_path / "claims.md").read_text()
+    paper.main(option)
+    assert len(runner.asked) == 4
+    assert "cannot tell yet (needs three-class)" in (tmp_path / "claims.md").read_text()
+
+
+def test_controls_are_on_unless_they_are_refused(tmp_path):
+    (iid,) = preset("iid").experiments
+    found = paper.controlled(iid, paper.Paper(tmp_path))
+    assert (found.evaluation.null_samples, found.discovery.repeat, found.execution.save_weights) == (5, "last", True)
+    plain = paper.controlled(iid, paper.Paper(tmp_path, null_samples=0, repeat=False, weights=False))
+    assert plain == iid
+
+
+def test_dirichlet_sweep(runner, tmp_path, capsys):
+    dirichlet.main(dirichlet.Dirichlet(tmp_path, seeds=2, alphas=(0.1, 10.0), rounds=2))
+    assert runner.asked[0] == ("dirichlet-0.1", (0,))
+    assert (tmp_path / "dirichlet.svg").stat().st_size > 2000
+    text = (tmp_path / "dirichlet.md").read_text()
+    assert text.count("\n| 0.1 | ") == text.count("\n| 10 | ") == 2
+    assert text == capsys.readouterr().out.removesuffix("\n")
+
+
+def test_choices(runner, tmp_path):
+    choices.main(choices.Choices(tmp_path, seeds=2, rounds=2))
+    rows = (tmp_path / "choices.md").read_text().splitlines()
+    assert rows[0] == "| last round | base | global-scope | no-floor | mean-ablation | dense |"
+    accuracy = next(row for row in rows if row.startswith("| its balanced accuracy"))
+    assert accuracy.count("0.50 [0.50, 0.50]") == 5
+    assert accuracy.count("0.00 [0.00, 0.00]") == 4  # paired differences
+    names = [e.name for e in choices.variants(choices.Choices(tmp_path))]
+    assert len(set(names)) == 5
+
+
+# --- label distances ---
+
+
+def held(*counts):
+    return xr.Dataset({"samples": (("seed", "client", "true_class"), np.array([counts]))}, {"seed": [0]})
+
+
+def test_distances_of_equal_and_of_disjoint_labels():
+    equal = skew.label_distance(held([10, 30], [1, 3]))
+    np.testing.assert_allclose(equal["emd"], 0, atol=1e-12)
+    np.testing.assert_allclose(equal["js"], 0, atol=1e-12)
+    apart = skew.label_distance(held([7, 0], [0, 7]))
+    np.testing.assert_allclose(apart["emd"], 1)  # |1 - 1/2| + |0 - 1/2|
+    p, whole = np.array([1, 0]), np.array([0.5, 0.5])
+    middle = (p + whole) / 2
+    js = (p[0] * np.log2(p[0] / middle[0]) + (whole * np.log2(whole / middle)).sum()) / 2
+    np.testing.assert_allclose(apart["js"], js)
+
+
+def test_circuits_of_classes_without_images_are_left_out():
+    ds = result("iid", seeds=1, rounds=1, local=lambda s, r, k, c: -1 if k == 2 else 0)
+    ds["samples"] = (("seed", "client", "true_class"), np.array([[[5, 5], [5, 5], [0, 5]]]))
+    ds = ds.assign_coords(true_class=[0, 1])
+    found = skew.where_held(ds)["inter_client_iou"].sel(origin="local", layer="conv1").values.ravel()
+    np.testing.assert_allclose(found, [1, 1 / 3])

@@ -1,0 +1,208 @@
+"""Every figure is drawn, from runs of one and of several seeds; what is missing is named and the rest is drawn."""
+
+import numpy as np
+import pytest
+from made_up import CHANNELS, MAPS, result
+
+from fedmi_jax import cli, results
+from fedmi_jax.analysis import alignment, compact, nulls
+from fedmi_jax.circuits.similarity import CIRCUIT_DIMS
+from fedmi_jax.presets import PRESETS
+from fedmi_jax.report import curves, figures, graphs, style
+
+
+def complete(kind, **how):
+    """With what only a run has: accuracy, call rates, samples, sparsity and controls."""
+    ds = result(kind, **how)
+    true = {"true_class": np.arange(4), "true_class_name": ("true_class", list("abcd")), "sample": [0, 1]}
+    ds = ds.assign_coords({**true, "parameter_layer": ["conv1", "conv2", "conv3", "fc"]})
+    rng, sizes = np.random.default_rng(0), ds.sizes
+    added = {
+        "global_class_accuracy": ("seed", "round", "true_class"),
+        "local_class_accuracy": ("seed", "round", "client", "true_class"),
+        "realised_sparsity_local": ("seed", "round", "client", "parameter_layer"),
+        "realised_sparsity_global": ("seed", "round", "parameter_layer"),
+        "call_rate": (*CIRCUIT_DIMS, "true_class"),
+        "cross_evaluation_call_rate": (*CIRCUIT_DIMS, "true_class"),
+        "random_cross_evaluation": (*CIRCUIT_DIMS, "sample"),
+        "rediscovery_iou": (*CIRCUIT_DIMS, "layer"),
+        "aligned_local_global_iou": ("seed", "round", "client", "class", "layer"),
+        "aligned_specialist_distinctness": ("seed", "round", "layer"),
+        "moved": ("seed", "round", "client", "layer"),
+    }
+    for name, dims in added.items():
+        ds[name] = (dims, rng.random([sizes[dim] for dim in dims]))
+    ds["samples"] = (("seed", "client", "true_class"), rng.integers(0, 90, [sizes["seed"], sizes["client"], 4]))
+    return ds
+
+
+@pytest.fixture(scope="module")
+def runs():
+    """Of every experiment one; several seeds, one seed, empty circuits."""
+    made = {
+        "iid": complete("iid", rounds=3, global_=2),
+        "one-class": complete("one-class", rounds=3, local=-1, seeds=1),
+        "two-class": complete("two-class", rounds=3, local=lambda s, r, k, c: c - 3 if c < 2 else 3 * c, seeds=2),
+        "three-class": complete("three-class", rounds=12, seeds=1, cross=lambda s, r, k, c: (r + c) % 2),
+        "shared-class": complete("shared-class", rounds=2, seeds=1),
+    }
+    levels = (0.95, 0.99, 0.995)
+    return made | {
+        f"sparsity-ablation-{x}": complete("sparsity-ablation", rounds=2, seeds=1, sparsity=x) for x in levels
+    }
+
+
+def test_every_figure_is_drawn(runs, tmp_path):
+    drawn, problems = figures.draw_all(runs, tmp_path, tuple(figures.PAPER), ("png",))
+    two = {name: runs[name] for name in ("one-class", "two-class")}
+    more, missing = figures.draw_all(two, tmp_path, tuple(figures.PER_RUN), ("png",))
+    assert problems + missing == []
+    assert {path.stem for path in drawn} == {f"fig{i:02}" for i in range(1, 20)}
+    assert {path.stem for path in more} == {f"{name}-{run}" for name in figures.PER_RUN for run in two}
+    assert all(path.stat().st_size > 2000 for path in drawn + more)
+
+
+def test_formats_and_the_same_figure_the_same_file(runs, tmp_path):
+    only = {"two-class": runs["two-class"]}
+    kinds = ("svg", "pdf", "png")
+    first, _ = figures.draw_all(only, tmp_path / "a", ("fig14",), kinds)
+    again, _ = figures.draw_all(only, tmp_path / "b", ("fig14",), kinds)
+    assert [path.suffix[1:] for path in first] == list(kinds)
+    for one, other in zip(first, again, strict=True):
+        assert one.read_bytes() == other.read_bytes()
+    assert b"<svg" in first[0].read_bytes()
+
+
+def texts(figure):
+    return [t.get_text() for t in figure.findobj(lambda artist: hasattr(artist, "get_text")) if t.get_text()]
+
+
+def test_names_bands_chance_and_hollow_points(runs):
+    with style.styled():
+        figure = figures.PAPER["fig16"].draw(runs)
+    said = texts(figure)
+    assert "client 0, 0 - name" in said
+    assert {"conv1", "random sets, all layers", "degenerate"} <= set(said)
+    axes = figure.axes[0]
+    ds = runs["two-class"]
+    mean = ds["local_global_iou"].sel({"client": 0, "class": 0, "layer": "conv2"}).mean("seed")
+    assert any(np.array_equal(line.get_ydata(), mean) for line in axes.lines)
+    hollow = [line for line in axes.lines if line.get_markerfacecolor() == "white" and len(line.get_xdata())]
+    assert [list(line.get_xdata()) for line in hollow] == [[1, 2, 3]] * 3  # class 0's circuits have no channel
+    grey = nulls.expected(ds)["local_global_iou"].sel({"client": 1, "class": 3, "layer": "conv1"}).mean("seed")
+    band = figure.axes[2].collections[-1].get_paths()[0].vertices
+    assert np.isclose(band[:, 1], float(grey[0])).any()
+
+
+def test_one_seed_has_no_band():
+    one, several = (result("iid", seeds=n, rounds=2, global_=lambda s, r, k, c: s) for n in (1, 3))
+    with style.styled():
+        for ds, width in ((one, 0), (several, 0.05)):
+            panel = curves.overlap("x", ds, "local_global_iou", None, {"class": 0})
+            axes = curves.draw([panel], 1, "y").axes[0]
+            spread = (
+                np.nan_to_num(axes.collections[0].get_paths()[0].vertices[:, 1])
+                if axes.collections[0].get_paths()
+                else np.zeros(1)
+            )
+            assert (np.ptp(spread) > width) == (ds is several)
+
+
+def test_overlay_counts_what_is_whose(runs):
+    """Circuits of ten channels, two apart: eight in both; every channel is wired to every one of the layer before."""
+    ds = runs["iid"]
+    first, second = (graphs.circuit(ds, 0, 3, origin, 0, 0) for origin in ("local", "global"))
+    with style.styled():
+        said = texts(graphs.overlay(first, second, ("local", "global"), "title"))
+    alone = 2 + 2 * (100 - 64)
+    assert f"only local: 6 channels, {alone} edges" in said
+    assert f"only global: 6 channels, {alone} edges" in said
+    assert f"both: 24 channels, {8 + 2 * 64} edges" in said
+    assert "conv2\n10 and 10 channels, IoU 0.67" in said
+
+
+def test_edges_are_as_wide_as_their_weights_are_large():
+    ds = result("iid", seeds=1, rounds=1)
+    kernel = np.zeros((1, 1, 3, 3, CHANNELS, CHANNELS))
+    kernel[..., 0, 0, 1, 2], kernel[..., 0, 0, 3, 4] = 2.0, 1.0
+    dims = ("seed", "round", "kernel_row", "kernel_column", "channel_conv1", "channel_conv2")
+    ds["weights_global_conv2_kernel"] = (dims, kernel)
+    strong = ds.assign(strength_global_conv2=compact.strengths(ds, "global", "conv2"))
+    for one in (ds, strong.drop_vars("weights_global_conv2_kernel")):
+        edges = graphs.circuit(one, 0, 1, "global", 0, 0).edges["conv2"]
+        assert (edges[2, 1], edges[0, 0]) == (1.0, 0.1)
+        assert edges[4, 3] == pytest.approx(0.5, abs=0.003)
+
+
+# --- the command ---
+
+
+@pytest.fixture
+def folder(runs, tmp_path):
+    results.save(runs["three-class"], tmp_path / "runs" / "three-class" / "seed-0")
+    return tmp_path / "runs"
+
+
+def test_figures_command(folder, capsys):
+    assert cli.main(["figures", str(folder), "--only", "fig07", "heatmap", "--format", "svg", "png"]) == 0
+    made = sorted(path.name for path in (folder / "figures").iterdir())
+    assert made == ["fig07.png", "fig07.svg", "heatmap-three-class.png", "heatmap-three-class.svg"]
+    assert len(capsys.readouterr().out.split()) == 4
+
+
+def test_what_is_missing_is_named_and_the_rest_is_drawn(folder, runs, capsys):
+    lacking = runs["three-class"].drop_vars(["global_class_accuracy", "rediscovery_iou", *alignment.ALIGNED])
+    results.save(lacking, folder / "three-class" / "seed-0")
+    assert cli.main(["figures", str(folder)]) == 1
+    printed = capsys.readouterr()
+    assert "fig07.svg" in printed.out
+    assert printed.err == (
+        "fedmi: accuracy: three-class has no global_class_accuracy; produce it with `fedmi run three-class --out DIR`\n"
+    )  # what only a run that was asked for it has is missed only when it is asked for
+    assert cli.main(["figures", str(folder), "--only", "fig01", "ceiling", "aligned"]) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert said == [
+        "fedmi: fig01: needs iid, which is not there; produce it with `fedmi run iid --out DIR/iid`",
+        "fedmi: ceiling: three-class has no rediscovery_iou; produce it with `fedmi run three-class --discovery.repeat "
+        "last --out DIR`",
+        "fedmi: aligned: three-class has no aligned_local_global_iou; produce it with `fedmi run three-class "
+        "--execution.save-weights --out DIR`",
+    ]
+
+
+def test_unknown_figure_and_format(folder, capsys):
+    assert cli.main(["figures", str(folder), "--only", "fig20"]) == 2
+    assert "only: unknown figure 'fig20'; there are fig01, " in capsys.readouterr().err
+    assert cli.main(["figures", str(folder), "--format", "gif"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_run_that_is_too_short(tmp_path, capsys):
+    results.save(result("iid", rounds=1, seeds=1), tmp_path)
+    assert cli.main(["figures", str(tmp_path), "--only", "fig12", "fig11"]) == 1
+    printed = capsys.readouterr()
+    assert "fig12: iid has 1 round, 2 are needed" in printed.err
+    assert "fig11.svg" in printed.out
+
+
+def test_a_failed_figure_leaves_the_old_one(runs, tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    (old,), _ = figures.draw_all(runs, tmp_path, ("fig02",), ("svg",))
+    content = old.read_bytes()
+
+    def fail(self, path, **_):
+        path.write_text("half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Figure, "savefig", fail)
+    with pytest.raises(figures.ConfigError.__base__, match="No space left"):
+        figures.draw_all(runs, tmp_path, ("fig02",), ("svg",))
+    assert old.read_bytes() == content
+    assert list(tmp_path.iterdir()) == [old]
+
+
+def test_names_stand_for_presets():
+    named = {kind for spec in figures.PAPER.values() for kind in spec.kinds}
+    assert named == set(MAPS)
+    assert named <= set(PRESETS)

@@ -1,0 +1,60 @@
+"""Outages against literal histories; the trend test against the count of all rankings."""
+
+import itertools
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from fedmi_jax.analysis import interference
+
+
+def cross(*circuits):
+    """One seed, one client; each circuit's accuracies over the rounds. None: no such circuit."""
+    values = np.array([[np.nan] * 6 if c is None else c for c in circuits], float)
+    return xr.DataArray(values[None, None], dims=("seed", "client", "class", "round")).transpose("seed", "round", ...)
+
+
+HISTORIES = cross(
+    [1, 1, 1, 1, 1, 1],
+    [1, 0, 0, 1, 0, 1],  # two collapses, two recoveries
+    [0, 0, 0, 0.5, 1, 1],  # has never worked before
+    [1, 1, 0.009, 0, 0, 0],
+    [1, 0.01, 1, 1, 1, 1],  # not under 1 %
+    None,
+)
+
+
+def test_counts():
+    for name, expected in {
+        "collapses": [0, 2, 0, 1, 0, np.nan],
+        "recoveries": [0, 2, 1, 0, 0, np.nan],
+        "longest_outage": [0, 2, 3, 4, 0, np.nan],
+    }.items():
+        found = getattr(interference, name)(HISTORIES).squeeze(("seed", "client"))
+        np.testing.assert_array_equal(found, expected, err_msg=name)
+
+
+def test_shares():
+    np.testing.assert_allclose(interference.out_share(HISTORIES)[0], np.array([1, 2, 3, 1, 2, 1]) / 5)
+    assert interference.ever_out_share(HISTORIES).item() == 3 / 5
+
+
+def test_trend_of_one_row_of_each_order():
+    """Page's statistic is the sum of rank times place: exact p-values over all orders of two seeds."""
+    falling = interference.trend(np.array([[0.9, 0.5, 0.3, 0.1], [0.4, 0.3, 0.2, 0.1]]))
+    assert falling is not None
+    assert falling.monotone
+    orders = [np.dot(order, [1, 2, 3, 4]) for order in itertools.permutations([1, 2, 3, 4])]
+    sums = np.add.outer(orders, orders)
+    assert falling.falling == pytest.approx((sums >= 60).mean())
+    assert falling.rising == pytest.approx(1)
+    turned = interference.trend(np.array([[0.1, 0.3, 0.5, 0.9], [0.1, 0.2, 0.3, 0.4]]))
+    assert turned is not None
+    assert (turned.rising, turned.falling, turned.monotone) == (falling.falling, falling.rising, False)
+
+
+def test_no_trend_of_one_seed_and_none_of_two_conditions():
+    assert interference.trend(np.ones((1, 4))) is None
+    with pytest.raises(ValueError, match="Page"):
+        interference.trend(np.ones((2, 2)))
