@@ -68,7 +68,7 @@ class JaxBackend:
         return {layer: np.asarray(score) for layer, score in scores.items()}
 
     def call_rate(self, models: Params, which: np.ndarray, gates: Any, target: np.ndarray) -> np.ndarray:
-        judged = self._judge(models, which, gates, target, evaluation.performance)
+        judged, _ = self._judge(models, which, gates, target, evaluation.performance)
         return np.asarray(judged.call_rate)[np.arange(len(target)), target]
 
     def class_accuracy(self, models: Params, which: np.ndarray, gates: Any, target: np.ndarray) -> np.ndarray:

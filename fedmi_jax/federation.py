@@ -350,14 +350,28 @@ def measure(
     gates = {layer: (scores[layer] > 0).astype(setup.dtype) for layer in CONV_LAYERS}
     other = np.roll(which, len(which) // 2)  # a local circuit's mask on the global model, and the other way round
     judge = programs.measure_circuits
-    kept = judge(models, test, which, gates, fill, target, how=how, measure=evaluation.performance)
-    crossed = judge(models, test, other, gates, _swap(fill), target, how=how, measure=evaluation.performance)
+    whole = programs.all_open(models)  # judged in the same call as circuits, which is then compiled but once
+    count = len(whole["conv1"])
+    everything = np.concatenate([which, other, np.arange(count)]), _stacked(gates, gates, whole)
+    fills = None if fill is None else _stacked(fill, _swap(fill), whole)
+    classes = np.concatenate([target, target, np.zeros(count, int)])
+    judged = judge(models, test, *everything, fills, classes, how=how, measure=evaluation.performance)
+    kept, crossed, (_, accuracy) = _split(judged, len(which))
     by_class = controls.class_judgements(setup, round_, which, scores, fill)
     accuracies = np.asarray(judge(models, test, *by_class, how=how, measure=evaluation.class_accuracy))
     empty = programs.empty_masks(models, which, fill, target, how=how)
-    accuracy = programs.measure_models(models, test, how=how)
-    found = recording.of_measures(setup, round_, kept, crossed, accuracies[: len(which)], empty, accuracy)
+    found = recording.of_measures(setup, round_, kept[0], crossed[0], accuracies[: len(which)], empty, accuracy)
     return found | controls.random_masks(setup, round_, accuracies)
+
+
+def _stacked(*parts: Gates) -> Gates:
+    return {layer: jnp.concatenate([part[layer] for part in parts]) for layer in CONV_LAYERS}
+
+
+def _split(judged: Any, circuits: int) -> list[Any]:
+    """On the own model, on the other one, and the rest."""
+    ends = (slice(circuits), slice(circuits, 2 * circuits), slice(2 * circuits, None))
+    return [jax.tree.map(lambda values, part=part: values[part], judged) for part in ends]
 
 
 def _swap(fill: Gates | None) -> Gates | None:

@@ -12,17 +12,18 @@ from typing import Any
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.sharding import PartitionSpec as P
 
 from fedmi_jax.aggregation import aggregator
 from fedmi_jax.circuits import discovery, evaluation
-from fedmi_jax.circuits.evaluation import TestSet
+from fedmi_jax.circuits.evaluation import Accuracy, TestSet
 from fedmi_jax.config import Aggregation, Discovery, Local, Sparsity
 from fedmi_jax.data.batches import Plan
 from fedmi_jax.execution import AXIS, Layout, deal, gathered, lift
 from fedmi_jax.local import Images, train
-from fedmi_jax.model import LAYERS, Gates, Params
+from fedmi_jax.model import CONV_LAYERS, LAYERS, Gates, Params
 
 
 def pick(models: Params, which: Array) -> Params:
@@ -138,11 +139,19 @@ def measure_circuits(
     return gathered(deal(one, how, (which, gates, fill, target), (models, test)), how)
 
 
-@partial(jax.jit, static_argnames=("how",))
-def measure_models(models: Params, test: TestSet, *, how: Layout) -> tuple[Array, Array]:
-    """`evaluation.model_accuracy` of M models in one call: (M,), (M, Y)."""
-    one = partial(evaluation.model_accuracy, narrowing=how.narrowing)
-    return gathered(deal(one, how, (models,), (test,)), how)
+def measure_models(models: Params, test: TestSet, *, how: Layout) -> Accuracy:
+    """M whole models on the test set: (M,), (M, Y)."""
+    count = models["fc_bias"].shape[0]
+    target = np.zeros(count, int)
+    judged = measure_circuits(
+        models, test, np.arange(count), all_open(models), None, target, how=how, measure=evaluation.performance
+    )
+    return judged[1]
+
+
+def all_open(models: Params) -> Gates:
+    """Gates that keep every channel of every model, (M, O_l)."""
+    return {layer: jnp.ones_like(models[f"{layer}_bias"]) for layer in CONV_LAYERS}
 
 
 @partial(jax.jit, static_argnames=("how",))

@@ -73,10 +73,11 @@ def judged(measure, chunk, batch, fill=None):
 @pytest.mark.parametrize(("chunk", "batch"), [(1, 7), (100, 60)])  # with padding and without
 def test_performance_of_circuits(chunk, batch, ablation):
     fill = circuit_fills() if ablation == "mean" else None
-    found = judged(evaluation.performance, chunk, batch, fill)
+    found, accuracy = judged(evaluation.performance, chunk, batch, fill)
     for i, target in enumerate(TARGET):
         logits, labels, probabilities = circuit(i, fill)
         called = logits.argmax(1) == target
+        assert accuracy.overall[i] == pytest.approx((logits.argmax(1) == labels).mean(), abs=1e-12)
         assert (len(np.unique(called)) == 2) == (i == 0)  # only the first one tells images apart
         np.testing.assert_allclose(found.call_rate[i], [called[labels == c].mean() for c in range(4)], atol=1e-12)
         np.testing.assert_allclose(found.false_positive_rate[i], called[labels != target].mean(), atol=1e-12)

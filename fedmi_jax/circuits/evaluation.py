@@ -47,6 +47,15 @@ class Performance(NamedTuple):
     """(Y,): mean probabilities over the images of the class that are not called it; NaN where there are none."""
 
 
+class Accuracy(NamedTuple):
+    """A model judged as a classifier."""
+
+    overall: Array
+    """()."""
+    per_class: Array
+    """(Y,)."""
+
+
 def groups(indices: np.ndarray, batch: int, total: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """These indices in rows of `batch`, (total, batch), and which entries are real."""
     rows = total or -(-len(indices) // batch)
@@ -73,22 +82,28 @@ def make_test_set(
 
 def performance(
     params: Params, gates: Gates, fill: Gates | None, target: Array, test: TestSet, *, narrowing: bool
-) -> Performance:
+) -> tuple[Performance, Accuracy]:
     """The model with only these channels open, on all test images; target () is the circuit's class."""
     probabilities = jax.nn.softmax(_masked_logits(params, gates, fill, test.images, test.indices, narrowing))
-    labels, valid = test.images.labels[test.indices].ravel(), test.valid.ravel()
-    called = (jnp.argmax(probabilities, -1) == target) & valid
-    classes = probabilities.shape[-1]
+    answer, labels, valid = jnp.argmax(probabilities, -1), test.images.labels[test.indices].ravel(), test.valid.ravel()
+    called, classes = (answer == target) & valid, probabilities.shape[-1]
     truth = jax.nn.one_hot(labels, classes, dtype=probabilities.dtype) * valid[:, None]
     count, hits = truth.sum(0), (truth * called[:, None]).sum(0)
     own = valid & (labels == target)
     other = jnp.arange(classes) != target
-    return Performance(
+    detected = Performance(
         call_rate=hits / count,
         false_positive_rate=jnp.sum(hits * other) / jnp.sum(count * other),
         target_softmax=_mean(probabilities[:, target], own),
         failure_softmax=_mean(probabilities, own & ~called),
     )
+    return detected, _accuracy(truth, answer == labels)
+
+
+def _accuracy(truth: Array, right: Array) -> Accuracy:
+    """Args: truth (N, Y), one-hot, 0 for padding; right (N,) bool."""
+    hits, count = (truth * right[:, None]).sum(0), truth.sum(0)
+    return Accuracy(hits.sum() / count.sum(), hits / count)
 
 
 def class_accuracy(
@@ -97,16 +112,6 @@ def class_accuracy(
     """Accuracy () of the masked model on the images of the target class alone."""
     logits = _masked_logits(params, gates, fill, test.images, test.class_indices[target], narrowing)
     return _mean(jnp.argmax(logits, -1) == target, test.class_valid[target].ravel())
-
-
-def model_accuracy(params: Params, test: TestSet, *, narrowing: bool) -> tuple[Array, Array]:
-    """Accuracy of the whole model on all test images () and per class (Y,)."""
-    everything = {layer: jnp.ones_like(params[f"{layer}_bias"]) for layer in CONV_LAYERS}
-    logits = _masked_logits(params, everything, None, test.images, test.indices, narrowing, WIDTHS[:1])
-    labels, valid = test.images.labels[test.indices].ravel(), test.valid.ravel()
-    truth = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype) * valid[:, None]
-    hits = (truth * (jnp.argmax(logits, -1) == labels)[:, None]).sum(0)
-    return hits.sum() / truth.sum(), hits / truth.sum(0)
 
 
 def empty_mask(params: Params, fill: Gates | None, target: Array) -> tuple[Array, Array]:
