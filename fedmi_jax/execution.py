@@ -90,6 +90,18 @@ def use_all_cores() -> None:
             jax.config.update("jax_num_cpu_devices", cores or 1)
 
 
+def allow_pauses() -> None:
+    """Let a run that was stopped for a while (Ctrl-Z) go on: XLA's CPU backend otherwise ends a process whose devices
+    have not met for 40 seconds. Does nothing once JAX has started, or where XLA_FLAGS already say how long."""
+    said, flag = os.environ.get("XLA_FLAGS", ""), "xla_cpu_collective_call_terminate_timeout_seconds"
+    if flag not in said:
+        os.environ["XLA_FLAGS"] = f"{said} --{flag}={PAUSE}".strip()
+
+
+PAUSE = 7 * 24 * 3600
+"""Seconds."""
+
+
 def keep_compiled() -> None:
     """Let JAX keep compiled programs on disk, so that only the first run waits for the compiler.
 
@@ -106,6 +118,7 @@ def keep_compiled() -> None:
 def session(settings: Execution) -> Iterator[None]:
     """Within it JAX computes in the precision of these settings, on all cores if it has not started yet."""
     use_all_cores()
+    allow_pauses()
     keep_compiled()
     with jax.enable_x64(settings.precision == "float64"):
         yield

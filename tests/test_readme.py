@@ -4,8 +4,12 @@ import re
 import shlex
 from pathlib import Path
 
+import pytest
+
 from fedmi_jax import cli
 
+# The snippet's programs are the commands' own: compiled once in a process.
+pytestmark = pytest.mark.xdist_group("readme")
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
