@@ -87,12 +87,12 @@ _REQUIRED = ("analysed", *(f"mask_{layer}" for layer in LAYERS))
 
 def stamp(ds: xr.Dataset, experiment: Experiment | None = None, name: str | None = None) -> xr.Dataset:
     """`ds` with the attributes every result carries. name: of the run, by default the experiment's."""
-    versions = {"python": platform.python_version(), **{p: v for p in _PACKAGES if (v := _version(p))}}
+    found = versions()
     attrs: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
-        "created_by": f"fedmi_jax {versions.get('fedmi-jax', '')}".strip(),
+        "created_by": f"fedmi_jax {found.get('fedmi-jax', '')}".strip(),
         "name": name or (experiment.name if experiment else "custom"),
-        "versions": json.dumps(versions),
+        "versions": json.dumps(found),
     }
     if experiment is not None:
         attrs["config"] = to_json(experiment)
@@ -159,6 +159,11 @@ def refuse_taken(folder: str | Path) -> None:
         raise FedmiError(f"{folder}: already holds a result ({FILE}); choose another folder")
     if Path(folder).exists() and not Path(folder).is_dir():
         raise FedmiError(f"{folder}: is a file; choose a folder")
+
+
+def versions() -> dict[str, str]:
+    """Of Python and the packages that decide a result's numbers and its file."""
+    return {"python": platform.python_version(), **{p: v for p in _PACKAGES if (v := _version(p))}}
 
 
 def _version(package: str) -> str | None:

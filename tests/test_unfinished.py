@@ -1,0 +1,232 @@
+"""A run that ends before its end: what is kept, what it goes on from, and what it refuses to go on with."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import xarray as xr
+
+import fedmi_jax
+from fedmi_jax import federation, recording, results, stored, unfinished
+from fedmi_jax.checkpoint import FOLDER
+from fedmi_jax.config import Checkpoint, ConfigError, Execution, FedmiError, replace
+
+SAVING = tiny.experiment(execution=Execution(client_chunk=1, precision="float64", save_weights=True))
+
+
+class PowerCutError(Exception):
+    """Stands for any end."""
+
+
+def cut(round_, stage):
+    def progress(*at):
+        if at == (round_, stage):
+            raise PowerCutError
+
+    return progress
+
+
+# --- a whole run ---
+
+
+def test_resumed_is_the_same_file_as_uninterrupted(counted_run, squares, tmp_path):
+    """Stopped in the second of two rounds; the weights and every measure are in the file."""
+    folder = tmp_path / "run"
+    with pytest.raises(PowerCutError):
+        unfinished.run(SAVING, folder, squares, cut(2, "discover"))
+    kept = sorted(path.name for path in (folder / FOLDER).iterdir())
+    assert kept == ["lock", "owner.json", "round-00001.npz", "run.json", "state-00001.npz"]
+    with pytest.raises(ConfigError, match=r"differs in local\.epochs \(2, now 3\)"):
+        fedmi_jax.run(replace(SAVING, local=replace(SAVING.local, epochs=3)), squares, folder=folder)
+    stages = []
+    unfinished.resume(folder, squares, lambda *at: stages.append(at))
+    assert [at for at in stages if at[1] == "train"] == [(2, "train")]
+    assert [path.name for path in folder.iterdir()] == ["result.nc"]
+    expected = results.save(counted_run[0], tmp_path / "whole")
+    assert (folder / "result.nc").read_bytes() == expected.read_bytes()
+
+
+# --- the same with rounds that cost nothing ---
+
+
+def cheap_round(setup, state, number, progress):
+    """In place of `federation.one_round`: also a function of its arguments alone."""
+    progress(number, "train")
+    weights = {name: np.asarray(leaf) * 1.5 + number for name, leaf in state[0].items()}
+    record = {"loss": np.full((2, 3), number + weights["fc_bias"].sum()), "on": np.arange(11) % (number + 1) == 0}
+    progress(number, "evaluate")
+    return (weights, state[1]), record
+
+
+def cheap_assemble(setup, records):
+    """Every array of every round."""
+    arrays = {
+        name: (
+            ("round", *(f"{name} {i}" for i in range(np.ndim(records[0][name])))),
+            np.stack([r[name] for r in records]),
+        )
+        for name in records[0]
+    }
+    masks = {name: ("x", np.ones(3, bool)) for name in results._REQUIRED}
+    return results.stamp(xr.Dataset({**arrays, **masks}), setup.experiment)
+
+
+@pytest.fixture
+def cheap(monkeypatch):
+    monkeypatch.setattr(federation, "one_round", cheap_round)
+    monkeypatch.setattr(recording, "assemble", cheap_assemble)
+    return tiny.experiment(rounds=4)
+
+
+def stopped(experiment, folder, squares, at, **settings):
+    with pytest.raises(PowerCutError):
+        unfinished.run(experiment, folder, squares, cut(*at), Checkpoint(**settings))
+    return folder
+
+
+def whole(experiment, squares):
+    return federation.run(experiment, squares)
+
+
+@pytest.mark.parametrize("every", [1, 2, 3])
+def test_checkpoints_come_when_they_should_and_stay_while_they_should(cheap, squares, tmp_path, every):
+    folder = stopped(cheap, tmp_path, squares, (4, "evaluate"), every=every, keep=1)
+    states = [path.name for path in folder.glob("unfinished/state-*")]
+    assert states == [f"state-{3 - 3 % every:05d}.npz"]
+    stages = []
+    found = unfinished.resume(folder, squares, lambda *at: stages.append(at[0]))
+    assert stages[0] == 3 - 3 % every + 1
+    xr.testing.assert_identical(found, whole(cheap, squares))
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(cheap, squares, tmp_path, caplog):
+    folder = stopped(cheap, tmp_path, squares, (4, "train"))
+    last = folder / FOLDER / "state-00003.npz"
+    content = bytearray(last.read_bytes())
+    content[1000] ^= 1
+    last.write_bytes(content)
+    stages = []
+    found = unfinished.resume(folder, squares, lambda *at: stages.append(at[0]))
+    assert stages[0] == 3
+    assert f"{last}: damaged" in caplog.text
+    xr.testing.assert_identical(found, whole(cheap, squares))
+
+
+@pytest.mark.parametrize("lost", ["round-00001.npz", "state-00003.npz"])
+def test_a_missing_file_costs_rounds_and_nothing_else(cheap, squares, tmp_path, lost):
+    folder = stopped(cheap, tmp_path, squares, (4, "train"))
+    (folder / FOLDER / lost).unlink()
+    xr.testing.assert_identical(unfinished.resume(folder, squares), whole(cheap, squares))
+
+
+def test_more_rounds_may_be_asked_for_and_fewer_not(cheap, squares, tmp_path):
+    folder = stopped(cheap, tmp_path, squares, (4, "train"), after_the_end=True)
+    with pytest.raises(ConfigError, match=r"^rounds: the run in .* has 4; give at least as many"):
+        unfinished.resume(folder, squares, rounds=2)
+    xr.testing.assert_identical(unfinished.resume(folder, squares), whole(cheap, squares))
+    with pytest.raises(ConfigError, match=r"^rounds: the last round, 4, has had its control"):
+        unfinished.resume(folder, squares, rounds=6)
+    never = replace(cheap, discovery=replace(cheap.discovery, repeat="never"))
+    folder = tmp_path / "never"
+    unfinished.run(never, folder, squares, settings=Checkpoint(after_the_end=True))
+    stages = []
+    more = unfinished.resume(folder, squares, lambda *at: stages.append(at[0]), rounds=6)
+    assert min(stages) == 5
+    xr.testing.assert_identical(more, whole(replace(never, rounds=6), squares))
+
+
+def test_a_finished_run_is_resumed_to_itself(cheap, squares, tmp_path):
+    made = unfinished.run(cheap, tmp_path, squares)
+    xr.testing.assert_identical(unfinished.resume(tmp_path), made)
+    with pytest.raises(ConfigError, match=r"^rounds: .* is finished, its checkpoints gone"):
+        unfinished.resume(tmp_path, rounds=9)
+    with pytest.raises(FedmiError, match="holds no unfinished run"):
+        unfinished.resume(tmp_path / "elsewhere")
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_other_images_are_refused(cheap, squares, tmp_path):
+    folder = stopped(cheap, tmp_path, squares, (2, "train"))
+    pixels = squares.train_images.copy()
+    pixels[0, 0, 0] ^= 1
+    other = fedmi_jax.from_arrays(
+        pixels, squares.train_labels, squares.test_images, squares.test_labels, name="squares"
+    )
+    with pytest.raises(ConfigError, match="unfinished run on other images"):
+        unfinished.resume(folder, other)
+
+
+def test_a_changed_configuration_on_disk_is_refused(cheap, squares, tmp_path):
+    folder = stopped(cheap, tmp_path, squares, (2, "train"))
+    path = folder / FOLDER / "run.json"
+    text = path.read_text()
+    for changed in (text.replace("0.01", "0.02", 1), text[:-20], "[]", "{}", "", "[" * 100_000):
+        path.write_text(changed)
+        with pytest.raises(FedmiError, match=r"run\.json: damaged") as caught:
+            unfinished.resume(folder, squares)
+        assert "\n" not in str(caught.value)
+
+
+def test_files_of_another_run_are_not_taken(cheap, squares, tmp_path):
+    folder = stopped(cheap, tmp_path / "a", squares, (4, "train"))
+    other = stopped(replace(cheap, seeds=(8, 9)), tmp_path / "b", squares, (4, "train"))
+    (other / FOLDER / "state-00003.npz").replace(folder / FOLDER / "state-00003.npz")
+    xr.testing.assert_identical(unfinished.resume(folder, squares), whole(cheap, squares))
+
+
+# --- arrays ---
+
+
+def test_arrays_come_back_bit_for_bit_and_booleans_take_a_bit(tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = {
+        "negative zero": np.array([-0.0, 0.0, np.nan, -np.inf]),
+        "mask": rng.random((7, 1001)) < 0.5,
+        "one": np.array(True),
+        "none": np.zeros((0, 3), bool),
+        "whole": np.arange(3, dtype=np.uint8),
+    }
+    path = tmp_path / "a.npz"
+    stored.write_arrays(path, arrays, "this")
+    found = stored.Stored(path)
+    found.require("this")
+    assert list(found) == list(arrays)
+    for name, array in arrays.items():
+        assert (found[name].dtype, found[name].shape) == (array.dtype, array.shape)
+        assert found[name].tobytes() == array.tobytes()
+    assert path.stat().st_size < 4000
+    with pytest.raises(FedmiError, match="of another run"):
+        found.require("that")
+    with pytest.raises(TypeError, match="pickled"):
+        stored.write_arrays(path, {"x": np.array([{}])}, "this")
+
+
+# --- one at a time ---
+
+
+def held_by_another(home):
+    """A process of its own that holds the lock, until it is killed."""
+    code = (
+        "import pathlib, sys, time; from fedmi_jax import lock\n"
+        "with lock.held(pathlib.Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    owner = subprocess.Popen([sys.executable, "-c", code, str(home)], stdout=subprocess.PIPE, env=environment)
+    assert owner.stdout.readline() == b"held\n"
+    return owner
+
+
+def test_a_second_run_is_refused_and_a_dead_owner_is_none(cheap, squares, tmp_path):
+    owner = held_by_another(tmp_path / FOLDER)
+    try:
+        with pytest.raises(FedmiError, match=rf"in use by process {owner.pid} on '{os.uname().nodename}'"):
+            unfinished.run(cheap, tmp_path, squares)
+    finally:
+        owner.kill()
+        owner.communicate()
+    xr.testing.assert_identical(unfinished.run(cheap, tmp_path, squares), whole(cheap, squares))
+    assert [path.name for path in tmp_path.iterdir()] == ["result.nc"]
