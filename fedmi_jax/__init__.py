@@ -8,7 +8,6 @@ what becomes of them (arXiv 2512.23043), in JAX.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,8 +67,9 @@ def run(
     not finite, and for a folder that is taken, in use or cannot be written.
     """
     from fedmi_jax import federation, unfinished
+    from fedmi_jax.progress import bar
 
-    with _bar(experiment if progress else None) as advance:
+    with bar(experiment if progress else None) as advance:
         if folder is None:
             return federation.run(experiment, dataset, advance)
         return unfinished.run(experiment, Path(folder), dataset, advance, checkpoint)
@@ -84,14 +84,8 @@ def resume(
     wanted; progress: show a bar. Raises FedmiError, one line, as `run` does.
     """
     from fedmi_jax import unfinished
-
-    folder = Path(folder)
-    with _bar(unfinished.experiment_in(folder, rounds) if progress else None) as advance:
-        return unfinished.resume(folder, dataset, advance, rounds)
-
-
-def _bar(experiment: Experiment | None) -> Any:
-    """A bar for this experiment, or none."""
     from fedmi_jax.progress import bar
 
-    return nullcontext() if experiment is None else bar(experiment)
+    folder = Path(folder)
+    with bar(unfinished.experiment_in(folder, rounds) if progress else None) as advance:
+        return unfinished.resume(folder, dataset, advance, rounds)

@@ -75,6 +75,17 @@ def one_round(setup: Setup, state: State, number: int, progress: Progress) -> tu
     return (globals_, server), record | analyse(setup, local, globals_, round_, progress)
 
 
+def differing_when_repeated(setup: Setup) -> list[str]:
+    """The names of the arrays of the first round in which two computations of it differ in any bit.
+
+    Only the second one runs programs that were run before; nothing else is different.
+    """
+    start = execution.replicate(initial_state(setup), setup.layout)
+    found = [one_round(setup, start, 1, _silent) for _ in range(2)]
+    flat = [{**record, "global weights": np.concatenate([np.ravel(w) for w in s[0].values()])} for s, record in found]
+    return [k for k, v in flat[0].items() if np.asarray(v).tobytes() != np.asarray(flat[1][k]).tobytes()]
+
+
 def _silent(round_: int, stage: str) -> None:
     pass
 

@@ -81,6 +81,16 @@ def experiment_in(folder: Path, rounds: int | None = None) -> Experiment | None:
     return found and replace(found.experiment, rounds=rounds or found.experiment.rounds)
 
 
+def below(folder: Path) -> list[Path]:
+    """This folder, or those in it that hold an unfinished run. Raises FedmiError where there is none."""
+    if (folder / FOLDER).exists() or (folder / results.FILE).exists():
+        return [folder]
+    found = sorted(path.parent.parent for path in folder.glob(f"*/{FOLDER}/run.json"))
+    if not found:
+        raise FedmiError(f"{folder}: holds no unfinished run; `fedmi run PRESET --out DIR` begins one")
+    return found
+
+
 def _finished(folder: Path, rounds: int | None) -> xr.Dataset:
     """The result that is there. A process killed while it cleaned up leaves this to do."""
     if not (folder / results.FILE).exists():

@@ -1,14 +1,18 @@
 """A run that ends before its end: what is kept, what it goes on from, and what it refuses to go on with."""
 
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny
 import xarray as xr
+from cheap import Moments, assemble, small_round
 
 import fedmi_jax
 from fedmi_jax import federation, recording, results, stored, unfinished
@@ -53,32 +57,10 @@ def test_resumed_is_the_same_file_as_uninterrupted(counted_run, squares, tmp_pat
 # --- the same with rounds that cost nothing ---
 
 
-def cheap_round(setup, state, number, progress):
-    """In place of `federation.one_round`: also a function of its arguments alone."""
-    progress(number, "train")
-    weights = {name: np.asarray(leaf) * 1.5 + number for name, leaf in state[0].items()}
-    record = {"loss": np.full((2, 3), number + weights["fc_bias"].sum()), "on": np.arange(11) % (number + 1) == 0}
-    progress(number, "evaluate")
-    return (weights, state[1]), record
-
-
-def cheap_assemble(setup, records):
-    """Every array of every round."""
-    arrays = {
-        name: (
-            ("round", *(f"{name} {i}" for i in range(np.ndim(records[0][name])))),
-            np.stack([r[name] for r in records]),
-        )
-        for name in records[0]
-    }
-    masks = {name: ("x", np.ones(3, bool)) for name in results._REQUIRED}
-    return results.stamp(xr.Dataset({**arrays, **masks}), setup.experiment)
-
-
 @pytest.fixture
 def cheap(monkeypatch):
-    monkeypatch.setattr(federation, "one_round", cheap_round)
-    monkeypatch.setattr(recording, "assemble", cheap_assemble)
+    monkeypatch.setattr(federation, "one_round", small_round)
+    monkeypatch.setattr(recording, "assemble", assemble)
     return tiny.experiment(rounds=4)
 
 
@@ -176,6 +158,87 @@ def test_files_of_another_run_are_not_taken(cheap, squares, tmp_path):
     other = stopped(replace(cheap, seeds=(8, 9)), tmp_path / "b", squares, (4, "train"))
     (other / FOLDER / "state-00003.npz").replace(folder / FOLDER / "state-00003.npz")
     xr.testing.assert_identical(unfinished.resume(folder, squares), whole(cheap, squares))
+
+
+# --- killed ---
+
+
+def test_killed_at_any_moment_around_any_write(cheap, squares, tmp_path, monkeypatch):
+    """The folder as a kill -9 would leave it at each moment, every one resumed: always the same file, and it alone."""
+    folder, snapshots = tmp_path / "run", tmp_path / "at"
+
+    def snapshot(moment):
+        shutil.copytree(folder, snapshots / str(moment))
+
+    with monkeypatch.context() as patched:
+        moments = Moments(snapshot)
+        moments.install(patched.setattr)
+        unfinished.run(cheap, folder, squares)
+    assert moments.count == 4 + 5 * (2 * 4 + 1)  # run.json; round and state of every round, result.nc, which are sealed
+    expected = (folder / "result.nc").read_bytes()
+    for one in snapshots.iterdir():
+        if unfinished.experiment_in(one) is None:  # before run.json was there
+            assert int(one.name) < 4
+            unfinished.run(cheap, one, squares)
+        elif (one / "result.nc").exists():
+            assert int(one.name) > 4 + 5 * 8
+        unfinished.resume(one, squares)
+        assert [path.name for path in one.iterdir()] == ["result.nc"], one.name
+        assert (one / "result.nc").read_bytes() == expected, one.name
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_full_disk_or_a_failed_rename_is_one_line_and_resumable(cheap, squares, tmp_path, monkeypatch, call):
+    """At every write in turn."""
+    expected, real, left = whole(cheap, squares), getattr(os, call), [0]
+
+    def fails_sometimes(*arguments):
+        left[0] -= 1
+        if left[0] == 0:
+            raise OSError(28, "No space left on device")
+        return real(*arguments)
+
+    monkeypatch.setattr(os, call, fails_sometimes)
+    for nth in (1, 2, 3, 6, 10):
+        left[0] = nth
+        folder = tmp_path / str(nth)
+        with pytest.raises(FedmiError, match=r"^[^\n]* cannot be written: No space left on device; make room [^\n]*$"):
+            unfinished.run(cheap, folder, squares)
+        assert not list(folder.rglob("*.tmp"))
+        unfinished.run(cheap, folder, squares)
+        xr.testing.assert_identical(results.load(folder), expected)
+
+
+def in_a_process(*arguments):
+    """`fedmi` with cheap rounds that take a while, when its first checkpoint is there."""
+    root = Path(__file__).parent.parent
+    command = [sys.executable, "-m", "tests.cheap", "--wait", "0.5", *map(str, arguments)]
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    return subprocess.Popen(
+        command, cwd=root, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_leaves_a_resumable_folder_and_says_how(tmp_path, number, status):
+    """A second one while the first is still waiting for its stage to end: at once."""
+    out = tmp_path / "a run"
+    run = in_a_process("run", "tiny", "--rounds", 100, "--out", out)
+    deadline = time.monotonic() + 60
+    while not (out / FOLDER / "state-00001.npz").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    run.send_signal(number)
+    if number == signal.SIGTERM:
+        assert run.stderr.readline().endswith("once more: at once\n")
+        run.send_signal(number)
+    _, said = run.communicate(timeout=30)
+    assert run.returncode == status, said
+    last = said.splitlines()[-1]
+    assert last.startswith("fedmi: stopped by SIGINT; " if status == 130 else "fedmi: ended at once; ")
+    assert f"`fedmi resume '{out}'` continues" in last
+    assert unfinished.experiment_in(out).rounds == 100
+    with pytest.raises(FedmiError, match=r"holds an unfinished run, \d+ of 100 rounds done; `fedmi resume '"):
+        unfinished.refuse(out)
 
 
 # --- arrays ---
