@@ -22,7 +22,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from fedmi_jax.config import ConfigError, Evaluation, Execution
+from fedmi_jax.config import ConfigError, Evaluation, Execution, FedmiError
 from fedmi_jax.data import cache
 
 AXIS = "devices"
@@ -104,11 +104,31 @@ def keep_compiled() -> None:
 
 @contextlib.contextmanager
 def session(settings: Execution) -> Iterator[None]:
-    """Within it JAX computes in the precision of these settings, on all cores if it has not started yet."""
+    """Within it JAX computes in the precision of these settings, on all cores if it has not started yet.
+
+    Raises FedmiError that says what to do when memory runs out.
+    """
     use_all_cores()
     keep_compiled()
-    with jax.enable_x64(settings.precision == "float64"):
-        yield
+    try:
+        with jax.enable_x64(settings.precision == "float64"):
+            yield
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if isinstance(error, MemoryError) or any(sign in str(error) for sign in FULL):
+            raise _out_of_memory(settings, str(error)) from None
+        raise
+
+
+FULL = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory")
+"""What XLA says when memory runs out; its error has no type of its own."""
+
+
+def _out_of_memory(settings: Execution, said: str) -> FedmiError:
+    chunk = settings.client_chunk
+    smaller = max(1, chunk // 2) if isinstance(chunk, int) else 1
+    first = f"execution.client_chunk (now {chunk}), as in --execution.client-chunk {smaller}"
+    advice = f"lower {first}" if chunk != 1 else "lower execution.micro_batch or evaluation.images_per_class"
+    return FedmiError(f"memory ran out ({' '.join(said.split())[:100] or 'of the host'}); {advice}")
 
 
 def layout(settings: Execution, judged: Evaluation | None = None, models: int = 1, model_bytes: int = 0) -> Layout:

@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
@@ -15,7 +17,7 @@ import xarray as xr
 from cheap import Moments, assemble, small_round
 
 import fedmi_jax
-from fedmi_jax import federation, recording, results, stored, unfinished
+from fedmi_jax import checks, federation, recording, results, stored, unfinished
 from fedmi_jax.checkpoint import FOLDER
 from fedmi_jax.config import Checkpoint, ConfigError, Execution, FedmiError, replace
 
@@ -207,6 +209,62 @@ def test_a_full_disk_or_a_failed_rename_is_one_line_and_resumable(cheap, squares
         assert not list(folder.rglob("*.tmp"))
         unfinished.run(cheap, folder, squares)
         xr.testing.assert_identical(results.load(folder), expected)
+
+
+@pytest.mark.parametrize("chunk", ["auto", 8, 1])
+def test_memory_that_runs_out_is_one_line_with_advice(cheap, squares, tmp_path, monkeypatch, chunk):
+    def exhausted(*arguments):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes\nand more")
+
+    experiment = replace(cheap, execution=replace(cheap.execution, client_chunk=chunk))
+    with monkeypatch.context() as patched:
+        patched.setattr(federation, "one_round", exhausted)
+        advice = {"auto": r"client-chunk 1$", 8: r"now 8\), as in .* 4$", 1: "lower execution.micro_batch"}[chunk]
+        with pytest.raises(FedmiError, match=rf"^memory ran out \(RESOURCE_EXHAUSTED: [^\n]*{advice}"):
+            unfinished.run(experiment, tmp_path, squares)
+    xr.testing.assert_identical(unfinished.resume(tmp_path, squares), whole(experiment, squares))
+
+
+# --- numbers ---
+
+
+def test_weights_that_are_not_finite_stop_the_run_and_keep_the_checkpoint(cheap, squares, tmp_path, monkeypatch):
+    def third_round_is_bad(setup, state, number, progress):
+        (weights, server), record = small_round(setup, state, number, progress)
+        if number == 3:
+            one = setup.round(3)
+            local = {name: jnp.stack([jnp.asarray(w[i]) for i in one.models[0]]) for name, w in weights.items()}
+            local["conv2_bias"] = local["conv2_bias"].at[3, 5].set(jnp.inf)
+            checks.require_finite_weights(setup, one, local, weights)
+        return (weights, server), record
+
+    with monkeypatch.context() as patched:
+        patched.setattr(federation, "one_round", third_round_is_bad)
+        steps = federation.prepare(cheap, squares).steps[1, 1]
+        where = f"seed 5, round 3, client 1, local step {steps - 1};"
+        with pytest.raises(FedmiError, match=f"^the weights are not finite: {where}"):
+            unfinished.run(cheap, tmp_path, squares)
+    assert (tmp_path / FOLDER / "state-00002.npz").exists()
+    xr.testing.assert_identical(unfinished.resume(tmp_path, squares), whole(cheap, squares))
+
+
+def test_repeated_rounds_are_compared_bit_by_bit(cheap, squares, monkeypatch):
+    with jax.enable_x64(True):
+        setup = federation.prepare(cheap, squares)
+        assert federation.differing_when_repeated(setup) == []
+        monkeypatch.setattr(federation, "one_round", flipping([]))
+        assert federation.differing_when_repeated(setup) == ["loss"]
+
+
+def flipping(calls):
+    """The sign of a zero changes from call to call."""
+
+    def one_round(*arguments):
+        state, record = small_round(*arguments)
+        calls.append(1)
+        return state, record | {"loss": np.copysign(np.zeros(3), (-1) ** len(calls))}
+
+    return one_round
 
 
 def in_a_process(*arguments):
