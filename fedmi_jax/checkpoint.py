@@ -28,7 +28,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from fedmi_jax import execution
+from fedmi_jax import execution, processes
 from fedmi_jax.config import Checkpoint, FedmiError
 from fedmi_jax.stored import Record, Stored, write_arrays
 
@@ -83,7 +83,7 @@ class OnDisk:
     settings: Checkpoint
 
     def start(self, fresh: State) -> tuple[int, State]:
-        first = jax.process_index() == 0
+        first = processes.is_first()
         done = self.committed() if first else 0
         state = self._state(done, fresh) if first and done else fresh
         return execution.from_first((np.int64(done), state)) if jax.process_count() > 1 else (done, state)
@@ -131,7 +131,7 @@ class OnDisk:
         return found["weights"], found["aggregator"]
 
     def add(self, number: int, record: Record, state: State) -> None:
-        if jax.process_index() != 0:
+        if not processes.is_first():
             return
         write_arrays(_path(self.home, "round", number), record, self.run)
         if number % self.settings.every == 0 or number == self.rounds:

@@ -74,7 +74,8 @@ def _require_consistent(coordinator: str | None, processes: int | None, process_
 
 
 def is_first() -> bool:
-    """Whether this process is the one that prints and writes."""
+    """Whether this process is the one that prints and writes. To ask starts JAX, so it first gets all cores."""
+    use_all_cores()
     return jax.process_index() == 0
 
 

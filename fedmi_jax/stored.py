@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import zipfile
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,12 +66,20 @@ class Stored(Mapping[str, np.ndarray]):
         array = self._load(name)
         if bits is None:
             return array
-        shape = tuple(array.tolist())
-        return np.unpackbits(bits, count=int(np.prod(shape))).astype(bool).reshape(shape)
+        shape = tuple(array.ravel().tolist())
+        if math.prod(shape) > 8 * bits.size:  # before anything of that size is made
+            raise FedmiError(f"{self.path}: {name!r} has fewer bits than its shape {shape} asks for")
+        return np.unpackbits(bits, count=math.prod(shape)).astype(bool).reshape(shape)
 
     def _load(self, name: str, required: bool = True) -> Any:
         try:
             with np.load(self.path, allow_pickle=False) as packed:
-                return packed[name] if required or name in packed.files else None
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, MemoryError) as error:
+                unpacked = sum(member.file_size for member in packed.zip.infolist())
+                if unpacked > self.path.stat().st_size:  # it was written uncompressed
+                    raise ValueError(f"unpacks to {unpacked} bytes")
+                found = packed[name] if required or name in packed.files else None
+            if isinstance(found, bytes):  # what numpy makes of a member that is no array
+                raise ValueError("no array")
+            return found
+        except Exception as error:  # on damaged headers numpy raises nearly anything, tokenizer's errors included
             raise FedmiError(f"{self.path}: {name!r} cannot be read ({' '.join(str(error).split())[:80]})") from None

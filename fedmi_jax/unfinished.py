@@ -9,10 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import jax
 import xarray as xr
 
-from fedmi_jax import execution, federation, lock, manifest, results
+from fedmi_jax import execution, federation, lock, manifest, processes, results
 from fedmi_jax.checkpoint import FOLDER, OnDisk
 from fedmi_jax.config import Checkpoint, ConfigError, Experiment, FedmiError, differences, replace
 from fedmi_jax.data import datasets
@@ -107,7 +106,7 @@ def _finished(folder: Path, rounds: int | None) -> xr.Dataset:
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Process 0 holds the folder's lock; the others follow it."""
-    if jax.process_index() != 0:
+    if not processes.is_first():
         yield
         return
     with lock.held(folder / FOLDER):
@@ -120,7 +119,7 @@ def _go(
     folder: Path, experiment: Experiment, dataset: Dataset | None, progress: Progress | None, settings: Checkpoint
 ) -> xr.Dataset:
     """The rounds that are missing, then the result."""
-    home, first = folder / FOLDER, jax.process_index() == 0
+    home, first = folder / FOLDER, processes.is_first()
     dataset = dataset or datasets.load(experiment.data)
     here = manifest.describe(experiment, dataset, settings)
     if first:

@@ -17,7 +17,7 @@ import xarray as xr
 from cheap import Moments, assemble, small_round
 
 import fedmi_jax
-from fedmi_jax import checks, federation, recording, results, stored, unfinished
+from fedmi_jax import checks, federation, files, recording, results, stored, unfinished
 from fedmi_jax.checkpoint import FOLDER
 from fedmi_jax.config import Checkpoint, ConfigError, Execution, FedmiError, replace
 
@@ -299,6 +299,15 @@ def test_a_signal_leaves_a_resumable_folder_and_says_how(tmp_path, number, statu
         unfinished.refuse(out)
 
 
+def test_whoever_asks_first_which_process_it_is_gets_all_cores():
+    """Resumed on one device a run would differ in its last digits from one begun on two."""
+    code = "from fedmi_jax import processes; processes.is_first(); import jax; print(jax.device_count())"
+    own = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    root = Path(__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root, env=own)
+    assert int(done.stdout) == len(os.sched_getaffinity(0))
+
+
 # --- arrays ---
 
 
@@ -324,6 +333,14 @@ def test_arrays_come_back_bit_for_bit_and_booleans_take_a_bit(tmp_path):
         found.require("that")
     with pytest.raises(TypeError, match="pickled"):
         stored.write_arrays(path, {"x": np.array([{}])}, "this")
+
+
+def test_an_archive_that_unpacks_to_more_than_it_is_is_refused(tmp_path):
+    path = tmp_path / "bomb.npz"
+    np.savez_compressed(path, run=np.array("this"), zeros=np.zeros(10_000_000))
+    files.seal(path)
+    with pytest.raises(FedmiError, match="unpacks to 80000"):
+        stored.Stored(path).require("this")
 
 
 # --- one at a time ---
