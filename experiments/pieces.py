@@ -1,12 +1,13 @@
 """Runs in pieces: one folder per experiment and seed, made where it is not there yet.
 
-A long series can be stopped at any time and started again with the same command: what is there is skipped, and a result
-appears whole or not at all.
+A long series can be stopped at any time and started again with the same command: what is there is skipped, a run that
+was cut off goes on after its last finished round, and a result appears whole or not at all.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -15,9 +16,11 @@ from pathlib import Path
 import fedmi_jax
 from fedmi_jax import results
 from fedmi_jax.analysis.compact import compact
-from fedmi_jax.config import Experiment, FedmiError, replace
+from fedmi_jax.config import Experiment, FedmiError, from_json, replace
 
 SECONDS = "seconds.json"
+TOGETHER = ".seeds-"
+"""Begins the name of the folder in which seeds run together."""
 
 
 def folder(out: Path, experiment: Experiment, seed: int) -> Path:
@@ -36,6 +39,9 @@ def run_missing(out: Path, experiments: Sequence[Experiment], seeds: Sequence[in
     at_once: seeds side by side in one compiled call, which is what a GPU likes; a seed's result does not depend on it.
     Of weights only what is measured from them is kept (`analysis.compact`).
     """
+    for experiment in experiments:  # cut off while it was shared out
+        for done in (out / experiment.name).glob(f"{TOGETHER}*/{results.FILE}"):
+            _share_out(done.parent)
     for first in range(0, len(seeds), at_once):
         for experiment in experiments:
             todo = missing(out, experiment, seeds[first : first + at_once])
@@ -45,11 +51,20 @@ def run_missing(out: Path, experiments: Sequence[Experiment], seeds: Sequence[in
 
 def _run(out: Path, experiment: Experiment, seeds: Sequence[int]) -> None:
     began = time.monotonic()
-    found = fedmi_jax.run(replace(experiment, seeds=tuple(seeds)), progress=True)
-    for seed in seeds:
-        alone = results.stamp(found.sel(seed=[seed]), replace(experiment, seeds=(seed,)))
-        results.save(compact(alone) if experiment.execution.save_weights else alone, folder(out, experiment, seed))
+    whole = out / experiment.name / f"{TOGETHER}{'-'.join(map(str, seeds))}"
+    fedmi_jax.run(replace(experiment, seeds=tuple(seeds)), progress=True, folder=whole)
+    _share_out(whole)
     _note(out, experiment.name, (time.monotonic() - began) / experiment.rounds / len(seeds))
+
+
+def _share_out(whole: Path) -> None:
+    """A result of several seeds into folders of one each; it goes only when all of them are there."""
+    found = results.load(whole)
+    experiment = from_json(found.attrs["config"])
+    for seed in experiment.seeds:
+        alone = results.stamp(found.sel(seed=[seed]), replace(experiment, seeds=(seed,)))
+        results.save(compact(alone) if experiment.execution.save_weights else alone, whole.parent / f"seed-{seed}")
+    shutil.rmtree(whole)
 
 
 def _note(out: Path, name: str, seconds: float) -> None:
@@ -62,9 +77,12 @@ def _note(out: Path, name: str, seconds: float) -> None:
 
 
 def ending(main: Callable[[], None]) -> None:
-    """Run a script; an error the user can mend is one line, and status 2."""
+    """Run a script; an error the user can mend is one line, and status 2; Ctrl-C is 130."""
     try:
         main()
     except FedmiError as error:
         print(f"experiments: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("experiments: stopped; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)

@@ -9,11 +9,13 @@ what becomes of them (arXiv 2512.23043), in JAX.
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import xarray as xr
 
+    from fedmi_jax.config import Checkpoint as Checkpoint
     from fedmi_jax.config import Experiment as Experiment
     from fedmi_jax.config import FedmiError as FedmiError
     from fedmi_jax.data.datasets import Dataset as Dataset
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from fedmi_jax.results import summary as summary
 
 _HOME = {
+    "Checkpoint": "config",
     "Experiment": "config",
     "FedmiError": "config",
     "Dataset": "data.datasets",
@@ -37,7 +40,7 @@ _HOME = {
     "save": "results",
     "summary": "results",
 }
-__all__ = ["run", *_HOME]
+__all__ = ["resume", "run", *_HOME]
 __version__ = "0.1.0"
 
 
@@ -48,16 +51,41 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
 
 
-def run(experiment: Experiment, dataset: Dataset | None = None, *, progress: bool = False) -> xr.Dataset:
+def run(
+    experiment: Experiment,
+    dataset: Dataset | None = None,
+    *,
+    progress: bool = False,
+    folder: str | Path | None = None,
+    checkpoint: Checkpoint | None = None,
+) -> xr.Dataset:
     """Run the experiment; its result is an `xarray.Dataset` whose variables `fedmi_jax.results` lists.
 
-    Args: dataset: images in place of those `experiment.data` names (see `from_arrays`); progress: show a bar.
-    Raises FedmiError, one line, for what does not fit the data and for a loss that is not finite.
+    Args: dataset: images in place of those `experiment.data` names (see `from_arrays`); progress: show a bar; folder:
+    keep every round there, go on with what it holds of this experiment, and leave result.nc there; checkpoint: how
+    often, and how many. Raises FedmiError, one line, for what does not fit the data, for a loss or weights that are
+    not finite, and for a folder that is taken, in use or cannot be written.
     """
-    from fedmi_jax import federation
+    from fedmi_jax import federation, unfinished
     from fedmi_jax.progress import bar
 
-    if not progress:
-        return federation.run(experiment, dataset)
-    with bar(experiment) as advance:
-        return federation.run(experiment, dataset, advance)
+    with bar(experiment if progress else None) as advance:
+        if folder is None:
+            return federation.run(experiment, dataset, advance)
+        return unfinished.run(experiment, Path(folder), dataset, advance, checkpoint)
+
+
+def resume(
+    folder: str | Path, dataset: Dataset | None = None, *, rounds: int | None = None, progress: bool = False
+) -> xr.Dataset:
+    """Go on with the unfinished run in `folder`; the same result, bit for bit, as if it had never ended.
+
+    Args: dataset: the images, where the run was begun with images of one's own; rounds: how many in all, when more are
+    wanted; progress: show a bar. Raises FedmiError, one line, as `run` does.
+    """
+    from fedmi_jax import unfinished
+    from fedmi_jax.progress import bar
+
+    folder = Path(folder)
+    with bar(unfinished.experiment_in(folder, rounds) if progress else None) as advance:
+        return unfinished.resume(folder, dataset, advance, rounds)

@@ -194,6 +194,18 @@ class Execution:
     """Keep every model's weights of every round in the result."""
 
 
+@settings("checkpoint")
+class Checkpoint:
+    """What a run in a folder keeps to go on from. No part of an experiment: it changes no number."""
+
+    every: Count = 1
+    """Rounds from one checkpoint to the next; what comes after the last one is lost with the process."""
+    keep: Count = 2
+    """Checkpoints kept: should the last one be damaged, the one before it is whole."""
+    after_the_end: bool = False
+    """Keep the last ones when the run is finished, so that `fedmi resume DIR --rounds N` can add rounds."""
+
+
 @settings("")
 class Experiment:
     """One federated experiment: everything that decides its numbers."""
@@ -250,6 +262,21 @@ def participants(e: Experiment) -> int:
     return int(e.participation * e.split.clients + 0.5)
 
 
+def differences(before: Experiment, now: Experiment) -> list[str]:
+    """The fields in which they differ, as "local.epochs (5, now 6)"."""
+    return _differing(to_dict(before), to_dict(now), "")
+
+
+def _differing(before: dict[str, Any], now: dict[str, Any], section: str) -> list[str]:
+    found = []
+    for name, old in before.items():
+        if isinstance(old, dict):
+            found += _differing(old, now[name], f"{section}{name}.")
+        elif old != now[name]:
+            found.append(f"{section}{name} ({old}, now {now[name]})")
+    return found
+
+
 _EXPERIMENT = TypeAdapter(Experiment)
 
 
@@ -280,6 +307,7 @@ def from_json(text: str | bytes) -> Experiment:
 
 
 __all__ = [
-    "Aggregation", "ConfigError", "Data", "Discovery", "Evaluation", "Execution", "Experiment", "FedmiError",
-    "Local", "Sparsity", "Split", "from_dict", "from_json", "participants", "replace", "to_dict", "to_json",
+    "Aggregation", "Checkpoint", "ConfigError", "Data", "Discovery", "Evaluation", "Execution", "Experiment",
+    "FedmiError", "Local", "Sparsity", "Split", "differences", "from_dict", "from_json", "participants", "replace",
+    "to_dict", "to_json",
 ]  # fmt: skip

@@ -18,7 +18,7 @@ from fedmi_jax.circuits.similarity import iou
 from fedmi_jax.model import CONV_LAYERS, Gates
 
 if TYPE_CHECKING:
-    from fedmi_jax.federation import Round, Setup
+    from fedmi_jax.setup import Round, Setup
 
 JUDGED = ("random_sufficiency", "random_necessity", "random_cross_evaluation")
 

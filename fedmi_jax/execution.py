@@ -22,7 +22,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from fedmi_jax.config import ConfigError, Evaluation, Execution
+from fedmi_jax.config import ConfigError, Evaluation, Execution, FedmiError
 from fedmi_jax.data import cache
 
 AXIS = "devices"
@@ -116,12 +116,32 @@ def keep_compiled() -> None:
 
 @contextlib.contextmanager
 def session(settings: Execution) -> Iterator[None]:
-    """Within it JAX computes in the precision of these settings, on all cores if it has not started yet."""
+    """Within it JAX computes in the precision of these settings, on all cores if it has not started yet.
+
+    Raises FedmiError that says what to do when memory runs out.
+    """
     use_all_cores()
     allow_pauses()
     keep_compiled()
-    with jax.enable_x64(settings.precision == "float64"):
-        yield
+    try:
+        with jax.enable_x64(settings.precision == "float64"):
+            yield
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if isinstance(error, MemoryError) or any(sign in str(error) for sign in FULL):
+            raise _out_of_memory(settings, str(error)) from None
+        raise
+
+
+FULL = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory")
+"""What XLA says when memory runs out; its error has no type of its own."""
+
+
+def _out_of_memory(settings: Execution, said: str) -> FedmiError:
+    chunk = settings.client_chunk
+    smaller = max(1, chunk // 2) if isinstance(chunk, int) else 1
+    first = f"execution.client_chunk (now {chunk}), as in --execution.client-chunk {smaller}"
+    advice = f"lower {first}" if chunk != 1 else "lower execution.micro_batch or evaluation.images_per_class"
+    return FedmiError(f"memory ran out ({' '.join(said.split())[:100] or 'of the host'}); {advice}")
 
 
 def layout(settings: Execution, judged: Evaluation | None = None, models: int = 1, model_bytes: int = 0) -> Layout:
@@ -179,6 +199,17 @@ def _from_every_process(leaf: Any, how: Layout) -> jax.Array:
         return leaf  # it is already
     leaf = np.asarray(leaf)
     return jax.make_array_from_callback(leaf.shape, how.everywhere, leaf.__getitem__)
+
+
+def from_first(tree: Any) -> Any:
+    """These arrays as process 0 has them, bit for bit, on the host of every process; all give the same shapes."""
+    from jax.experimental import multihost_utils  # here: only several processes need it
+
+    arrays = jax.tree.map(np.asarray, tree)
+    # As bytes: the exchange is a sum with zeros, and -0.0 + 0.0 is 0.0.
+    raw = jax.tree.map(lambda a: np.frombuffer(a.tobytes(), np.uint8), arrays)
+    told = multihost_utils.broadcast_one_to_all(raw)
+    return jax.tree.map(lambda a, t: np.frombuffer(np.asarray(t).tobytes(), a.dtype).reshape(a.shape), arrays, told)
 
 
 def gathered(tree: Any, how: Layout) -> Any:

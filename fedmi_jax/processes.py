@@ -18,6 +18,7 @@ import jax
 
 from fedmi_jax.config import ConfigError, FedmiError
 from fedmi_jax.execution import use_all_cores
+from fedmi_jax.signals import Interrupted
 
 JOIN_SECONDS = 60
 """How long a process waits for the others at the start."""
@@ -53,10 +54,10 @@ def join(coordinator: str | None = None, processes: int | None = None, process_i
         patience.cancel()
 
 
-def _end(said: str) -> NoReturn:
+def _end(said: str, status: int = 2) -> NoReturn:
     """At once: the orderly end of JAX's runtime would wait for processes that may be gone."""
     print(f"fedmi: {said}", file=sys.stderr, flush=True)
-    os._exit(2)
+    os._exit(status)
 
 
 def _require_consistent(coordinator: str | None, processes: int | None, process_id: int | None) -> None:
@@ -73,7 +74,8 @@ def _require_consistent(coordinator: str | None, processes: int | None, process_
 
 
 def is_first() -> bool:
-    """Whether this process is the one that prints and writes."""
+    """Whether this process is the one that prints and writes. To ask starts JAX, so it first gets all cores."""
+    use_all_cores()
     return jax.process_index() == 0
 
 
@@ -91,7 +93,7 @@ def ending_together() -> Iterator[None]:
         text = " ".join(str(error).split())
         me = f"process {jax.process_index()} of {jax.process_count()}"
         if isinstance(error, FedmiError):
-            _end(text)
+            _end(text, error.status if isinstance(error, Interrupted) else 2)
         if not any(sign in text for sign in EXCHANGE_SIGNS):
             traceback.print_exc()
             _end(f"{me} failed, see above")

@@ -89,6 +89,13 @@ def whole(models: Params, *, how: Layout) -> Params:
 
 
 @partial(jax.jit, static_argnames=("how",))
+def finite(models: Params, *, how: Layout) -> Array:
+    """Whether all parameters of each model are finite: (M,) bool."""
+    by_leaf = [jnp.all(jnp.isfinite(leaf), tuple(range(1, leaf.ndim))) for leaf in models.values()]
+    return gathered(jnp.all(jnp.stack(by_leaf), 0), how)
+
+
+@partial(jax.jit, static_argnames=("how",))
 def wiring(models: Params, *, how: Layout) -> tuple[dict[str, Array], dict[str, Array]]:
     """Per layer, of all models: share of zero weights (M,), and physical connectivity (M, destination, source) bool."""
     zeros, connected = {}, {}

@@ -14,8 +14,11 @@ STAGES = ("train", "discover", "evaluate")
 
 
 @contextmanager
-def bar(experiment: Experiment) -> Iterator[Callable[[int, str], None]]:
-    """A bar on standard error, and the function that moves it: advance(round, stage that begins)."""
+def bar(experiment: Experiment | None) -> Iterator[Callable[[int, str], None] | None]:
+    """A bar on standard error, and the function that moves it: advance(round, stage that begins). None: no bar."""
+    if experiment is None:
+        yield None
+        return
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("rounds"),
         TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=False),

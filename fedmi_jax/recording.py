@@ -6,6 +6,7 @@ tensors, R rounds.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from fedmi_jax.circuits.evaluation import Performance
 from fedmi_jax.model import CONV_LAYERS, LAYERS, Gates, Params
 
 if TYPE_CHECKING:
-    from fedmi_jax.federation import Round, Setup
+    from fedmi_jax.setup import Round, Setup
 
 CIRCUIT = similarity.CIRCUIT_DIMS
 Record = dict[str, np.ndarray]
@@ -116,7 +117,7 @@ PER_LAYER = ("rediscovery_iou", "empty_pairs_rediscovery")
 PER_TRUE_CLASS = ("call_rate", "cross_evaluation_call_rate", "failure_softmax")
 
 
-def assemble(setup: Setup, records: list[Record]) -> xr.Dataset:
+def assemble(setup: Setup, records: Sequence[Mapping[str, np.ndarray]]) -> xr.Dataset:
     """The result of a run: labelled, with the similarity measures, stamped with the configuration."""
     ds = _empty(setup, len(records))
     for name in records[0]:

@@ -54,16 +54,13 @@ does not take part in the round.
 | connected_local_L, connected_global_L | seed, round, (client,) destination, source | bool: physical connectivity of layer L |
 
 Attributes: schema_version, created_by, name, config (JSON, `fedmi_jax.config.from_json`; absent when unknown),
-versions (JSON, of Python and the packages).
+versions (JSON, of Python and the packages). From schema 2 on the file ends in its checksum (`fedmi_jax.files`).
 """  # noqa: E501
 
 from __future__ import annotations
 
 import json
-import os
 import platform
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -75,9 +72,11 @@ from rich.table import Table
 
 from fedmi_jax.circuits.similarity import LAYERS, MEASURES, held
 from fedmi_jax.config import Experiment, FedmiError, to_json
+from fedmi_jax.files import replacing, seal, sealed
 
 FILE = "result.nc"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+_SEALED_SINCE = 2
 ORIGINS = ("local", "global")
 _PACKAGES = ("fedmi-jax", "jax", "jaxlib", "flax", "optax", "numpy", "xarray", "h5netcdf")
 _REQUIRED = ("analysed", *(f"mask_{layer}" for layer in LAYERS))
@@ -88,12 +87,12 @@ _REQUIRED = ("analysed", *(f"mask_{layer}" for layer in LAYERS))
 
 def stamp(ds: xr.Dataset, experiment: Experiment | None = None, name: str | None = None) -> xr.Dataset:
     """`ds` with the attributes every result carries. name: of the run, by default the experiment's."""
-    versions = {"python": platform.python_version(), **{p: v for p in _PACKAGES if (v := _version(p))}}
+    found = versions()
     attrs: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
-        "created_by": f"fedmi_jax {versions.get('fedmi-jax', '')}".strip(),
+        "created_by": f"fedmi_jax {found.get('fedmi-jax', '')}".strip(),
         "name": name or (experiment.name if experiment else "custom"),
-        "versions": json.dumps(versions),
+        "versions": json.dumps(found),
     }
     if experiment is not None:
         attrs["config"] = to_json(experiment)
@@ -103,29 +102,34 @@ def stamp(ds: xr.Dataset, experiment: Experiment | None = None, name: str | None
 def save(ds: xr.Dataset, folder: str | Path) -> Path:
     """Write `ds` as `folder`/result.nc, compressed, and return that path.
 
-    The file appears whole or not at all, and replaces one that is there (`refuse_taken` guards another run's folder).
+    The file appears whole or not at all, ends in its checksum, and replaces one that is there (`refuse_taken` guards
+    another run's folder).
     Raises FedmiError when it cannot be written.
     """
     path = Path(folder) / FILE
     packed = {str(name): {"zlib": True, "complevel": 4} for name, v in ds.variables.items() if v.dtype.kind in "biuf"}
     encoding = {name: how for name, how in packed.items() if ds[name].ndim}
+    content = ds.to_netcdf(engine="h5netcdf", encoding=encoding)  # in memory: on a full disk HDF5 ends the process
     with replacing(path) as temporary:
-        ds.to_netcdf(temporary, engine="h5netcdf", encoding=encoding)
+        temporary.write_bytes(content)
+        seal(temporary)
     return path
 
 
 def load(path: str | Path) -> xr.Dataset:
     """The result in a run folder, or in a file, fully in memory.
 
-    Raises FedmiError, naming the file, when it is missing, truncated, not netCDF4, or not a result of this project.
+    Raises FedmiError, naming the file, when it is missing, truncated, changed since it was written, not netCDF4, or not
+    a result of this project.
     """
     path = Path(path)
     path = path / FILE if path.is_dir() else path
     if not path.is_file():
         raise FedmiError(f"{path}: no such result; give a run folder that holds {FILE}, or the file")
+    whole = _require_whole(path)
     try:
         ds = xr.load_dataset(path, engine="h5netcdf")
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:  # what HDF5 raises on damaged files
+    except Exception as error:  # on damaged files HDF5 and what reads it raise nearly anything
         raise FedmiError(f"{path}: damaged or not a netCDF4 file ({' '.join(str(error).split())[:120]})") from None
     if "schema_version" not in ds.attrs or any(name not in ds for name in _REQUIRED):
         raise FedmiError(f"{path}: a netCDF4 file, but not a result of fedmi_jax")
@@ -133,7 +137,20 @@ def load(path: str | Path) -> xr.Dataset:
         raise FedmiError(
             f"{path}: schema {ds.attrs['schema_version']} is newer than this fedmi_jax reads ({SCHEMA_VERSION})"
         )
+    if not whole and ds.attrs["schema_version"] >= _SEALED_SINCE:
+        raise FedmiError(f"{path}: damaged or not a netCDF4 file as it was written (its checksum is missing)")
     return ds
+
+
+def _require_whole(path: Path) -> bool:
+    """Whether the file's checksum is right, before HDF5 sees a byte; False when it has none, as before schema 2."""
+    try:
+        whole = sealed(path)
+    except OSError as error:
+        raise FedmiError(f"{path}: cannot be read: {error.strerror or error}") from None
+    if whole is False:
+        raise FedmiError(f"{path}: damaged or changed since it was written (its checksum is another); make it again")
+    return whole is True
 
 
 def refuse_taken(folder: str | Path) -> None:
@@ -144,33 +161,9 @@ def refuse_taken(folder: str | Path) -> None:
         raise FedmiError(f"{folder}: is a file; choose a folder")
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place, synced to disk, when the block ends without an error.
-
-    Makes the folder. Whatever happens no temporary file stays behind. Raises FedmiError when writing fails.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        _sync(temporary)
-        os.replace(temporary, path)
-        if os.name == "posix":  # elsewhere a folder cannot be opened
-            _sync(path.parent)
-    except OSError as error:
-        raise FedmiError(f"{path}: cannot be written: {error.strerror or error}") from None
-    finally:
-        if temporary.is_file():
-            temporary.unlink()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def versions() -> dict[str, str]:
+    """Of Python and the packages that decide a result's numbers and its file."""
+    return {"python": platform.python_version(), **{p: v for p in _PACKAGES if (v := _version(p))}}
 
 
 def _version(package: str) -> str | None:

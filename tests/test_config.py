@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import pytest
 from hypothesis import given, settings
@@ -197,3 +198,27 @@ def test_sparsity_ablation():
 def test_unknown_preset():
     with pytest.raises(c.ConfigError, match=r"^preset: unknown name 'idd'; there are quick, iid, "):
         preset("idd")
+
+
+VALUES_NO_FIELD_TAKES = ({"a": 1}, [[None]], "no such value", float("nan"), -1.5, None)
+SCALARS = {
+    f"{section}.{name}".strip("."): (section, name)
+    for section, values in {**{k: v for k, v in c.to_dict(c.Experiment()).items() if isinstance(v, dict)},
+                            "": {k: v for k, v in c.to_dict(c.Experiment()).items() if not isinstance(v, dict)}}.items()
+    for name in values
+    if name not in ("name", "data_dir")  # any text will do
+}  # fmt: skip
+
+
+@quick
+@given(experiments, st.sampled_from(sorted(SCALARS)), st.sampled_from(VALUES_NO_FIELD_TAKES))
+def test_any_single_invalid_field_of_any_experiment_is_named(experiment, path, value):
+    section, name = SCALARS[path]
+    values = c.to_dict(experiment)
+    (values[section] if section else values)[name] = value
+    takes_none = c.to_dict(c.Experiment()).get(section, {}).get(name, 0) is None
+    if (value is None and takes_none) or (name == "initial_score" and value == -1.5):
+        c.from_dict(values)
+    else:
+        with pytest.raises(c.ConfigError, match=rf"^{re.escape(path)}[^\n]*$"):
+            c.from_dict(values)

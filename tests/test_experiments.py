@@ -23,7 +23,7 @@ class Runner:
 
     asked: list = field(default_factory=list)
 
-    def __call__(self, experiment, progress):
+    def __call__(self, experiment, progress, folder):
         self.asked.append((experiment.name, experiment.seeds))
         kind = {"dirichlet": "iid", "base": "two-class"}.get(experiment.name.split("-")[0], experiment.name)
         kind = "sparsity-ablation" if kind.startswith("sparsity") else kind
@@ -40,7 +40,9 @@ class Runner:
         rng = np.random.default_rng(experiment.seeds[0])
         made["samples"] = (("seed", "client", "true_class"), rng.integers(0, 9, (made.sizes["seed"], 3, 10)))
         made["cross_evaluation_balanced_accuracy"] = (CIRCUIT_DIMS, made["cross_evaluation"].values / 2)
-        return results.stamp(made, experiment)
+        made = results.stamp(made, experiment)
+        results.save(made, folder)
+        return made
 
 
 @pytest.fixture
@@ -60,6 +62,24 @@ def test_pieces_are_picked_up_where_they_were_left(runner, tmp_path):
         assert found["seed"].values.tolist() == [seed]
         assert from_json(found.attrs["config"]).seeds == (seed,)
     assert list(json.loads((tmp_path / pieces.SECONDS).read_text())) == ["two-class"]
+
+
+def test_pieces_shared_out_in_part_are_shared_out_again(runner, tmp_path, monkeypatch):
+    two, real = preset("two-class").experiments, results.save
+
+    def cut(ds, folder):
+        if folder.name == "seed-1":
+            raise KeyboardInterrupt
+        return real(ds, folder)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(results, "save", cut)
+        with pytest.raises(KeyboardInterrupt):
+            pieces.run_missing(tmp_path, two, range(2), at_once=2)
+    assert pieces.missing(tmp_path, two[0], range(2)) == [1]
+    pieces.run_missing(tmp_path, two, range(2), at_once=2)
+    assert runner.asked == [("two-class", (0, 1))]
+    assert sorted(path.name for path in (tmp_path / "two-class").iterdir()) == ["seed-0", "seed-1"]
 
 
 def test_paper_runs_what_is_missing_and_writes_the_claims(runner, tmp_path):

@@ -11,7 +11,7 @@ import pytest
 import tiny
 import xarray as xr
 
-from fedmi_jax import federation, results
+from fedmi_jax import checks, federation, results
 from fedmi_jax.config import Data, Discovery, Evaluation, Execution, FedmiError, Local, Sparsity, Split, replace
 from fedmi_jax.data import batches, datasets
 from fedmi_jax.local import Images
@@ -317,7 +317,7 @@ def test_the_first_loss_that_is_not_finite_is_named(setup):
     losses = np.ones((4, 10))
     losses[3, 7] = np.nan
     with pytest.raises(FedmiError, match=r"seed 5, round 2, client 1, local step 7"):
-        federation._require_finite(setup, losses, setup.round(2))
+        checks.require_finite_losses(setup, setup.round(2), losses)
 
 
 def small_images(size):

@@ -72,15 +72,21 @@ def test_stamp_keeps_the_experiment(one_class):
 def test_what_is_no_result_is_refused_in_one_line(one_class, tmp_path):
     whole = results.save(one_class, tmp_path / "run").read_bytes()
     other = tmp_path / "other.nc"
-    for text in (whole[: len(whole) // 2], whole[:-1], b"", b"{}"):
+    changed = bytearray(whole)
+    changed[len(whole) // 2] ^= 1
+    for text in (whole[: len(whole) // 2], whole[:-1], b"", b"{}", changed):
         other.write_bytes(text)
-        refused(other, "damaged or not a netCDF4 file")
+        refused(other, "damaged or (not a netCDF4 file|changed since it was written)")
     xr.Dataset({"x": 1}).to_netcdf(other, engine="h5netcdf")
     refused(other, "not a result of fedmi_jax")
     one_class.drop_vars("mask_conv3").to_netcdf(other, engine="h5netcdf")
     refused(other, "not a result of fedmi_jax")
     one_class.assign_attrs(schema_version=99).to_netcdf(other, engine="h5netcdf")
     refused(other, "schema 99 is newer than this fedmi_jax reads")
+    one_class.to_netcdf(other, engine="h5netcdf")
+    refused(other, "its checksum is missing")
+    one_class.assign_attrs(schema_version=1).to_netcdf(other, engine="h5netcdf")  # as they were before checksums
+    assert results.load(other).equals(one_class)
     refused(tmp_path, "no such result")
     refused(tmp_path / "nowhere", "no such result")
 
@@ -95,11 +101,12 @@ def refused(path: Path, message: str):
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(one_class, tmp_path, monkeypatch):
     path = results.save(one_class, tmp_path)
 
-    def fail(self, temporary, **_):
-        temporary.write_bytes(b"half a file")
+    def fail(self, content):
+        with open(self, "wb") as file:
+            file.write(content[: len(content) // 2])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(xr.Dataset, "to_netcdf", fail)
+    monkeypatch.setattr(Path, "write_bytes", fail)
     with pytest.raises(FedmiError, match="cannot be written: No space left on device"):
         results.save(one_class, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["result.nc"]
