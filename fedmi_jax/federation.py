@@ -195,9 +195,9 @@ def _split(judged: Any, circuits: int) -> list[Any]:
     return [jax.tree.map(lambda values, part=part: values[part], judged) for part in ends]
 
 
-def _swap(fill: Gates | None) -> Gates | None:
+def _swap(fill: Gates) -> Gates:
     """The fills of the other model, with the same client's data."""
-    return None if fill is None else {k: jnp.roll(v, v.shape[0] // 2, 0) for k, v in fill.items()}
+    return {k: jnp.roll(v, v.shape[0] // 2, 0) for k, v in fill.items()}
 
 
 def _fills(setup: Setup, models: Params, which: np.ndarray, round_: Round) -> Gates | None:
