@@ -145,6 +145,7 @@ def test_circuits_are_found_on_their_model_with_their_clients_data(run, setup, o
         np.testing.assert_array_equal(found[f"mask_{layer}"], score > 0)
 
 
+@pytest.mark.usefixtures("x64")
 def test_local_and_global_circuits_are_drawn_apart(setup):
     plan = federation.discovery_plans(setup, setup.round(1))
     local, global_ = np.split(plan.indices, 2)

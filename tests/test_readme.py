@@ -1,15 +1,14 @@
 """What the README shows runs as it stands there."""
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from fedmi_jax import cli
-
-# The snippet's programs are the commands' own: compiled once in a process.
-pytestmark = pytest.mark.xdist_group("readme")
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
@@ -18,23 +17,36 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
-def test_python_snippet(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(scope="module")
+def as_a_user(tmp_path_factory):
+    """Where a user's processes run, and their environment: optimised programs, compiled once for all of them."""
+    here = tmp_path_factory.mktemp("user")
+    said = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_ENABLE_COMPILATION_CACHE")}
+    return {"cwd": here, "env": said | {"FEDMI_CACHE": str(here / "cache"), "PYTHONPATH": str(ROOT)}}
+
+
+def printed(program, as_a_user):
+    done = subprocess.run([sys.executable, "-c", program], **as_a_user, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.xdist_group("readme")
+def test_python_snippet(as_a_user):
     (snippet,) = blocks("python")
-    exec(compile(snippet, "README.md", "exec"), {"__name__": "readme"})
-    channels, mean = capsys.readouterr().out.splitlines()
+    channels, mean = printed(snippet, as_a_user).splitlines()
     assert re.fullmatch(r"\[ ?\d+ +\d+ +0 +0 +0 +0\]", channels)  # client 0 holds the first two classes
     assert 0 <= float(mean) <= 1
-    assert (tmp_path / "runs/short/result.nc").exists()
+    assert (as_a_user["cwd"] / "runs/short/result.nc").exists()
 
 
-def test_commands(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
+@pytest.mark.xdist_group("readme")
+def test_commands(as_a_user):
     lines = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("fedmi ")]
     assert len(lines) >= 7
-    for line in lines:
-        assert cli.main(shlex.split(line, comments=True)[1:]) == 0, (line, capsys.readouterr())
-    assert (tmp_path / "runs/again/result.nc").exists()
+    words = [shlex.split(line, comments=True)[1:] for line in lines]
+    printed(f"from fedmi_jax import cli\nfor words in {words}: assert cli.main(words) == 0, words", as_a_user)
+    assert (as_a_user["cwd"] / "runs/again/result.nc").exists()
 
 
 def test_make_targets_exist():
