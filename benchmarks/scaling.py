@@ -2,7 +2,7 @@
 
     python -m benchmarks.scaling [--clients 3 10 30 100 300 1000] [--chunks 8] [--plot FILE] [--json]
 
-MNIST dealt out in shards of equal labels, 30 images a client, the full CNN, one local step each (99 % sparse), then the
+MNIST dealt out in shards of equal labels, 20 images a client, the full CNN, one local step each (99 % sparse), then the
 average. Every row is a process of its own, since the peak of a process's memory only grows. The PyTorch reference
 trains its clients one after the other, so a client-step costs it the same at any number: it is timed on 30 clients, in
 the row with the most clients, taking turns with fedmi_jax there.
@@ -34,7 +34,7 @@ from fedmi_jax.model import Params
 if TYPE_CHECKING:
     from benchmarks.pytorch_reference.federation import Reference
 
-IMAGES, REFERENCE_CLIENTS = 30, 30
+IMAGES, REFERENCE_CLIENTS = 20, 30
 COLUMNS = {
     "clients": "clients", "chunk": "chunk", "compile_s": "compile s", "ms_per_client_step": "ms a step",
     "peak_mib": "peak MiB", "added_mib": "added MiB", "added_kib_per_client": "KiB a client",
