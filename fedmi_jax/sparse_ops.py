@@ -60,24 +60,23 @@ def visit(kernels: Sequence[Array], most: Sequence[int]) -> list[Kernel]:
     flat = [way.reshape(-1, way.shape[3]) for way in ways]
     runs = [min(n, kernel.size) // RUN for n, kernel in zip(most, kernels, strict=True) for _ in range(2)]
     sizes = [n + way.shape[3] for n, way in zip(runs, ways, strict=True)]
-    places = _places(flat, max(sizes))  # of all kernels by one loop: it is compiled but once
-    taps = [
-        _taps(*one, *(part[i][: sizes[i]] for part in places)) for i, one in enumerate(zip(ways, flat, strict=True))
-    ]
+    tables, outputs, counts = _places(flat, max(sizes))  # of all kernels by one loop: it is compiled but once
+    taps = [_taps(way, flat[i], tables[i, : sizes[i]], outputs[i, : sizes[i]], counts[i]) for i, way in enumerate(ways)]
     return [Kernel(*pair) for pair in zip(taps[::2], taps[1::2], strict=True)]
 
 
-def _places(flat: list[Array], size: int) -> tuple[Array, Array]:
-    """Of every kernel (9 I, O): each tap's row in it, or -1, (F, S, RUN); and each run's output channel, (F, S)."""
+def _places(flat: list[Array], size: int) -> tuple[Array, Array, Array]:
+    """Of every kernel (9 I, O): each tap's row in it, or -1, (F, S, RUN); each run's output channel, (F, S); how many
+    runs there are, (F,)."""
     rows, columns = (max(one.shape[axis] for one in flat) for axis in (0, 1))
     there = [jnp.pad(one != 0, ((0, rows - one.shape[0]), (0, columns - one.shape[1]))) for one in flat]
     lengths = jnp.array([len(one) for one in flat], jnp.int32)
     return lax.map(partial(_places_of_one, size=size), (jnp.stack(there), lengths))
 
 
-def _places_of_one(kernel: tuple[Array, Array], size: int) -> tuple[Array, Array]:
+def _places_of_one(kernel: tuple[Array, Array], size: int) -> tuple[Array, Array, Array]:
     there, length = kernel
-    runs = _runs(there)
+    runs = -(-jnp.sum(there, 0, dtype=jnp.int32) // RUN)
     end = jnp.cumsum(runs, dtype=jnp.int32)
 
     def put(row: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -88,21 +87,17 @@ def _places_of_one(kernel: tuple[Array, Array], size: int) -> tuple[Array, Array
 
     nowhere = jnp.full(size * RUN, -1, jnp.int32)
     table, _ = lax.fori_loop(0, length, put, (nowhere, RUN * (end - runs)))
-    return table.reshape(size, RUN), jnp.searchsorted(end, jnp.arange(size, dtype=jnp.int32), side="right")
+    output = jnp.searchsorted(end, jnp.arange(size, dtype=jnp.int32), side="right")
+    return table.reshape(size, RUN), output, end[-1]
 
 
-def _runs(there: Array) -> Array:
-    """(O,): how many each output channel takes."""
-    return -(-jnp.sum(there, 0, dtype=jnp.int32) // RUN)
-
-
-def _taps(kernel: Array, flat: Array, table: Array, output: Array) -> Taps:
+def _taps(kernel: Array, flat: Array, table: Array, output: Array, runs: Array) -> Taps:
     inputs, outputs = kernel.shape[2:]
     output = jnp.minimum(output, outputs - 1).astype(jnp.int32)
     weight = jnp.where(table >= 0, flat[table, output[:, None]], 0)
     table = jnp.maximum(table, 0)
     place = (table % inputs, table // (3 * inputs), table // inputs % 3)
-    return Taps(jnp.sum(_runs(flat != 0), dtype=jnp.int32), output, place, weight)
+    return Taps(runs, output, place, weight)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
