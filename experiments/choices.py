@@ -15,11 +15,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import tyro
 import xarray as xr
-from tyro.conf import Positional
 
 from experiments import pieces
 from fedmi_jax import results
@@ -32,23 +30,14 @@ BASE = "base"
 
 
 @dataclass(frozen=True)
-class Choices:
+class Choices(pieces.Series):
     """Change one choice of the method at a time."""
-
-    out: Positional[Path]
-    seeds: int = 3
-    at_once: int = 1
-    """Seeds side by side in one compiled call."""
-    rounds: int = 10
-    images_per_class: int | None = None
 
 
 def variants(option: Choices) -> list[Experiment]:
     """The base first."""
     (two,) = preset("two-class").experiments
-    two = replace(
-        two, rounds=option.rounds, evaluation=replace(two.evaluation, images_per_class=option.images_per_class)
-    )
+    two = option.adapted(two)
     return [
         replace(two, name=BASE),
         replace(two, name="global-scope", sparsity=replace(two.sparsity, scope="global")),

@@ -16,14 +16,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tyro
 import xarray as xr
 from scipy import stats
-from tyro.conf import Positional
 
 from experiments import pieces
 from fedmi_jax import results
@@ -46,23 +44,16 @@ OUTCOMES = {
 
 
 @dataclass(frozen=True)
-class Dirichlet:
+class Dirichlet(pieces.Series):
     """Sweep the skew of a Dirichlet split."""
 
-    out: Positional[Path]
-    seeds: int = 3
     alphas: tuple[float, ...] = ALPHAS
-    at_once: int = 1
-    """Seeds side by side in one compiled call."""
-    rounds: int = 10
-    images_per_class: int | None = None
 
 
 def experiment(alpha: float, option: Dirichlet) -> Experiment:
     (iid,) = preset("iid").experiments
-    evaluation = replace(iid.evaluation, images_per_class=option.images_per_class)
     split = Split(kind="dirichlet", clients=5, alpha=alpha)
-    return replace(iid, name=f"dirichlet-{alpha:g}", rounds=option.rounds, split=split, evaluation=evaluation)
+    return replace(option.adapted(iid), name=f"dirichlet-{alpha:g}", split=split)
 
 
 def main(option: Dirichlet) -> None:

@@ -24,7 +24,6 @@ from pathlib import Path
 
 import tyro
 from rich.console import Console
-from tyro.conf import Positional
 
 from experiments import pieces
 from fedmi_jax import results
@@ -37,19 +36,12 @@ PRESETS = ("iid", "one-class", "two-class", "shared-class", "sparsity-ablation",
 
 
 @dataclass(frozen=True)
-class Paper:
+class Paper(pieces.Series):
     """Run the paper's experiments over seeds, draw every figure, judge every claim."""
 
-    out: Positional[Path]
-    seeds: int = 3
-    """Seeds 0 to N-1."""
     presets: tuple[str, ...] = PRESETS
-    at_once: int = 1
-    """Seeds side by side in one compiled call."""
     rounds: int | None = None
     """Instead of the preset's (50 for three-class, else 10)."""
-    images_per_class: int | None = None
-    """Measure on the first so many test images of each class; None: all."""
     null_samples: int = 5
     """Random masks per circuit."""
     repeat: bool = True
@@ -69,11 +61,10 @@ def main(option: Paper) -> None:
 
 def controlled(experiment: Experiment, option: Paper) -> Experiment:
     """The preset's experiment with the controls, and the changes that were asked for."""
-    e = experiment
+    e = option.adapted(experiment)
     return replace(
         e,
-        rounds=option.rounds or e.rounds,
-        evaluation=replace(e.evaluation, images_per_class=option.images_per_class, null_samples=option.null_samples),
+        evaluation=replace(e.evaluation, null_samples=option.null_samples),
         discovery=replace(e.discovery, repeat="last" if option.repeat else "never"),
         execution=replace(e.execution, save_weights=option.weights),
     )

@@ -11,7 +11,10 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+
+from tyro.conf import Positional
 
 import fedmi_jax
 from fedmi_jax import results
@@ -21,6 +24,26 @@ from fedmi_jax.config import Experiment, FedmiError, from_json, replace
 SECONDS = "seconds.json"
 TOGETHER = ".seeds-"
 """Begins the name of the folder in which seeds run together."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """What every series of runs can be told."""
+
+    out: Positional[Path]
+    seeds: int = 3
+    """Seeds 0 to N-1."""
+    at_once: int = 1
+    """Seeds side by side in one compiled call."""
+    rounds: int | None = 10
+    """None: the preset's."""
+    images_per_class: int | None = None
+    """Measure on the first so many test images of each class; None: all."""
+
+    def adapted(self, experiment: Experiment) -> Experiment:
+        """The experiment with the rounds and the test images that were asked for."""
+        evaluation = replace(experiment.evaluation, images_per_class=self.images_per_class)
+        return replace(experiment, rounds=self.rounds or experiment.rounds, evaluation=evaluation)
 
 
 def folder(out: Path, experiment: Experiment, seed: int) -> Path:
