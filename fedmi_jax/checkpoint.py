@@ -28,7 +28,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from fedmi_jax import execution, processes
+from fedmi_jax import execution
 from fedmi_jax.config import Checkpoint, FedmiError
 from fedmi_jax.stored import Record, Stored, write_arrays
 
@@ -73,7 +73,7 @@ class InMemory:
 
 @dataclass(frozen=True)
 class OnDisk:
-    """In a folder, which process 0 alone reads and writes."""
+    """In a folder."""
 
     home: Path
     """FOLDER/unfinished."""
@@ -83,10 +83,8 @@ class OnDisk:
     settings: Checkpoint
 
     def start(self, fresh: State) -> tuple[int, State]:
-        first = processes.is_first()
-        done = self.committed() if first else 0
-        state = self._state(done, fresh) if first and done else fresh
-        return execution.from_first((np.int64(done), state)) if jax.process_count() > 1 else (done, state)
+        done = self.committed()
+        return done, self._state(done, fresh) if done else fresh
 
     def committed(self) -> int:
         """The last round after which all that is needed to go on is there and whole; 0: none.
@@ -131,8 +129,6 @@ class OnDisk:
         return found["weights"], found["aggregator"]
 
     def add(self, number: int, record: Record, state: State) -> None:
-        if not processes.is_first():
-            return
         write_arrays(_path(self.home, "round", number), record, self.run)
         if number % self.settings.every == 0 or number == self.rounds:
             leaves = jax.tree_util.tree_leaves_with_path(_named(state))
@@ -143,6 +139,29 @@ class OnDisk:
 
     def records(self, rounds: int) -> Sequence[Record]:
         return [Stored(_path(self.home, "round", number)) for number in range(1, rounds + 1)]
+
+
+@dataclass(frozen=True)
+class Together:
+    """Of several processes: the first keeps on disk and tells the others, which need not see its folder."""
+
+    own: OnDisk | InMemory
+    """On disk in process 0, in memory elsewhere."""
+
+    def start(self, fresh: State) -> tuple[int, State]:
+        done, state = execution.from_first(self.own.start(fresh))
+        for number in range(int(done)):
+            if isinstance(self.own, InMemory):
+                self.own.kept.append(execution.named_from_first({}))
+            else:
+                execution.named_from_first(self.own.records(number + 1)[number])
+        return int(done), state
+
+    def add(self, number: int, record: Record, state: State) -> None:
+        self.own.add(number, record, state)
+
+    def records(self, rounds: int) -> Sequence[Record]:
+        return self.own.records(rounds)
 
 
 def _named(state: State) -> dict[str, Any]:

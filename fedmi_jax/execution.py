@@ -10,8 +10,9 @@ clients, and GPUs, are dealt whole clients, which asks for no exchange until the
 from __future__ import annotations
 
 import contextlib
+import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -210,6 +211,17 @@ def from_first(tree: Any) -> Any:
     raw = jax.tree.map(lambda a: np.frombuffer(a.tobytes(), np.uint8), arrays)
     told = multihost_utils.broadcast_one_to_all(raw)
     return jax.tree.map(lambda a, t: np.frombuffer(np.asarray(t).tobytes(), a.dtype).reshape(a.shape), arrays, told)
+
+
+def named_from_first(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Named arrays as process 0 has them, bit for bit, in every process; what the others give is not looked at."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    size = int(from_first(np.int64(buffer.tell())))
+    buffer.truncate(size)
+    told = from_first(np.frombuffer(buffer.getvalue().ljust(size, b"\0"), np.uint8))
+    with np.load(io.BytesIO(told.tobytes()), allow_pickle=False) as packed:
+        return dict(packed)
 
 
 def gathered(tree: Any, how: Layout) -> Any:

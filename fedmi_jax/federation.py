@@ -51,7 +51,7 @@ def _run(setup: Setup, progress: Progress, keeper: Keeper) -> xr.Dataset:
     rounds = setup.experiment.rounds
     done, state = keeper.start(initial_state(setup))
     state = execution.replicate(state, setup.layout)
-    for number in range(int(done) + 1, rounds + 1):
+    for number in range(done + 1, rounds + 1):
         state, record = one_round(setup, state, number, progress)
         keeper.add(number, record, state)
     progress(rounds + 1, "done")

@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import jax
 import xarray as xr
 
 from fedmi_jax import execution, federation, lock, manifest, processes, results
-from fedmi_jax.checkpoint import FOLDER, OnDisk
+from fedmi_jax.checkpoint import FOLDER, InMemory, OnDisk, Together
 from fedmi_jax.config import Checkpoint, ConfigError, Experiment, FedmiError, differences, replace
 from fedmi_jax.data import datasets
 from fedmi_jax.data.datasets import Dataset
@@ -124,7 +125,10 @@ def _go(
     here = manifest.describe(experiment, dataset, settings)
     if first:
         _enter(home, here)
-    result = federation.run(experiment, dataset, progress, OnDisk(home, here.run, experiment.rounds, settings))
+    keeper = OnDisk(home, here.run, experiment.rounds, settings) if first else InMemory()
+    if jax.process_count() > 1:
+        keeper = Together(keeper)
+    result = federation.run(experiment, dataset, progress, keeper)
     if first:
         results.save(result, folder)
         if not settings.after_the_end:

@@ -1,26 +1,27 @@
-"""The small experiment in a process of its own, on so many devices, alone or with others.
+"""The small experiment in a folder, in a process of its own, on so many devices, alone or with others.
 
 python tests/elsewhere.py OUT DEVICES [--client-chunk N] [--meet HOST:PORT PROCESSES ID] [--die]
 """
 
 import argparse
 import os
+from pathlib import Path
 
 import jax
 import tiny
 
-from fedmi_jax import federation, processes, results
+from fedmi_jax import processes, unfinished
 from fedmi_jax.config import Execution
 
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("out")
+    parser.add_argument("out", type=Path)
     parser.add_argument("devices", type=int)
     parser.add_argument("--client-chunk", type=int, default=1)
     parser.add_argument("--meet", nargs=3)
     parser.add_argument("--patience", type=int)
-    parser.add_argument("--die", action="store_true", help="in the middle of the first round")
+    parser.add_argument("--die", action="store_true", help="in the middle of the second round")
     options = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", options.devices)
     if options.patience:
@@ -29,15 +30,13 @@ def main():
         where, many, this = options.meet
         processes.join(where, int(many), int(this))
     settings = Execution(client_chunk=options.client_chunk, shard="clients", precision="float64", save_weights=True)
-    leave = os._exit if options.die else None
+
+    def progress(number, stage):
+        if options.die and (number, stage) == (2, "discover"):
+            os._exit(9)
+
     with processes.ending_together():
-        result = federation.run(
-            tiny.experiment(execution=settings),
-            tiny.squares(),
-            lambda r, stage: leave and stage == "discover" and leave(9),
-        )
-    if processes.is_first():
-        results.save(result, options.out)
+        unfinished.run(tiny.experiment(execution=settings), options.out, tiny.squares(), progress)
 
 
 main()

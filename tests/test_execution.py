@@ -111,21 +111,10 @@ def test_on_eight_devices_the_result_is_the_same(counted_run, tmp_path):
     same(results.load(tmp_path), counted_run[0])
 
 
-def test_in_two_processes_the_result_is_the_same_and_only_the_first_writes(counted_run, tmp_path):
-    meet = free_port()
-    both = [elsewhere(tmp_path / str(i), 1, "--client-chunk", 2, "--meet", meet, 2, i) for i in range(2)]
-    for run in both:
-        _, said = run.communicate(timeout=500)
-        assert run.returncode == 0, said
-    assert not (tmp_path / "1").exists()
-    same(results.load(tmp_path / "0"), counted_run[0])
-
-
-def test_when_a_process_dies_the_others_end_and_say_so(tmp_path):
-    """At the next exchange; or, should it be busy for long, by the watch of JAX's runtime, which aborts."""
-    meet = free_port()
-    left = elsewhere(tmp_path, 1, "--meet", meet, 2, 0)
-    dies = elsewhere(tmp_path, 1, "--meet", meet, 2, 1, "--die")
+def test_two_processes_one_dies_the_other_says_so_and_both_resume_to_the_same_result(counted_run, tmp_path):
+    """The other ends at the next exchange; or, should it be busy for long, by the watch of JAX's runtime, which aborts.
+    Process 0 alone has a folder: what the other needs of the checkpoint it is told."""
+    left, dies = pair(tmp_path, "--die")
     dies.communicate(timeout=300)
     assert dies.returncode == 9
     died = time.monotonic()
@@ -136,7 +125,21 @@ def test_when_a_process_dies_the_others_end_and_say_so(tmp_path):
         -signal.SIGABRT: "This most likely indicates that another task died",
     }
     assert re.search(line[left.returncode], said, re.MULTILINE), said
-    assert list(tmp_path.iterdir()) == []
+    assert sorted(path.name for path in (tmp_path / "0" / "unfinished").glob("*.npz")) == [
+        "round-00001.npz", "state-00001.npz",
+    ]  # fmt: skip
+    for run in pair(tmp_path):
+        _, said = run.communicate(timeout=500)
+        assert run.returncode == 0, said
+    assert list(tmp_path.iterdir()) == [tmp_path / "0"]
+    same(results.load(tmp_path / "0"), counted_run[0])
+
+
+def pair(folder, *second):
+    """Processes 0 and 1 of one run, each with a folder of its own; `second`: what the other is told."""
+    meet = free_port()
+    told = ((), second)
+    return [elsewhere(folder / str(i), 1, "--client-chunk", 2, "--meet", meet, 2, i, *told[i]) for i in range(2)]
 
 
 def test_processes_that_do_not_come_are_not_waited_for_forever(tmp_path):
