@@ -17,9 +17,11 @@ import xarray as xr
 from cheap import Moments, assemble, small_round
 
 import fedmi_jax
-from fedmi_jax import checks, federation, files, recording, results, stored, unfinished
+from fedmi_jax import checks, cli, federation, files, recording, results, stored, unfinished
 from fedmi_jax.checkpoint import FOLDER
 from fedmi_jax.config import Checkpoint, ConfigError, Execution, FedmiError, replace
+from fedmi_jax.data import datasets
+from fedmi_jax.presets import PRESETS, Preset
 
 SAVING = tiny.experiment(execution=Execution(client_chunk=1, precision="float64", save_weights=True))
 
@@ -368,3 +370,60 @@ def test_a_second_run_is_refused_and_a_dead_owner_is_none(cheap, squares, tmp_pa
         owner.communicate()
     xr.testing.assert_identical(unfinished.run(cheap, tmp_path, squares), whole(cheap, squares))
     assert [path.name for path in tmp_path.iterdir()] == ["result.nc"]
+
+
+# --- the command ---
+
+
+@pytest.fixture
+def two_experiments(cheap, squares, monkeypatch):
+    """A preset of two experiments."""
+    both = replace(cheap, name="one"), replace(cheap, name="other")
+    monkeypatch.setitem(PRESETS, "tiny", Preset(both, "small", "-"))
+    monkeypatch.setattr(datasets, "load", lambda data: squares)
+    monkeypatch.setattr(results, "summary", lambda ds: dict(ds.sizes))  # of a result that is not one
+    monkeypatch.setattr(results, "print_summary", lambda short, console: console.print(f"{short['round']} rounds"))
+    return both
+
+
+def fedmi(*arguments):
+    return cli.main(list(map(str, arguments)))
+
+
+def test_a_preset_of_two_is_resumed_in_both(two_experiments, squares, tmp_path, monkeypatch, capsys):
+    """The first had one round, the second none."""
+    out = tmp_path / "a run"
+    with monkeypatch.context() as patched:
+        patched.setattr(federation, "one_round", out_of_order(at=2))
+        assert fedmi("run", "tiny", "--out", out) == 2
+    assert capsys.readouterr().err.endswith("\nfedmi: out of order\n")
+    assert fedmi("run", "tiny", "--out", out) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"fedmi: {out / 'one'}: holds an unfinished run, 1 of 4 rounds done; `fedmi resume '")
+    assert fedmi("resume", out, "--rounds", 5) == 0
+    assert capsys.readouterr().out.count("5 rounds") == 2
+    for experiment in two_experiments:
+        found = xr.load_dataset(out / experiment.name / "result.nc")
+        assert found.identical(whole(replace(experiment, rounds=5), squares))
+    assert fedmi("resume", out / "one") == 0
+    assert fedmi("resume", tmp_path / "elsewhere") == 2
+    assert "holds no unfinished run; `fedmi run PRESET --out DIR` begins one\n" in capsys.readouterr().err
+
+
+def out_of_order(at):
+    def one_round(setup, state, number, progress):
+        if number == at:
+            raise FedmiError("out of order")
+        return small_round(setup, state, number, progress)
+
+    return one_round
+
+
+def test_determinism_is_checked_and_told(two_experiments, monkeypatch, capsys):
+    assert fedmi("run", "tiny", "--check-determinism") == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if ": round 1, computed twice on 2 cpu: " in line]
+    assert [line.split(": ")[0] for line in lines] == ["one", "other"]
+    assert all(line.endswith(": agree in every bit") for line in lines)
+    monkeypatch.setattr(federation, "one_round", flipping([]))
+    assert fedmi("run", "tiny", "--check-determinism") == 1
+    assert capsys.readouterr().out.count(": differ in loss\n") == 2

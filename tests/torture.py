@@ -1,4 +1,4 @@
-"""python -m tests.torture [--kills N] [--json]: kill -9 a small run again and again, and see that nothing changes.
+"""python -m tests.torture [--kills N] [--moments N] [--json]: kill -9 a small run again and again; nothing may change.
 
 A real run (two clients, three rounds, every stage), killed N times at random moments in all, and once at each of ten
 fixed moments before, during and after writes; resumed after each kill until it is finished. Every result.nc must be the
@@ -15,10 +15,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-FIXED = 10
 
 
 def start(scratch: Path, *arguments: object) -> subprocess.Popen:
@@ -65,12 +65,11 @@ def at_random(scratch: Path, kills: int, seconds: float, expected: bytes) -> tup
     return done, runs, right
 
 
-def at_fixed_moments(scratch: Path, moments: int, expected: bytes) -> int:
-    """Runs killed at ten of the moments around their writes; how many results were right."""
+def at_fixed_moments(scratch: Path, moments: Sequence[int], expected: bytes) -> int:
+    """Runs killed at these moments around their writes; how many results were right."""
     right = 0
-    for i in range(FIXED):
-        folder = scratch / f"fixed-{i}"
-        moment = 1 + i * (moments - 1) // (FIXED - 1)
+    for moment in moments:
+        folder = scratch / f"fixed-{moment}"
         run = start(scratch, "--die-at", moment, "run", "tiny", "--out", folder)
         run.communicate(timeout=600)
         right += run.returncode == -9 and finish(scratch, folder, expected)
@@ -79,7 +78,8 @@ def at_fixed_moments(scratch: Path, moments: int, expected: bytes) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--kills", type=int, default=50, help="at random moments")
+    parser.add_argument("--moments", type=int, default=10, help="fixed ones, from the first write to the last")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     began = time.monotonic()
@@ -91,14 +91,15 @@ def main() -> int:
             said, _ = run.communicate(timeout=600)
             seconds = time.monotonic() - started
         expected, moments = (folder / "result.nc").read_bytes(), int(said.split()[-1])
-        fixed = at_fixed_moments(scratch, moments, expected)
+        fixed = [round(1 + i * (moments - 1) / max(1, options.moments - 1)) for i in range(options.moments)]
+        after = at_fixed_moments(scratch, fixed, expected)
         kills, runs, right = at_random(scratch, options.kills, seconds, expected)
     found = {
-        "kills at fixed moments": FIXED, "right after them": fixed, "moments around writes": moments,
+        "kills at fixed moments": len(fixed), "right after them": after, "moments around writes": moments,
         "kills at random": kills, "runs": runs, "right results": right, "seconds": round(time.monotonic() - began),
     }  # fmt: skip
     print(json.dumps(found, indent=2) if options.json else "\n".join(f"{k}: {v}" for k, v in found.items()))
-    return 0 if fixed == FIXED and right == runs else 1
+    return 0 if after == len(fixed) and right == runs else 1
 
 
 if __name__ == "__main__":
