@@ -173,6 +173,8 @@ def test_killed_at_any_moment_around_any_write(cheap, squares, tmp_path, monkeyp
 
     def snapshot(moment):
         shutil.copytree(folder, snapshots / str(moment))
+        for left in (snapshots / str(moment)).rglob(".*.tmp"):  # of a process that is no more
+            left.rename(left.with_name(left.name.replace(f".{os.getpid()}.", ".1.")))
 
     with monkeypatch.context() as patched:
         moments = Moments(snapshot)
