@@ -93,7 +93,7 @@ def use_all_cores() -> None:
 
 def allow_pauses() -> None:
     """Let a run that was stopped for a while (Ctrl-Z) go on: XLA's CPU backend otherwise ends a process whose devices
-    have not met for 40 seconds. Does nothing once JAX has started, or where XLA_FLAGS already say how long."""
+    have not met for 40 seconds. Has no effect once JAX has started, and XLA_FLAGS that say how long are left alone."""
     said, flag = os.environ.get("XLA_FLAGS", ""), "xla_cpu_collective_call_terminate_timeout_seconds"
     if flag not in said:
         os.environ["XLA_FLAGS"] = f"{said} --{flag}={PAUSE}".strip()

@@ -14,6 +14,7 @@ Needs a result with weights: `fedmi run ... --execution.save-weights`.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -130,7 +131,5 @@ def _distinctness(models: Mapping[int, Weights], union: Mapping[str, np.ndarray]
 
 
 def _pairs(models: Mapping[int, Weights]) -> Iterator[tuple[int, int, Matching]]:
-    clients = sorted(models)
-    for i, a in enumerate(clients):
-        for b in clients[i + 1 :]:
-            yield a, b, match(models[a], models[b])
+    for a, b in itertools.combinations(sorted(models), 2):
+        yield a, b, match(models[a], models[b])

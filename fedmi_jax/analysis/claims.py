@@ -284,17 +284,17 @@ def _trend(label: str, per_level: list[xr.DataArray], levels: list[str]) -> Find
     """Holds: falls at every level, and significantly (Page). Does not hold: it does not fall at every level, and not
     significantly. Its number is the fall from the first level to the last."""
     per_level = list(xr.align(*per_level, join="inner"))
-    found = interference.trend(np.stack([one.values for one in per_level], 1))
+    values = np.stack([one.values for one in per_level], 1)
+    found, at_every_level = interference.trend(values), bool((np.diff(values.mean(0)) < 0).all())
     verdict: verdicts.Verdict = verdicts.OPEN
     said = _levels(per_level, levels)
     if found is not None:
         said += f"; Page's p {found.falling:.3f}"
     if found is not None and per_level[0].size >= verdicts.MIN_SEEDS:
         falls = found.falling < ALPHA
-        verdict = verdicts.OPEN if falls != found.monotone else verdicts.HOLDS if falls else verdicts.FAILS
-    fall, means = paired(per_level[0], per_level[-1]), [float(one.mean()) for one in per_level]
-    falling = bool((np.diff(means) < 0).all())
-    return Finding(f"{label}, falling at every level", fall, MORE, verdict, falling, detail=said)
+        verdict = verdicts.OPEN if falls != at_every_level else verdicts.HOLDS if falls else verdicts.FAILS
+    fall = paired(per_level[0], per_level[-1])
+    return Finding(f"{label}, falling at every level", fall, MORE, verdict, at_every_level, detail=said)
 
 
 MORE, LESS = Criterion(low=0.01), Criterion(high=-0.01)

@@ -68,8 +68,6 @@ class Trend:
     falling: float
     """p-value against "no trend" for values that fall from condition to condition."""
     rising: float
-    monotone: bool
-    """Do the means over seeds fall at every step?"""
 
 
 def trend(values: np.ndarray) -> Trend | None:
@@ -82,4 +80,4 @@ def trend(values: np.ndarray) -> Trend | None:
     if len(values) < 2:
         return None
     falling, rising = (stats.page_trend_test(part).pvalue for part in (values[:, ::-1], values))
-    return Trend(float(falling), float(rising), bool((np.diff(values.mean(0)) < 0).all()))
+    return Trend(float(falling), float(rising))
