@@ -82,10 +82,10 @@ class Layout:
 def use_all_cores() -> None:
     """Let JAX's CPU backend have one device per core.
 
-    Does nothing once JAX has started, or where XLA_FLAGS or JAX_NUM_CPU_DEVICES already say how many.
+    Does nothing once JAX has started, or where XLA_FLAGS or JAX's setting jax_num_cpu_devices already say how many.
     """
     said = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    if not said and "JAX_NUM_CPU_DEVICES" not in os.environ:
+    if not said and jax.config.values["jax_num_cpu_devices"] < 0:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         with contextlib.suppress(RuntimeError):  # JAX has started: its devices are what they are
             jax.config.update("jax_num_cpu_devices", cores or 1)

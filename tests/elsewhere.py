@@ -37,6 +37,7 @@ def main():
 
     with processes.ending_together():
         unfinished.run(tiny.experiment(execution=settings), options.out, tiny.squares(), progress)
+    assert jax.local_device_count() == options.devices
 
 
 main()

@@ -84,9 +84,11 @@ def test_the_average_of_dealt_clients_is_a_collective():
 # --- whole runs elsewhere ---
 
 
-def elsewhere(*arguments):
-    """tests/elsewhere.py in a process of its own, which may outlive this call."""
+def elsewhere(*arguments, cache=None):
+    """tests/elsewhere.py in a process of its own, which may outlive this call. cache: of programs."""
     environment = os.environ | {"PYTHONPATH": str(TESTS.parent)}
+    if cache:
+        environment |= {"FEDMI_CACHE": str(cache), "JAX_ENABLE_COMPILATION_CACHE": "1"}
     command = [sys.executable, str(TESTS / "elsewhere.py"), *map(str, arguments)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -138,8 +140,11 @@ def test_two_processes_one_dies_the_other_says_so_and_both_resume_to_the_same_re
 def pair(folder, *second):
     """Processes 0 and 1 of one run, each with a folder of its own; `second`: what the other is told."""
     meet = free_port()
-    told = ((), second)
-    return [elsewhere(folder / str(i), 1, "--client-chunk", 2, "--meet", meet, 2, i, *told[i]) for i in range(2)]
+    told, cache = ((), second), folder.with_name(f"{folder.name}-cache")
+    return [
+        elsewhere(folder / str(i), 1, "--client-chunk", 2, "--meet", meet, 2, i, *told[i], cache=cache)
+        for i in range(2)
+    ]
 
 
 def test_processes_that_do_not_come_are_not_waited_for_forever(tmp_path):
