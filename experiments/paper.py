@@ -6,9 +6,8 @@
     python -m experiments.paper runs/paper --seeds 0                        # only figures and claims again
 
 Writes OUT/PRESET/seed-N/result.nc, OUT/figures/*.svg and OUT/claims.md. What is there is not run again, so the command
-can be stopped and repeated; verdicts and bands use whatever seeds there are. On two CPU cores a round takes 45 to 130 s
-(see `experiments/results/seconds.json`), hence a seed of everything at 10 rounds about 3 hours, and a quarter more with
-the controls.
+can be stopped and repeated; verdicts and bands use whatever seeds there are. On two CPU cores a round takes 26 s
+(one-class) to 100 s (95 % sparse), most of it training; a seed of everything at 10 rounds about an hour and a half.
 
 The sections of the paper, each with what to expect: `experiments.iid`, `label_skew`, `three_class`, `shared_class`,
 `sparsity_ablation`; beyond it: `dirichlet`, `choices`.

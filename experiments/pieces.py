@@ -6,10 +6,8 @@ was cut off goes on after its last finished round, and a result appears whole or
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +19,6 @@ from fedmi_jax import results
 from fedmi_jax.analysis.compact import compact
 from fedmi_jax.config import Experiment, FedmiError, from_json, replace
 
-SECONDS = "seconds.json"
 TOGETHER = ".seeds-"
 """Begins the name of the folder in which seeds run together."""
 
@@ -73,11 +70,9 @@ def run_missing(out: Path, experiments: Sequence[Experiment], seeds: Sequence[in
 
 
 def _run(out: Path, experiment: Experiment, seeds: Sequence[int]) -> None:
-    began = time.monotonic()
     whole = out / experiment.name / f"{TOGETHER}{'-'.join(map(str, seeds))}"
     fedmi_jax.run(replace(experiment, seeds=tuple(seeds)), progress=True, folder=whole)
     _share_out(whole)
-    _note(out, experiment.name, (time.monotonic() - began) / experiment.rounds / len(seeds))
 
 
 def _share_out(whole: Path) -> None:
@@ -88,15 +83,6 @@ def _share_out(whole: Path) -> None:
         alone = results.stamp(found.sel(seed=[seed]), replace(experiment, seeds=(seed,)))
         results.save(compact(alone) if experiment.execution.save_weights else alone, whole.parent / f"seed-{seed}")
     shutil.rmtree(whole)
-
-
-def _note(out: Path, name: str, seconds: float) -> None:
-    """Seconds a round and seed took, the fastest so far: `experiments.table` shows them."""
-    path = out / SECONDS
-    known = json.loads(path.read_text()) if path.exists() else {}
-    known[name] = min(round(seconds, 1), known.get(name, seconds))
-    with results.replacing(path) as temporary:
-        temporary.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
 
 
 def ending(main: Callable[[], None]) -> None:

@@ -1,27 +1,22 @@
-"""The README's table of presets, from results on disk: `python -m experiments.table FOLDER [--authors FOLDER]`.
+"""A table of every experiment's last round: `python -m experiments.table FOLDER [--authors FOLDER]`.
 
-FOLDER holds one folder per run (`fedmi run PRESET --out FOLDER/PRESET`) and may hold seconds.json, the seconds a round
-took; `--authors` one per imported file of the paper's authors, under the preset's name. Prints markdown: every preset's
-last round, ours over the authors'.
+FOLDER holds results at any depth, as `experiments.paper` writes them; `--authors` those imported from the files of the
+paper's authors. Prints markdown: means over seeds, ours over the authors'.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 from fedmi_jax import results
+from fedmi_jax.analysis import runs
 
-ORDER = (
-    "iid", "one-class", "two-class", "three-class", "shared-class", "sparsity-ablation-0.95",
-    "sparsity-ablation-0.97", "sparsity-ablation-0.99", "sparsity-ablation-0.995",
-)  # fmt: skip
 COLUMNS = (
-    "preset", "rounds", "seconds a round", "global accuracy", "distinctness, local", "distinctness, global",
-    "local-to-global IoU", "inter-client IoU, global", "stability, global", "cross-evaluation, all rounds / last",
-    "its false positives, last", "degenerate, local / global",
+    "experiment", "seeds", "rounds", "global accuracy", "distinctness, local",
+    "distinctness, global", "local-to-global IoU", "inter-client IoU, global", "stability, global",
+    "cross-evaluation, all rounds / last", "its false positives, last", "degenerate, local / global",
 )  # fmt: skip
 
 
@@ -35,12 +30,12 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.0f} %"
 
 
-def row(name: str, short: dict[str, Any], seconds: float | None) -> list[str]:
+def row(name: str, short: dict[str, Any]) -> list[str]:
     cross, degenerate = short["cross_evaluation"], short["degenerate_share"]
     return [
         name,
+        str(len(short["seeds"])),
         str(short["rounds"]),
-        "-" if seconds is None else f"{seconds:.0f}",
         percent(short["global_accuracy"]),
         layers(short["specialist_distinctness"]["local"]),
         layers(short["specialist_distinctness"]["global"]),
@@ -55,13 +50,17 @@ def row(name: str, short: dict[str, Any], seconds: float | None) -> list[str]:
 
 def table(folder: Path, authors: Path | None) -> str:
     rows = [list(COLUMNS), ["---"] * len(COLUMNS)]
-    timings = folder / "seconds.json"
-    seconds = json.loads(timings.read_text()) if timings.exists() else {}
-    for name in ORDER:
-        for where, label in ((folder, name), (authors, "*authors*")):
-            if where is not None and (where / name / results.FILE).exists():
-                rows.append(row(label, results.summary(results.load(where / name)), seconds.get(label)))
+    theirs = runs.gather([authors]) if authors else {}
+    for name, ds in sorted(runs.gather([folder]).items(), key=lambda pair: _place(pair[0])):
+        rows.append(row(name, results.summary(ds)))
+        if name in theirs:
+            rows.append(row("*authors*", results.summary(theirs[name])))
     return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
+
+
+def _place(name: str) -> tuple[int, str]:
+    """The paper's order."""
+    return next((i for i, kind in enumerate(runs.KINDS) if name.startswith(kind)), len(runs.KINDS)), name
 
 
 def main() -> None:
