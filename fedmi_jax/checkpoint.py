@@ -83,7 +83,11 @@ class OnDisk:
     settings: Checkpoint
 
     def start(self, fresh: State) -> tuple[int, State]:
+        """States after those rounds are removed: damaged, or of rounds that are now done again."""
         done = self.committed()
+        for number in _numbers(self.home, "state"):
+            if number > done:
+                _path(self.home, "state", number).unlink()
         return done, self._state(done, fresh) if done else fresh
 
     def committed(self) -> int:

@@ -1,19 +1,21 @@
 """What must hold of a run's numbers: they are finite, and the same when computed again.
 
-Axes: S seeds, M models of a round, T local steps.
+Axes: S seeds, M models of a round, T local steps, C circuits, O_l channels of convolution l.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fedmi_jax import programs
 from fedmi_jax.config import FedmiError
+from fedmi_jax.results import ORIGINS
 
 if TYPE_CHECKING:
-    from fedmi_jax.model import Params
+    from fedmi_jax.model import Gates, Params
     from fedmi_jax.setup import Round, Setup
 
 
@@ -33,6 +35,21 @@ def require_finite_weights(setup: Setup, round_: Round, local: Params, globals_:
     if len(bad):
         seed = setup.experiment.seeds[bad[0]]
         raise FedmiError(f"the averaged weights are not finite: seed {seed}, round {round_.number}")
+
+
+def require_scores(setup: Setup, round_: Round, searches: Sequence[Gates]) -> None:
+    """Scores of every search, (2C, O_l) a layer. Raises FedmiError for one that is no number, which would pass for a
+    closed channel; minus infinity is the score of a class without images."""
+    for scores in searches:
+        bad = ~np.concatenate([np.asarray(layer) < np.inf for layer in scores.values()], 1).all(1)
+        if bad.any():
+            origin, row = divmod(int(np.argmax(bad)), len(round_.rows))
+            c, rate = setup.circuits.at(round_.rows[[row]]), setup.experiment.discovery.learning_rate
+            where = f"seed {setup.experiment.seeds[c.seed[0]]}, round {round_.number}, client {c.client[0]}"
+            raise FedmiError(
+                f"the scores of discovery are not finite: {where}, class {c.label[0]}, "
+                f"{ORIGINS[origin]} model; lower discovery.learning_rate (now {rate:g})"
+            )
 
 
 def _not_finite(setup: Setup, round_: Round, what: str, model: int, step: int) -> FedmiError:

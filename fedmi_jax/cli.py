@@ -182,7 +182,10 @@ def _figures(option: Figures) -> int:
 
 
 def _import(option: Import) -> int:
+    from fedmi_jax import unfinished
+
     results.refuse_taken(option.out)
+    unfinished.refuse(option.out)
     require_writable(option.out)
     result = interop.import_authors(option.file)
     print(results.save(result, option.out))

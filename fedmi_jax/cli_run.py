@@ -58,6 +58,10 @@ class Resume:
     """Folder that `fedmi run` was given; of a preset of several experiments, all that are unfinished."""
     rounds: int | None = None
     """How many in all, when more are wanted."""
+    client_chunk: int | None = None
+    """Clients side by side, when memory ran out; last digits may differ."""
+    micro_batch: int | None = None
+    """Images per piece of a batch, likewise."""
     distributed: bool = False
     """Several processes, as for `fedmi run`; all of them must see the folder."""
     coordinator: str | None = None
@@ -81,8 +85,8 @@ def run(arguments: list[str]) -> int:
     setups = [_prepared(option) for option in options]
     if first.check_determinism:
         return max(map(_check_determinism, setups))
-    if not first.dry_run:
-        _run_all([folder for folder in folders if folder], setups, first.checkpoint)
+    if first.out is not None and not first.dry_run:
+        _run_all(first.out, [folder for folder in folders if folder], setups, first.checkpoint)
     return 0
 
 
@@ -101,7 +105,7 @@ def _require_free(folder: Path) -> None:
     unfinished.refuse(folder)
 
 
-def _run_all(folders: list[Path], setups: list[Setup], settings: Checkpoint) -> None:
+def _run_all(out: Path, folders: list[Path], setups: list[Setup], settings: Checkpoint) -> None:
     """All are noted before the first is run, so that all of them can be resumed."""
     from fedmi_jax import processes, unfinished
 
@@ -110,8 +114,10 @@ def _run_all(folders: list[Path], setups: list[Setup], settings: Checkpoint) -> 
     if processes.is_first():
         for folder, setup in zip(folders, setups, strict=True):
             unfinished.begin(folder, setup.experiment, setup.dataset, settings)
-    for folder, setup in zip(folders, setups, strict=True):
-        _go(folder, setup.experiment, partial(_run_one, setup, folder, settings))
+    _go(out, [
+        (folder, setup.experiment, partial(_run_one, setup, folder, settings))
+        for folder, setup in zip(folders, setups, strict=True)
+    ])  # fmt: skip
 
 
 def _run_one(setup: Setup, folder: Path, settings: Checkpoint, progress: Progress) -> xr.Dataset:
@@ -125,10 +131,16 @@ def resume(option: Resume) -> int:
     from fedmi_jax import unfinished
 
     _join(option)
-    for folder in unfinished.below(option.folder):
-        experiment = unfinished.experiment_in(folder, option.rounds)
-        _go(folder, experiment, partial(unfinished.resume, folder, rounds=option.rounds))
+    changes = {name: value for name in CHANGES if (value := getattr(option, name)) is not None}
+    _go(option.folder, [
+        (folder, unfinished.experiment_in(folder, **changes), partial(unfinished.resume, folder, **changes))
+        for folder in unfinished.below(option.folder)
+    ])  # fmt: skip
     return 0
+
+
+CHANGES = ("rounds", "client_chunk", "micro_batch")
+"""What a run that goes on may be given anew."""
 
 
 def _join(option: Run | Resume) -> None:
@@ -174,18 +186,26 @@ def _check_determinism(setup: Setup) -> int:
     return 1 if differing else 0
 
 
-def _go(folder: Path, experiment: Experiment | None, work: Callable[..., xr.Dataset]) -> None:
-    """Run or resume with a bar, until it is finished or told to stop."""
+Job = tuple[Path, Experiment | None, Callable[..., "xr.Dataset"]]
+"""A folder, the experiment that is to be run there (None: it is finished), and what runs it, given a progress."""
+
+
+def _go(out: Path, jobs: list[Job]) -> None:
+    """Run or resume each with a bar, until all are finished or told to stop. out: the folder that the user named."""
     from fedmi_jax import processes
 
     first = processes.is_first()
-    console, began = Console(quiet=not first), time.monotonic()
-    advice = f"`fedmi resume {shlex.quote(str(folder))}` continues after the last round that was finished"
+    console = Console(quiet=not first)
+    advice = f"`fedmi resume {shlex.quote(str(out))}` continues after the last round that was finished"
     with processes.ending_together(), signals.stopping(advice) as stop:
-        with bar(experiment if first else None) as advance:
-            result = work(progress=partial(stop.check, advance))
-        results.print_summary(results.summary(result), console)
-    console.print(f"{folder / results.FILE}, {time.monotonic() - began:.0f} s", highlight=False)
+        for folder, experiment, work in jobs:
+            stop.check(None, 0, "begin")
+            began = time.monotonic()
+            with bar(experiment if first else None) as advance:
+                result = work(progress=partial(stop.check, advance))
+            results.print_summary(results.summary(result), console)
+            said = f"{folder / results.FILE}, {time.monotonic() - began:.0f} s"
+            console.print(said, highlight=False, markup=False)
 
 
 def require_writable(folder: Path) -> None:

@@ -18,6 +18,12 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_vali
 
 T = TypeVar("T", bound=type)
 
+
+def printable(text: str) -> str:
+    """With line ends and control characters, which a name out of a file may hold, as Python writes them in a string."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -27,6 +33,9 @@ Index = Annotated[int, Field(ge=0)]
 
 class FedmiError(Exception):
     """An error the user can mend: one line that names the field or file and says what would be right."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 class ConfigError(FedmiError):

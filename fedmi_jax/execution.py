@@ -79,6 +79,12 @@ class Layout:
         return -(-share // (self.micro_batch or share))
 
 
+def before_start() -> None:
+    """What JAX must be told before it starts; to be called by whoever may be the first to start it."""
+    use_all_cores()
+    allow_pauses()
+
+
 def use_all_cores() -> None:
     """Let JAX's CPU backend have one device per core.
 
@@ -121,8 +127,7 @@ def session(settings: Execution) -> Iterator[None]:
 
     Raises FedmiError that says what to do when memory runs out.
     """
-    use_all_cores()
-    allow_pauses()
+    before_start()
     keep_compiled()
     try:
         with jax.enable_x64(settings.precision == "float64"):
@@ -138,10 +143,12 @@ FULL = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory")
 
 
 def _out_of_memory(settings: Execution, said: str) -> FedmiError:
-    chunk = settings.client_chunk
-    smaller = max(1, chunk // 2) if isinstance(chunk, int) else 1
-    first = f"execution.client_chunk (now {chunk}), as in --execution.client-chunk {smaller}"
-    advice = f"lower {first}" if chunk != 1 else "lower execution.micro_batch or evaluation.images_per_class"
+    chunk, piece = settings.client_chunk, settings.micro_batch
+    if chunk == 1 or (chunk == "auto" and jax.default_backend() == "cpu"):
+        name, now, smaller = "micro_batch", piece or "the whole batch", max(1, (piece or 256) // 2)
+    else:
+        name, now, smaller = "client_chunk", chunk, max(1, chunk // 2) if isinstance(chunk, int) else 1
+    advice = f"lower execution.{name} (now {now}), as in `fedmi resume DIR --{name.replace('_', '-')} {smaller}`"
     return FedmiError(f"memory ran out ({' '.join(said.split())[:100] or 'of the host'}); {advice}")
 
 

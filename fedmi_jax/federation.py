@@ -135,7 +135,7 @@ def analyse(
     how, settings = setup.layout, replace(setup.experiment.discovery, repeat="never")  # one program for both
     search = partial(programs.discover_circuits, models, setup.train_images, which, how=how, settings=settings)
     scores, *again = [search(discovery_plans(setup, round_, p), fill) for p in controls.searches(setup, round_)]
-    jax.block_until_ready((scores, again))  # so that the stage is told when it begins
+    checks.require_scores(setup, round_, (scores, *again))
     progress(round_.number, "evaluate")
     found = recording.of_circuits(setup, round_, scores) | controls.rediscovery(setup, round_, scores, again)
     return found | measure(setup, models, which, scores, fill, round_)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,7 +57,8 @@ def _sync(path: Path) -> None:
 def sweep(folder: Path) -> None:
     """Remove temporary files that a killed process left in `folder`; only for who holds its lock."""
     for left in folder.glob(".*.tmp"):
-        left.unlink()
+        if re.fullmatch(r"\.(result\.nc|run\.json|(round|state)-\d+\.npz)\.\d+\.tmp", left.name):
+            left.unlink()
 
 
 def seal(path: Path) -> None:

@@ -33,8 +33,10 @@ from fedmi_jax.circuits.similarity import CIRCUIT_DIMS, LAYERS, measures, sizes
 from fedmi_jax.config import FedmiError, explain
 from fedmi_jax.results import ORIGINS, replacing, stamp
 
-MAX_BYTES = 2**30
-"""No file is read that is larger than this, once decompressed."""
+MAX_BYTES = 2**26
+"""No file is read that is larger than this, once decompressed; parsed it takes twenty times as much memory."""
+MAX_PLACES = 10_000
+"""Clients times classes; the similarity of every two classes grows with its square."""
 
 CLASS_NAMES = {
     "fashion_mnist": (
@@ -124,6 +126,7 @@ def import_authors(path: str | Path, class_names: Sequence[str] | None = None) -
     path = Path(path)
     tree = _parse(path)
     labels = _labels(path, _common_classes(path, tree), class_names)
+    _require_few(path, tree, labels)
     ds = _empty(tree, labels)
     for index, circuit in _circuits(tree, ds, labels):
         _fill(ds, index, circuit)
@@ -155,6 +158,8 @@ def _parse(path: Path) -> dict[str, _Round]:
     content = _read(path)
     try:
         return _FILE.validate_json(content)
+    except MemoryError:
+        raise FedmiError(f"{path}: too large for the memory of this machine") from None
     except ValidationError as error:
         first = error.errors()[0]
         if first["type"] == "json_invalid":
@@ -209,6 +214,14 @@ def _label(name: str, lists: Sequence[Sequence[str]]) -> int | None:
     if numbered:
         return int(numbered[1])
     return next((list(names).index(name) for names in lists if name in names), None)
+
+
+def _require_few(path: Path, tree: dict[str, _Round], labels: dict[str, int]) -> None:
+    _, _, clients = next(_models(tree))
+    if len(clients) * len(labels) > MAX_PLACES:
+        raise FedmiError(
+            f"{path}: {len(clients)} clients and {len(labels)} classes; at most {MAX_PLACES} places are read"
+        )
 
 
 def _empty(tree: dict[str, _Round], labels: dict[str, int]) -> xr.Dataset:

@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from fedmi_jax import results
-from fedmi_jax.config import Checkpoint, Experiment, FedmiError, explain, replace, to_dict
+from fedmi_jax.config import Checkpoint, Evaluation, Experiment, FedmiError, explain, replace, to_dict
 from fedmi_jax.files import replacing
 
 if TYPE_CHECKING:
@@ -37,8 +37,15 @@ class Manifest:
 
     @property
     def run(self) -> str:
-        """The run's identity; with more rounds it is the same run."""
-        return _sha256([to_dict(replace(self.experiment, rounds=1)), self.dataset])
+        """The run's identity; with more rounds, or laid out otherwise, it is the same run."""
+        return _sha256([to_dict(replace(laid_out_anyhow(self.experiment), rounds=1)), self.dataset])
+
+
+def laid_out_anyhow(experiment: Experiment) -> Experiment:
+    """Without the settings that change how it is computed, hence last digits, and nothing else."""
+    execution = replace(experiment.execution, client_chunk="auto", devices=None, shard="auto", micro_batch=0)
+    evaluation = replace(experiment.evaluation, batch_size=Evaluation().batch_size)
+    return replace(experiment, execution=execution, evaluation=evaluation)
 
 
 _MANIFEST = TypeAdapter(Manifest)
@@ -71,9 +78,11 @@ def read(home: Path) -> Manifest | None:
         return None
     except ValidationError as error:
         raise FedmiError(f"{path}: {explain(error)}") from None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except OSError as error:
+        raise FedmiError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         said = " ".join(str(error).split())[:100]
-        raise FedmiError(f"{path}: damaged ({said}); delete the folder to begin again") from None
+        raise FedmiError(f"{path}: damaged ({said}); move its folder away to begin again") from None
 
 
 def _sha256(values: Any) -> str:

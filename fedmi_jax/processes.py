@@ -17,7 +17,7 @@ from typing import NoReturn
 import jax
 
 from fedmi_jax.config import ConfigError, FedmiError
-from fedmi_jax.execution import use_all_cores
+from fedmi_jax.execution import before_start
 from fedmi_jax.signals import Interrupted
 
 JOIN_SECONDS = 60
@@ -35,7 +35,7 @@ def join(coordinator: str | None = None, processes: int | None = None, process_i
     says so and ends with status 2: JAX itself would abort it with a dump of its stack.
     """
     _require_consistent(coordinator, processes, process_id)
-    use_all_cores()
+    before_start()
     place = f"at {coordinator}" if coordinator else "of this cluster"
     patience = threading.Timer(JOIN_SECONDS, _end, [
         f"distributed: the processes {place} did not all come within {JOIN_SECONDS} s; start every one of them with "
@@ -74,8 +74,8 @@ def _require_consistent(coordinator: str | None, processes: int | None, process_
 
 
 def is_first() -> bool:
-    """Whether this process is the one that prints and writes. To ask starts JAX, so it first gets all cores."""
-    use_all_cores()
+    """Whether this process is the one that prints and writes. To ask starts JAX, told what it must be."""
+    before_start()
     return jax.process_index() == 0
 
 

@@ -20,7 +20,7 @@ def bar(experiment: Experiment | None) -> Iterator[Callable[[int, str], None] | 
         yield None
         return
     columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("rounds"),
+        TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TextColumn("rounds"),
         TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=False),
     )  # fmt: skip
     with Progress(*columns, console=Console(stderr=True), speed_estimate_period=3600) as progress:

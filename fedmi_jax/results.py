@@ -54,7 +54,7 @@ does not take part in the round.
 | connected_local_L, connected_global_L | seed, round, (client,) destination, source | bool: physical connectivity of layer L |
 
 Attributes: schema_version, created_by, name, config (JSON, `fedmi_jax.config.from_json`; absent when unknown),
-versions (JSON, of Python and the packages). From schema 2 on the file ends in its checksum (`fedmi_jax.files`).
+versions (JSON, of Python and the packages). The file ends in its checksum (`fedmi_jax.files`).
 """  # noqa: E501
 
 from __future__ import annotations
@@ -68,15 +68,15 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from rich.console import Console, Group
+from rich.markup import escape
 from rich.table import Table
 
 from fedmi_jax.circuits.similarity import LAYERS, MEASURES, held
-from fedmi_jax.config import Experiment, FedmiError, to_json
+from fedmi_jax.config import Experiment, FedmiError, printable, to_json
 from fedmi_jax.files import replacing, seal, sealed
 
 FILE = "result.nc"
 SCHEMA_VERSION = 2
-_SEALED_SINCE = 2
 ORIGINS = ("local", "global")
 _PACKAGES = ("fedmi-jax", "jax", "jaxlib", "flax", "optax", "numpy", "xarray", "h5netcdf")
 _REQUIRED = ("analysed", *(f"mask_{layer}" for layer in LAYERS))
@@ -126,9 +126,11 @@ def load(path: str | Path) -> xr.Dataset:
     path = path / FILE if path.is_dir() else path
     if not path.is_file():
         raise FedmiError(f"{path}: no such result; give a run folder that holds {FILE}, or the file")
-    whole = _require_whole(path)
+    _require_whole(path)
     try:
         ds = xr.load_dataset(path, engine="h5netcdf")
+    except MemoryError:
+        raise
     except Exception as error:  # on damaged files HDF5 and what reads it raise nearly anything
         raise FedmiError(f"{path}: damaged or not a netCDF4 file ({' '.join(str(error).split())[:120]})") from None
     if "schema_version" not in ds.attrs or any(name not in ds for name in _REQUIRED):
@@ -137,20 +139,20 @@ def load(path: str | Path) -> xr.Dataset:
         raise FedmiError(
             f"{path}: schema {ds.attrs['schema_version']} is newer than this fedmi_jax reads ({SCHEMA_VERSION})"
         )
-    if not whole and ds.attrs["schema_version"] >= _SEALED_SINCE:
-        raise FedmiError(f"{path}: damaged or not a netCDF4 file as it was written (its checksum is missing)")
     return ds
 
 
-def _require_whole(path: Path) -> bool:
-    """Whether the file's checksum is right, before HDF5 sees a byte; False when it has none, as before schema 2."""
+def _require_whole(path: Path) -> None:
+    """Raise FedmiError unless the file ends in its checksum; before HDF5 sees a byte."""
     try:
         whole = sealed(path)
     except OSError as error:
         raise FedmiError(f"{path}: cannot be read: {error.strerror or error}") from None
-    if whole is False:
-        raise FedmiError(f"{path}: damaged or changed since it was written (its checksum is another); make it again")
-    return whole is True
+    if not whole:
+        how = "missing" if whole is None else "another"
+        raise FedmiError(
+            f"{path}: no result of fedmi_jax, cut off, or changed since it was written (its checksum is {how})"
+        )
 
 
 def refuse_taken(folder: str | Path) -> None:
@@ -262,8 +264,13 @@ def _cross_evaluation(ds: xr.Dataset) -> dict[str, Any]:
 
 def render(short: dict[str, Any]) -> Group:
     """A `summary` as tables for the terminal; shares in percent there."""
-    title = f"{short['name']}: {short['rounds']} rounds, {short['clients']} clients, seeds {short['seeds']}"
+    title = f"{shown(short['name'])}: {short['rounds']} rounds, {short['clients']} clients, seeds {short['seeds']}"
     return Group(_figures(short, title), _similarity_table(short), *_cross_table(short["cross_evaluation"]))
+
+
+def shown(name: str) -> str:
+    """A name out of a file, as itself in a terminal: neither markup nor control characters."""
+    return escape(printable(name))
 
 
 def print_summary(short: dict[str, Any], console: Console | None = None) -> None:
@@ -321,5 +328,5 @@ def _cross_table(cross: dict[str, Any]) -> list[Table | str]:
         return [line]
     table = Table("client", "cross-evaluation per class, last round")
     for client, classes in clients.items():
-        table.add_row(client, "   ".join(f"{name}: {_percent(value)}" for name, value in classes.items()))
+        table.add_row(client, "   ".join(f"{shown(name)}: {_percent(value)}" for name, value in classes.items()))
     return [line, table]

@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import FrameType
 
@@ -75,6 +75,12 @@ def _watch(reader: int, stop: Stop) -> None:
             continue
         stop.came.append(told[0])
         if len(stop.came) > 1:
-            print(f"fedmi: ended at once; {stop.advice}", file=sys.stderr, flush=True)
+            _say(f"ended at once; {stop.advice}")
             os._exit(128 + told[0])  # every file is there whole or not at all, so nothing is to be tidied
-        print("fedmi: stopping after this stage; once more: at once", file=sys.stderr, flush=True)
+        _say("stopping after this stage; once more: at once")
+
+
+def _say(text: str) -> None:
+    """Where nobody listens any more (`2>&1 | tee`, ended by the same Ctrl-C) the watch must go on."""
+    with suppress(OSError, ValueError):
+        print(f"fedmi: {text}", file=sys.stderr, flush=True)

@@ -81,5 +81,7 @@ class Stored(Mapping[str, np.ndarray]):
             if isinstance(found, bytes):  # what numpy makes of a member that is no array
                 raise ValueError("no array")
             return found
+        except MemoryError:
+            raise
         except Exception as error:  # on damaged headers numpy raises nearly anything, tokenizer's errors included
             raise FedmiError(f"{self.path}: {name!r} cannot be read ({' '.join(str(error).split())[:80]})") from None

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import jax
 import xarray as xr
@@ -18,7 +19,7 @@ from fedmi_jax.config import Checkpoint, ConfigError, Experiment, FedmiError, di
 from fedmi_jax.data import datasets
 from fedmi_jax.data.datasets import Dataset
 from fedmi_jax.files import sweep
-from fedmi_jax.manifest import Manifest
+from fedmi_jax.manifest import Manifest, laid_out_anyhow
 
 _LOG = logging.getLogger(__name__)
 Progress = Callable[[int, str], None]
@@ -52,20 +53,23 @@ def run(
     Afterwards the folder holds result.nc. Raises FedmiError as `federation.run` does, and when the folder holds a
     result, is in use, cannot be written, or holds another unfinished run: the fields that differ are named.
     """
+    results.refuse_taken(folder)
     with execution.session(experiment.execution), _alone(folder):
-        results.refuse_taken(folder)
+        results.refuse_taken(folder)  # it may have been finished a moment ago
         return _go(folder, experiment, dataset, progress, settings or Checkpoint())
 
 
 def resume(
-    folder: Path, dataset: Dataset | None = None, progress: Progress | None = None, rounds: int | None = None
-) -> xr.Dataset:
+    folder: Path, dataset: Dataset | None = None, progress: Progress | None = None, rounds: int | None = None,
+    **laid_out: Any,
+) -> xr.Dataset:  # fmt: skip
     """Go on with the unfinished run in `folder`; return its result, which is then there as result.nc.
 
     Args: dataset: the images, where the run was begun with images of one's own; rounds: how many in all, when more are
-    wanted. Raises FedmiError as `run` does, and when there is nothing to go on with.
+    wanted; client_chunk, micro_batch: of `config.Execution`, where memory ran out; last digits may differ then. Raises
+    FedmiError as `run` does, and when there is nothing to go on with.
     """
-    found = experiment_in(folder, rounds)
+    found = experiment_in(folder, rounds, **laid_out)
     if found is None:
         return _finished(folder, rounds)
     with execution.session(found.execution), _alone(folder):
@@ -75,10 +79,14 @@ def resume(
         return _go(folder, found, dataset, progress, there.checkpoint)
 
 
-def experiment_in(folder: Path, rounds: int | None = None) -> Experiment | None:
-    """The unfinished one, with so many rounds in all; None where there is none."""
+def experiment_in(folder: Path, rounds: int | None = None, **laid_out: Any) -> Experiment | None:
+    """The unfinished one, with so many rounds in all and these settings of its execution; None where there is none."""
     found = manifest.read(folder / FOLDER)
-    return found and replace(found.experiment, rounds=rounds or found.experiment.rounds)
+    if found is None:
+        return None
+    e = found.experiment
+    rounds = e.rounds if rounds is None else rounds
+    return replace(e, rounds=rounds, execution=replace(e.execution, **laid_out))
 
 
 def below(folder: Path) -> list[Path]:
@@ -142,6 +150,9 @@ def _enter(home: Path, here: Manifest) -> None:
     if found is not None:
         _require_same(home, found, here)
         changed = [name for name, value in here.machine.items() if found.machine.get(name) != value]
+        before, now = found.experiment, here.experiment
+        changed += differences(replace(before, rounds=now.rounds), now)
+        here = replace(here, machine=found.machine)  # where it began
         if changed:
             _LOG.warning(
                 "%s: begun with other %s: last digits may differ from a run in one piece", home, ", ".join(changed)
@@ -152,7 +163,7 @@ def _enter(home: Path, here: Manifest) -> None:
 
 def _require_same(home: Path, found: Manifest, here: Manifest) -> None:
     before, now = found.experiment, here.experiment
-    changed = differences(replace(before, rounds=now.rounds), now)
+    changed = differences(*(replace(laid_out_anyhow(e), rounds=1) for e in (before, now)))
     if changed:
         raise ConfigError(f"{home.parent}: holds an unfinished run that differs in {', '.join(changed)}")
     if found.dataset != here.dataset:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import faulthandler
 import gzip
+import io
 import json
 import os
 import random
@@ -23,6 +24,8 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+from rich.console import Console
 
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
@@ -57,7 +60,9 @@ def a_result(folder: Path) -> Path:
 def read_result(path: Path) -> object:
     from fedmi_jax import results
 
-    return results.summary(results.load(path))
+    short = results.summary(results.load(path))
+    results.print_summary(short, Console(file=io.StringIO()))
+    return short
 
 
 def a_checkpoint(folder: Path) -> Path:
@@ -213,7 +218,9 @@ def damaged(content: bytes, draw: random.Random) -> bytes:
         elif draw.random() < 0.3:
             del changed[at:]
         else:
-            changed[at:at] = draw.choice([b"[" * 5000, b"9" * 400, b"-1", b"null", b"1e999", b'"../../x"', b"\xff"])
+            changed[at:at] = draw.choice(
+                [b"[" * 5000, b"9" * 400, b"-1", b"null", b"1e999", b'"../../x"', b"[/x]", b"\\n\\u001b[31m", b"\xff"]
+            )
     return bytes(changed)
 
 
@@ -238,8 +245,10 @@ def work(name: str, first: int, last: int) -> None:
     """Read damaged copies; a line for each: ok, refused, or what is wrong."""
     from fedmi_jax.config import FedmiError
 
-    kind, scratch = KINDS[name], Path.cwd()
-    path = kind.make(scratch)
+    kind, scratch = KINDS[name], Path.cwd()  # with a folder around the file's, for what climbs out of it
+    inner = scratch / "in"
+    inner.mkdir(exist_ok=True)
+    path = kind.make(inner)
     content, there = path.read_bytes(), sorted(scratch.rglob("*"))
     kind.read(path)
     resource.setrlimit(resource.RLIMIT_AS, (address_space() + MEMORY,) * 2)

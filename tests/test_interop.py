@@ -314,6 +314,8 @@ def test_truncated_missing_and_oversized_files(tmp_path, monkeypatch):
     refused(reference("1_class_per_client"), "more than 170601 bytes")
     monkeypatch.setattr(interop, "MAX_BYTES", 170_602)
     assert import_authors(reference("1_class_per_client")).sizes["round"] == 10
+    monkeypatch.setattr(interop, "MAX_PLACES", 8)
+    refused(reference("1_class_per_client"), "3 clients and 3 classes; at most 8 places are read")
 
 
 def test_gzip_is_told_by_content_not_by_name(tmp_path):

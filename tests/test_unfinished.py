@@ -1,6 +1,8 @@
 """A run that ends before its end: what is kept, what it goes on from, and what it refuses to go on with."""
 
 import os
+import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -19,10 +21,11 @@ from cheap import Moments, assemble, small_round
 import fedmi_jax
 from fedmi_jax import checks, cli, federation, files, recording, results, stored, unfinished
 from fedmi_jax.checkpoint import FOLDER
-from fedmi_jax.config import Checkpoint, ConfigError, Execution, FedmiError, replace
+from fedmi_jax.config import Checkpoint, ConfigError, Execution, FedmiError, from_json, replace
 from fedmi_jax.data import datasets
 from fedmi_jax.presets import PRESETS, Preset
 
+REFERENCE = Path(__file__).parent / "data" / "reference" / "1_class_per_client.json.gz"
 SAVING = tiny.experiment(execution=Execution(client_chunk=1, precision="float64", save_weights=True))
 
 
@@ -89,17 +92,33 @@ def test_checkpoints_come_when_they_should_and_stay_while_they_should(cheap, squ
     xr.testing.assert_identical(found, whole(cheap, squares))
 
 
+def damaged(path):
+    """One bit of it is another."""
+    content = bytearray(path.read_bytes())
+    content[1000] ^= 1
+    path.write_bytes(content)
+    return path
+
+
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(cheap, squares, tmp_path, caplog):
     folder = stopped(cheap, tmp_path, squares, (4, "train"))
-    last = folder / FOLDER / "state-00003.npz"
-    content = bytearray(last.read_bytes())
-    content[1000] ^= 1
-    last.write_bytes(content)
+    last = damaged(folder / FOLDER / "state-00003.npz")
     stages = []
     found = unfinished.resume(folder, squares, lambda *at: stages.append(at[0]))
     assert stages[0] == 3
     assert f"{last}: damaged" in caplog.text
     xr.testing.assert_identical(found, whole(cheap, squares))
+
+
+def test_rounds_done_again_are_kept_at_once(cheap, squares, tmp_path):
+    """Though the damaged state has a higher number than theirs."""
+    folder = stopped(cheap, tmp_path, squares, (4, "evaluate"), keep=1)
+    damaged(folder / FOLDER / "state-00003.npz")
+    with pytest.raises(PowerCutError):
+        unfinished.resume(folder, squares, cut(3, "train"))
+    stages = []
+    unfinished.resume(folder, squares, lambda *at: stages.append(at[0]))
+    assert min(stages) == 3
 
 
 @pytest.mark.parametrize("lost", ["round-00001.npz", "state-00003.npz"])
@@ -205,28 +224,49 @@ def test_a_full_disk_or_a_failed_rename_is_one_line_and_resumable(cheap, squares
         return real(*arguments)
 
     monkeypatch.setattr(os, call, fails_sometimes)
-    for nth in (1, 2, 3, 6, 10):
+    for nth in range(1, 1 + {"fsync": 2, "replace": 1}[call] * 10):  # run.json, four rounds and states, result.nc
         left[0] = nth
         folder = tmp_path / str(nth)
         with pytest.raises(FedmiError, match=r"^[^\n]* cannot be written: No space left on device; make room [^\n]*$"):
             unfinished.run(cheap, folder, squares)
         assert not list(folder.rglob("*.tmp"))
-        unfinished.run(cheap, folder, squares)
+        if not (folder / "result.nc").exists():  # the last flush is that of the folder with the finished file
+            unfinished.run(cheap, folder, squares)
         xr.testing.assert_identical(results.load(folder), expected)
 
 
+@pytest.mark.parametrize("room", [0, 100, 500, 2000, 4000])
+def test_a_write_that_fails_half_way_is_one_line_and_resumable(cheap, squares, tmp_path, room):
+    """No file may grow beyond so many bytes: run.json, then records, states and the result meet the limit."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        with pytest.raises(FedmiError, match=r"^[^\n]* cannot be written: File too large$"):
+            unfinished.run(cheap, tmp_path, squares)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.rglob("*.tmp"))
+    xr.testing.assert_identical(unfinished.run(cheap, tmp_path, squares), whole(cheap, squares))
+
+
 @pytest.mark.parametrize("chunk", ["auto", 8, 1])
-def test_memory_that_runs_out_is_one_line_with_advice(cheap, squares, tmp_path, monkeypatch, chunk):
+def test_memory_that_runs_out_is_one_line_with_advice(cheap, squares, tmp_path, monkeypatch, caplog, chunk):
     def exhausted(*arguments):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes\nand more")
 
     experiment = replace(cheap, execution=replace(cheap.execution, client_chunk=chunk))
     with monkeypatch.context() as patched:
         patched.setattr(federation, "one_round", exhausted)
-        advice = {"auto": r"client-chunk 1$", 8: r"now 8\), as in .* 4$", 1: "lower execution.micro_batch"}[chunk]
+        name, now, lower = ("client_chunk", "8", 4) if chunk == 8 else ("micro_batch", "the whole batch", 128)
+        advice = (
+            rf"; lower execution.{name} \(now {now}\), as in `fedmi resume DIR --{name.replace('_', '-')} {lower}`$"
+        )
         with pytest.raises(FedmiError, match=rf"^memory ran out \(RESOURCE_EXHAUSTED: [^\n]*{advice}"):
             unfinished.run(experiment, tmp_path, squares)
-    xr.testing.assert_identical(unfinished.resume(tmp_path, squares), whole(experiment, squares))
+    found = unfinished.resume(tmp_path, squares, **{name: lower})
+    xr.testing.assert_equal(found, whole(experiment, squares))
+    assert getattr(from_json(found.attrs["config"]).execution, name) == lower
+    assert re.search(rf"begun with other execution\.{name} \(.*, now {lower}\): last digits may differ", caplog.text)
 
 
 # --- numbers ---
@@ -303,9 +343,10 @@ def test_a_signal_leaves_a_resumable_folder_and_says_how(tmp_path, number, statu
         unfinished.refuse(out)
 
 
-def test_whoever_asks_first_which_process_it_is_gets_all_cores():
+def test_whoever_asks_first_which_process_it_is_gets_all_cores_and_may_pause():
     """Resumed on one device a run would differ in its last digits from one begun on two."""
-    code = "from fedmi_jax import processes; processes.is_first(); import jax; print(jax.device_count())"
+    code = "from fedmi_jax import processes; processes.is_first(); import jax, os; print(jax.device_count())"
+    code += "; assert 'terminate_timeout' in os.environ['XLA_FLAGS']"
     own = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     root = Path(__file__).parent.parent
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root, env=own)
@@ -429,3 +470,44 @@ def test_determinism_is_checked_and_told(two_experiments, monkeypatch, capsys):
     monkeypatch.setattr(federation, "one_round", flipping([]))
     assert fedmi("run", "tiny", "--check-determinism") == 1
     assert capsys.readouterr().out.count(": differ in loss\n") == 2
+
+
+def test_a_signal_in_the_last_stage_of_one_experiment_keeps_the_next_from_starting(
+    two_experiments, tmp_path, monkeypatch, capsys
+):
+    out = tmp_path / "a run"
+
+    def ctrl_c_in_the_last(setup, state, number, progress):
+        done = small_round(setup, state, number, progress)
+        if number == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.2)
+        return done
+
+    monkeypatch.setattr(federation, "one_round", ctrl_c_in_the_last)
+    assert fedmi("run", "tiny", "--out", out) == 130
+    assert f"stopped by SIGINT; `fedmi resume '{out}'` continues" in capsys.readouterr().err
+    assert (out / "one" / "result.nc").exists()
+    assert unfinished.experiment_in(out / "other").rounds == 4
+    monkeypatch.setattr(federation, "one_round", small_round)
+    assert fedmi("resume", out) == 0
+    assert (out / "other" / "result.nc").exists()
+
+
+def test_other_hands_in_the_folder(two_experiments, squares, tmp_path, capsys):
+    one, _ = two_experiments
+    folder = stopped(one, tmp_path / "run", squares, (2, "evaluate"))
+    notes = folder / ".notes.txt.tmp"
+    notes.write_text("mine")
+    assert fedmi("import", REFERENCE, "--out", folder) == 2
+    assert "holds an unfinished run, 1 of 4 rounds done" in capsys.readouterr().err
+    assert fedmi("resume", folder, "--rounds", 0) == 2
+    assert "fedmi: rounds: " in capsys.readouterr().err
+    assert fedmi("resume", folder) == 0
+    assert notes.read_text() == "mine"
+    with pytest.raises(FedmiError, match="already holds a result"):
+        unfinished.run(one, folder, squares)
+    assert sorted(path.name for path in folder.iterdir()) == [".notes.txt.tmp", "result.nc"]
+    (tmp_path / FOLDER / "run.json").mkdir(parents=True)
+    with pytest.raises(FedmiError, match=r"run\.json: cannot be read: Is a directory$"):
+        unfinished.resume(tmp_path)

@@ -18,6 +18,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -50,18 +52,18 @@ def at_random(scratch: Path, kills: int, seconds: float, expected: bytes) -> tup
     """Runs killed after a random time, resumed, killed again; (kills that met a living run, runs, right results)."""
     draw, done, runs, right = random.Random(0), 0, 0, 0
     while done < kills:
-        folder, over = scratch / f"random-{runs}", False
+        folder, over, well = scratch / f"random-{runs}", False, True
         while not over and done < kills:
             run = start(scratch, *begin_or_resume(folder))
             try:
                 run.wait(draw.uniform(0.3, 1) * seconds)
-                over = True
+                over, well = True, run.returncode == 0
             except subprocess.TimeoutExpired:
                 run.kill()
                 done += 1
             run.communicate()
         runs += 1
-        right += finish(scratch, folder, expected)
+        right += finish(scratch, folder, expected) and well
     return done, runs, right
 
 
@@ -79,7 +81,12 @@ def at_fixed_moments(scratch: Path, moments: Sequence[int], expected: bytes) -> 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=50, help="at random moments")
-    parser.add_argument("--moments", type=int, default=10, help="fixed ones, from the first write to the last")
+    parser.add_argument(
+        "--moments",
+        type=int,
+        default=10,
+        help="fixed ones, from the first write to the last; a single one in the middle",
+    )
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     began = time.monotonic()
@@ -91,7 +98,8 @@ def main() -> int:
             said, _ = run.communicate(timeout=600)
             seconds = time.monotonic() - started
         expected, moments = (folder / "result.nc").read_bytes(), int(said.split()[-1])
-        fixed = [round(1 + i * (moments - 1) / max(1, options.moments - 1)) for i in range(options.moments)]
+        places = np.linspace(1, moments, options.moments) if options.moments > 1 else [moments / 2]
+        fixed = [round(place) for place in places]
         after = at_fixed_moments(scratch, fixed, expected)
         kills, runs, right = at_random(scratch, options.kills, seconds, expected)
     found = {

@@ -7,6 +7,7 @@ PYTHON=${1:-python3}
 status=0
 for resolution in lowest-direct highest; do
     place=$(mktemp -d)
+    trap 'rm -rf "$place"' EXIT
     "$PYTHON" -m venv "$place"
     uv pip install --quiet --python "$place/bin/python" --resolution "$resolution" '.[test]'
     "$place/bin/python" -m pip freeze 2>/dev/null | grep -iE '^(jax|flax|optax|chex|numpy|xarray|h5netcdf|filelock)==' || true

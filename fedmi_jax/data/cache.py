@@ -44,6 +44,8 @@ def read(place: Path, valid: Callable[[dict[str, Any]], bool]) -> Entry | None:
         if not valid(facts):
             return None
         return {n: np.load(place / f"{n}.npy", mmap_mode="r", allow_pickle=False) for n in ARRAYS}, facts
+    except MemoryError:
+        raise
     except Exception:  # on damaged headers numpy raises nearly anything, tokenizer's errors included
         return None
 
