@@ -321,6 +321,20 @@ def test_the_first_loss_that_is_not_finite_is_named(setup):
         checks.require_finite_losses(setup, setup.round(2), losses)
 
 
+def test_scores_that_are_no_numbers_are_named_and_closed_circuits_are_not(setup):
+    """Minus infinity stands for a class without images."""
+    one, (first, *_) = setup.round(2), setup.round(2).rows
+    scores = {"conv1": np.full((2 * len(one.rows), 4), -np.inf), "conv2": np.zeros((2 * len(one.rows), 6))}
+    checks.require_scores(setup, one, [scores])
+    scores["conv2"][len(one.rows), 3] = np.nan  # the first circuit on the global model
+    circuit = setup.circuits.at(np.array([first]))
+    where = f"seed {setup.experiment.seeds[circuit.seed[0]]}, round 2, client {circuit.client[0]}, "
+    with pytest.raises(
+        FedmiError, match=f"{where}class {circuit.label[0]}, global model; lower discovery.learning_rate"
+    ):
+        checks.require_scores(setup, one, [scores])
+
+
 def small_images(size):
     pixels = np.zeros((8, size, size), np.uint8)
     return datasets.from_arrays(pixels, np.arange(8) % 4, pixels, np.arange(8) % 4)

@@ -446,7 +446,7 @@ def test_a_preset_of_two_is_resumed_in_both(two_experiments, squares, tmp_path, 
     assert fedmi("resume", out, "--rounds", 5) == 0
     assert capsys.readouterr().out.count("5 rounds") == 2
     for experiment in two_experiments:
-        found = xr.load_dataset(out / experiment.name / "result.nc")
+        found = results.load(out / experiment.name)
         assert found.identical(whole(replace(experiment, rounds=5), squares))
     assert fedmi("resume", out / "one") == 0
     assert fedmi("resume", tmp_path / "elsewhere") == 2
