@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -27,9 +28,10 @@ def write_arrays(path: Path, arrays: Record, run: str) -> None:
             packed |= {_BITS + name: np.packbits(array), name: np.array(array.shape, np.int64)}
         else:
             packed[name] = array
+    content = io.BytesIO()  # in memory: a zip file that cannot be written to its end complains once more when it goes
+    np.savez(content, **packed)  # type: ignore[arg-type]
     with replacing(path) as temporary:
-        with open(temporary, "wb") as file:
-            np.savez(file, **packed)  # type: ignore[arg-type]
+        temporary.write_bytes(content.getbuffer())
         seal(temporary)
 
 
