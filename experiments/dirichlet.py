@@ -101,10 +101,9 @@ def figure(points: list[dict[str, float]]) -> Figure:
         for label, (colour, marker) in ((label, looks[label]) for label in labels):
             one.plot([p[measure] for p in points], [p[label] for p in points], marker, color=colour, ms=3, label=label)
         one.set_xlabel({"emd": "EMD to all labels (0 to 2)", "js": "Jensen-Shannon, bits"}[measure])
-        one.set_ylabel("IoU, last round" if labels is CORRECTED else "accuracy, last round")
-        one.set_ylim(None if labels is CORRECTED else -0.04, 1.04)
-        if labels is CORRECTED:
-            one.axhline(0, color=style.NULL, lw=0.6, zorder=0)
+        one.set_ylabel("corrected IoU, last round" if labels is CORRECTED else "accuracy, last round")
+        one.axhline(0, color=style.NULL, lw=0.6, zorder=0)
+        one.set_ylim(top=1.04)
     style.legend(made, axes, 3)
     return made
 

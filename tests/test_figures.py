@@ -30,6 +30,7 @@ def complete(kind, **how):
         "necessity": CIRCUIT_DIMS,
         "random_sufficiency": (*CIRCUIT_DIMS, "sample"),
         "rediscovery_iou": (*CIRCUIT_DIMS, "layer"),
+        "empty_pairs_rediscovery": (*CIRCUIT_DIMS, "layer"),
         "aligned_local_global_iou": ("seed", "round", "client", "class", "layer"),
         "aligned_specialist_distinctness": ("seed", "round", "layer"),
         "moved": ("seed", "round", "client", "layer"),

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _WIRES = ("class_name", *(f"connected_{origin}_{layer}" for origin in ("local", "global") for layer in LAYERS))
 _CIRCUITS = ("degenerate", "class_name")
+_AGAIN = ("rediscovery_iou", "empty_pairs_rediscovery", "local_global_iou", "empty_pairs_local_global")
 _CROSS = ("cross_evaluation", *_CIRCUITS)
 
 
@@ -75,7 +76,7 @@ PAPER: dict[str, Paper] = {
 PER_RUN: dict[str, PerRun] = {
     "heatmap": PerRun(_CIRCUITS, more_figures.heatmap),
     "drift": PerRun(("drift_gap", *_CIRCUITS), more_figures.drift),
-    "pairwise": PerRun(("class_pair_iou", "class_name"), more_figures.pairwise),
+    "pairwise": PerRun(("class_pair_iou", "empty_pairs_class_pair", "class_name"), more_figures.pairwise),
     "partition": PerRun(("samples", "true_class_name"), more_figures.partition),
     "sparsity": PerRun(("realised_sparsity_local", "realised_sparsity_global"), more_figures.sparsity),
     "accuracy": PerRun(("global_class_accuracy", "local_class_accuracy", "true_class_name"), more_figures.accuracy),
@@ -84,7 +85,7 @@ PER_RUN: dict[str, PerRun] = {
     ),
     "sufficiency": PerRun(("sufficiency", "necessity", "degenerate"), more_figures.sufficiency),
     "outages": PerRun(_CROSS, more_figures.outages),
-    "ceiling": PerRun(("rediscovery_iou", "local_global_iou"), more_figures.ceiling, asked=True),
+    "ceiling": PerRun(_AGAIN, more_figures.ceiling, asked=True),
     "aligned": PerRun(
         ("aligned_local_global_iou", "local_global_iou", "empty_pairs_local_global"), more_figures.aligned, asked=True
     ),

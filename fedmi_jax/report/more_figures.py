@@ -94,7 +94,13 @@ def pairwise(ds: xr.Dataset) -> Figure:
         one.set_title(f"{layer}, {origin} circuits")
     if image is not None:
         figure.colorbar(image, ax=axes, label="IoU")
+    figure.supxlabel(_convention(ds["empty_pairs_class_pair"].isel(round=-1)), fontsize=6.5)
     return figure
+
+
+def _convention(empty: xr.DataArray) -> str:
+    """What is to be said beside a mean over pairs of which so many are empty."""
+    return style.EMPTY_COUNT if (empty > 0).any() else ""
 
 
 def _matrix(axes: Axes, values: np.ndarray, rows: list[str], columns: list[str]) -> AxesImage | None:
@@ -230,6 +236,8 @@ def ceiling(ds: xr.Dataset) -> Figure:
             if one.low is not None and one.high is not None:
                 axes.errorbar(x, one.mean, [[one.mean - one.low], [one.high - one.mean]], color="black", lw=0.8)
     axes.set_xticks(np.arange(len(LAYERS)) + 0.3, list(LAYERS))
+    empty = (last[f"empty_pairs_{name}"] for name in ("local_global", "rediscovery"))
+    axes.set_xlabel(max(map(_convention, empty)))
     axes.set(ylabel="IoU, last round", ylim=(0, 1.04))
     style.legend(figure, [axes], 2)
     return figure
@@ -238,7 +246,7 @@ def ceiling(ds: xr.Dataset) -> Figure:
 def aligned(ds: xr.Dataset) -> Figure:
     """Local-to-global IoU, the same after the best matching of channels, and the share of channels that this moves."""
     found, chance = alignment.aligned(ds), nulls.expected(ds)["local_global_iou"]
-    note = style.EMPTY_COUNT if (ds["empty_pairs_local_global"] > 0).any() else ""
+    note = _convention(ds["empty_pairs_local_global"])
     panels = []
     for layer in LAYERS:
         pairs = (
