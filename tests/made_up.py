@@ -22,41 +22,45 @@ MAPS = {
 }
 
 
-def result(kind, local=0, global_=0, cross=1.0, balanced=1.0, seeds=3, rounds=10, sparsity=0.995, **changes):
-    """A run of this kind. local, global_: where a circuit starts, and cross, balanced: its figures; numbers, or
-    functions of (seed, round, client, class). A start of -1 is an empty circuit in every layer."""
-    held = MAPS[kind]
+def result(
+    kind, local=0, global_=0, cross=1.0, balanced=1.0, seeds=3, rounds=None, sparsity=0.995, size=SIZE, **changes
+):
+    """A run of this kind, as long as the paper's. local, global_: where a circuit starts, in all layers or in each of
+    the three; size: how many channels it has; cross, balanced: its figures. Numbers, or functions of (seed, round,
+    client, class). A start of -1 is an empty circuit."""
+    held, rounds = MAPS[kind], rounds or (50 if kind == "three-class" else 10)
     classes = sorted(set().union(*held))
     shape = (seeds, rounds, len(held), len(classes))
     coords = {
         "seed": np.arange(seeds), "round": np.arange(1, rounds + 1), "origin": list(results.ORIGINS),
         "client": np.arange(len(held)), "class": classes, "class_name": ("class", [f"{c} - name" for c in classes]),
     }  # fmt: skip
-    starts = np.stack([_filled(of, shape, coords) for of in (local, global_)], 2)
-    away = np.arange(CHANNELS) - starts[..., None]
-    masks = (away >= 0) & (away < SIZE) & (starts[..., None] >= 0)
+    starts = np.stack([_filled(of, shape, coords, len(LAYERS)) for of in (local, global_)], 2)[..., None]
+    away = np.arange(CHANNELS) - starts
+    masks = (away >= 0) & (away < _filled(size, shape, coords, 1)[:, :, None, ..., None]) & (starts >= 0)
     analysed = np.array([[c in own for c in classes] for own in held])
     data = {"analysed": (("seed", "client", "class"), np.tile(analysed, (seeds, 1, 1)))}
-    data |= {f"mask_{k}": ((*CIRCUIT_DIMS, f"channel_{k}"), masks) for k in LAYERS}
+    data |= {f"mask_{k}": ((*CIRCUIT_DIMS, f"channel_{k}"), masks[..., i, :]) for i, k in enumerate(LAYERS)}
     for layer, source in connectivity.SOURCES.items():
         ends, size = (f"channel_{layer}", source), (CHANNELS, 1 if layer == "conv1" else CHANNELS)
         data[f"connected_local_{layer}"] = (("seed", "round", "client", *ends), np.ones((*shape[:3], *size), bool))
         data[f"connected_global_{layer}"] = (("seed", "round", *ends), np.ones((*shape[:2], *size), bool))
     figures = {"cross_evaluation": cross, "cross_evaluation_balanced_accuracy": balanced}
     for name, of in figures.items():
-        values = np.where(analysed, _filled(of, shape, coords), np.nan)
+        values = np.where(analysed, _filled(of, shape, coords, 1)[..., 0], np.nan)
         data[name] = (CIRCUIT_DIMS, np.stack([values, values], 2))
     ds = connectivity.edges(similarity.measures(similarity.sizes(xr.Dataset(data, coords))))
     ds["drift_gap"] = 1 - ds["cross_evaluation"]
     return results.stamp(ds, _experiment(kind, seeds, rounds, sparsity, changes))
 
 
-def _filled(of, shape, coords):
+def _filled(of, shape, coords, width):
+    """(*shape, width)"""
     if not callable(of):
-        return np.full(shape, of)
+        return np.broadcast_to(of, (*shape, width))
     labels = [np.asarray(coords[dim]).tolist() for dim in ("seed", "round", "client", "class")]
     values = [of(*(axis[i] for axis, i in zip(labels, where, strict=True))) for where in np.ndindex(shape)]
-    return np.array(values).reshape(shape)
+    return np.array([np.broadcast_to(value, width) for value in values]).reshape(*shape, width)
 
 
 def _experiment(kind, seeds, rounds, sparsity, changes):

@@ -12,9 +12,10 @@ from rich.console import Console
 
 from fedmi_jax import cli, results
 from fedmi_jax.analysis import claims, runs, verdicts
+from fedmi_jax.analysis.interference import Trend
 from fedmi_jax.analysis.statistics import Estimate
 from fedmi_jax.analysis.verdicts import FAILS, HOLDS, OPEN, Criterion, judged, overall
-from fedmi_jax.config import Data, FedmiError
+from fedmi_jax.config import Data, Evaluation, FedmiError
 from fedmi_jax.interop import import_authors
 from fedmi_jax.report import claims_table
 
@@ -47,13 +48,41 @@ def test_nothing_measured_is_undecided():
     ("verdicts_", "expected"),
     [
         ("", OPEN), ("H", HOLDS), ("HH", HOLDS), ("F", FAILS), ("FF", FAILS), ("HF", "holds only for 0"),
-        ("FHH", "holds only for 1; 2"), ("HO", OPEN), ("FO", OPEN), ("O", OPEN), ("HFO", "holds only for 0"),
+        ("FHH", "holds only for 1; 2"), ("HO", OPEN), ("FO", OPEN), ("O", OPEN),
+        ("HFO", f"holds only for 0; {OPEN} for 2"), ("HN", HOLDS), ("FN", FAILS), ("N", OPEN),
+        ("HFN", "holds only for 0"),
     ],
 )  # fmt: skip
 def test_several_definitions(verdicts_, expected):
+    """N: nothing to measure."""
     limits = {"H": (0.95, 0.99), "F": (0.1, 0.2), "O": (0.5, 0.99)}
-    findings = [judged(str(i), Estimate(0.5, *limits[v], 5), Criterion(low=0.9)) for i, v in enumerate(verdicts_)]
-    assert overall(findings) == expected
+    estimates = [Estimate(np.nan, None, None, 0) if v == "N" else Estimate(0.5, *limits[v], 5) for v in verdicts_]
+    assert overall([judged(str(i), one, Criterion(low=0.9)) for i, one in enumerate(estimates)]) == expected
+
+
+@pytest.mark.parametrize(
+    ("trend", "at_every_level", "fall", "expected"),
+    [
+        ((0.01, 0.99), True, (0.3, 0.1, 0.4, 3), HOLDS),
+        ((0.01, 0.99), False, (0.3, 0.1, 0.4, 3), OPEN),
+        ((0.20, 0.80), False, (0.1, -0.1, 0.2, 3), OPEN),  # not significant is not: there is none
+        ((0.20, 0.80), False, (-0.1, -0.2, 0.0, 3), FAILS),
+        ((0.99, 0.01), False, (-0.1, -0.3, 0.1, 3), FAILS),
+        ((0.01, 0.99), True, (0.3, 0.1, 0.4, 2), OPEN),
+        (None, True, (0.3, None, None, 1), OPEN),
+    ],
+)
+def test_trend(trend, at_every_level, fall, expected):
+    assert claims._trend_verdict(trend and Trend(*trend), at_every_level, Estimate(*fall)) == expected
+
+
+def test_a_ceiling_that_decides_is_marked():
+    """What search noise alone misses, or meets from below, is no statement about the circuits."""
+    for criterion, ceiling, expected in (
+        (Criterion(low=0.9), 0.8, True), (Criterion(low=0.9), 0.95, False), (Criterion(high=0.5), 0.4, True),
+        (Criterion(high=0.5), 0.8, False), (Criterion(low=0.9), None, False),
+    ):  # fmt: skip
+        assert judged("x", Estimate(0.5, 0.5, 0.5, 3), criterion, ceiling=ceiling).ceiling_decides is expected
 
 
 def test_a_null_that_meets_the_rule_is_marked():
@@ -87,6 +116,29 @@ def mostly_out(s, r, k, c):
     return 0.0 if r % 2 and c % 3 else 1.0
 
 
+def never_worked(s, r, k, c):
+    return 0.0
+
+
+def one_place(s, r, k, c):
+    """One client, in one layer of one class and round, is elsewhere."""
+    return (0, 20, 0) if (r, k, c) == (4, 2, 1) else 0
+
+
+def settled(s, r, k, c):
+    """Until round 7 elsewhere in every round."""
+    return 12 * (r % 2) if r < 7 else 0
+
+
+def larger(s, r, k, c):
+    """In the second half of the rounds circuits are three times as large, and three times as far apart."""
+    return 10 if r <= 5 else 30
+
+
+def farther(s, r, k, c):
+    return 2 if r <= 5 else 6
+
+
 def own_out(s, r, k, c):
     return 1.0 if c == 0 else sometimes_out(s, r, k, c)
 
@@ -117,39 +169,137 @@ CASES = [
     ("C1", only("iid"), HOLDS),
     ("C1", only("iid", local=by_client, global_=by_client), FAILS),
     ("C1", only("iid", local=by_client), "holds only for on average, global circuits; everywhere, global circuits"),
+    (
+        "C1", only("iid", local=one_place, global_=one_place),
+        "holds only for on average, global circuits; on average, local circuits",
+    ),
     ("C2", only("iid"), HOLDS),
+    ("C2", only("iid", local=settled, global_=settled), HOLDS),
     ("C2", only("iid", local=lambda s, r, k, c: 12 * (r % 2), global_=lambda s, r, k, c: 12 * (r % 2)), FAILS),
     ("C3", only("iid"), HOLDS),
     ("C3", only("iid", global_=5), FAILS),
+    ("C3", only("iid", global_=settled), HOLDS),
+    ("C3", only("iid", global_=lambda s, r, k, c: (0, 1, 0)), "holds only for on average"),
     ("C4", both(local=by_client, global_=by_client), HOLDS),
     ("C4", both(), FAILS),
+    ("C4", both(**dict.fromkeys(("local", "global_"), lambda s, r, k, c: (15 * k, 3 * k, 15 * k))), FAILS),
+    ("C4", both(**dict.fromkeys(("local", "global_"), lambda s, r, k, c: 10 * k * (r == 10))), HOLDS),
+    ("C4", only("one-class", local=by_client, global_=by_client), "holds, without two-class"),
     ("C4", both(local=by_client), "holds only for one-class, local circuits; two-class, local circuits"),
     ("C5", both(), HOLDS),
     ("C5", both(cross=0.5, balanced=0.5), FAILS),
+    ("C5", both(**dict.fromkeys(("cross", "balanced"), lambda s, r, k, c: float(r == 10))), HOLDS),
     ("C5", both(balanced=0.5), "holds only for one-class, accuracy on the class; two-class, accuracy on the class"),
     ("C6", both(global_=drifting), HOLDS),
     ("C6", both(global_=lambda s, r, k, c: 11 - r), FAILS),
+    (
+        "C6", both(global_=farther, size=larger),
+        "holds only for one-class, corrected for chance; two-class, corrected for chance",
+    ),
     ("C7", only("three-class", local=lambda s, r, k, c: k, global_=lambda s, r, k, c: k), HOLDS),
     ("C7", only("three-class"), FAILS),  # alike, which is more than the claim says
     ("C8", only("three-class", cross=mostly_out), HOLDS),
     ("C8", only("three-class"), FAILS),
-    ("C8", only("three-class", cross=sometimes_out), "holds only for share of circuits out at least once"),
+    ("C8", only("three-class", cross=sometimes_out), "holds only for share of circuits that collapse and recover"),
+    ("C8", only("three-class", cross=never_worked), "holds only for share of rounds with most circuits out"),
     ("C9", only("three-class", global_=9), HOLDS),
     ("C9", only("three-class"), FAILS),
+    ("C9", only("three-class", global_=lambda s, r, k, c: 9 * (r != 20)), "holds only for on average"),
     ("C10", only("shared-class"), HOLDS),
     ("C10", only("shared-class", cross=0.0, balanced=0.5), FAILS),
     ("C10", only("shared-class", balanced=0.5), "holds only for accuracy on the class, lowest of any client and round"),
     ("C11", only("shared-class", cross=own_out), HOLDS),
     ("C11", only("shared-class"), FAILS),
+    ("C11", only("shared-class", cross=never_worked), "holds only for share of circuits and rounds out"),
     ("C12", ablation((3, 2, 1, 0), (6, 4, 2, 1)), HOLDS),
     ("C12", ablation((0, 1, 2, 3), (1, 2, 4, 6)), FAILS),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "made", "expected"), CASES, ids=[f"{n}-{e[:12]}" for n, _, e in CASES])
 def test_known_verdicts(name, made, expected):
     (row,) = [row for row in claims.judge(made) if row.claim.id == name]
     assert row.verdict == expected, [(f.definition, str(f.estimate), f.verdict, f.detail) for f in row.findings]
+
+
+def row_of(name, made):
+    return next(row for row in claims.judge(made) if row.claim.id == name)
+
+
+def test_circuits_that_are_not_degenerate_are_judged_alone():
+    """Only circuits without channels are out, fewer at every level: a trend that says nothing."""
+
+    def cross(level):
+        return lambda s, r, k, c: 0.0 if c < 3 - level and r > 1 else 1.0
+
+    made = {
+        f"sparsity-ablation-{x:g}": result(
+            "sparsity-ablation", sparsity=x, cross=cross(i), local=lambda s, r, k, c: -1 if c < 3 else 0
+        )
+        for i, x in enumerate((0.95, 0.97, 0.99, 0.995))
+    }
+    found = {f.definition: f for f in row_of("C12", made).findings}
+    assert [f.verdict for f in found.values()] == [HOLDS, HOLDS, HOLDS, FAILS, FAILS, FAILS]
+    assert "95.0%: 0.45 (50% degenerate)" in found["share of circuits and rounds out, falling at every level"].detail
+    sound = found["share of circuits and rounds out, not degenerate, falling at every level"]
+    assert "95.0%: 0.00 (9 of 18 circuits)" in sound.detail
+    for name, kind in (("C8", "three-class"), ("C11", "shared-class")):
+        empty = only(kind, cross=sometimes_out, local=lambda s, r, k, c: -1 if c % 3 else 0)
+        assert any("not degenerate" in f.definition for f in row_of(name, empty).findings)
+
+
+def test_collapses_do_not_grow_with_the_rounds():
+    cross = lambda s, r, k, c: float(r % 2)  # noqa: E731 - out in every second round
+    made = {f"sparsity-ablation-{x:g}": result("sparsity-ablation", sparsity=x, cross=cross, rounds=n, seeds=1)
+            for x, n in ((0.95, 11), (0.97, 21), (0.99, 31))}  # fmt: skip
+    assert "95.0%: 0.50 (0% degenerate), 97.0%: 0.50 " in row_of("C12", made).findings[1].detail
+
+
+def test_a_short_run_decides_what_more_rounds_cannot_undo():
+    short = {"three-class": result("three-class", cross=mostly_out, rounds=10)}
+    assert [f.verdict for f in row_of("C8", short).findings] == [HOLDS, OPEN]
+    assert all("10 of 50 rounds" in f.detail for f in row_of("C8", short).findings)
+    fine = {"three-class": result("three-class", rounds=10)}
+    assert {f.verdict for f in row_of("C8", fine).findings} == {OPEN}
+    assert [f.verdict for f in row_of("C9", fine).findings] == [OPEN, FAILS]  # its best round is too good already
+    assert row_of("C4", only("two-class", rounds=2)).verdict == OPEN
+
+
+def test_what_a_run_lacks_is_named_and_the_rest_is_judged():
+    ds = result("three-class", seeds=1, rounds=3).drop_vars(["cross_evaluation", "degenerate"])
+    made = {"three-class": ds} | both(seeds=1)
+    rows = {row.claim.id: row for row in claims.judge(made)}
+    assert claims_table.verdict_text(rows["C8"]) == (
+        "cannot tell yet (without three-class (no cross_evaluation, degenerate))"
+    )
+    assert rows["C9"].findings
+    assert "three-class: seeds 0; 3 rounds" in claims_table.markdown(list(rows.values()), made)
+    lacking = both()
+    lacking["two-class"] = lacking["two-class"].drop_vars("degenerate")
+    assert row_of("C5", lacking).verdict == "holds, without two-class (no degenerate)"
+
+
+def test_settings_that_are_not_the_papers_are_said():
+    quick = result("two-class", rounds=2, seeds=1, sparsity=0.0, data=Data(images_per_client=9))
+    assert claims_table.describe({"two-class": quick}, "two-class")["not_the_papers"] == [
+        "rounds 2 (10)", "data.images_per_client 9 (None)", "sparsity.target 0.0 (0.995)",
+    ]  # fmt: skip
+    assert runs.differences("two-class", result("two-class", seeds=1)) == []
+    imported = import_authors(REFERENCE / "2_distinct_1_shared.json.gz")
+    assert runs.differences("shared-class", imported.isel(round=slice(2))) == ["rounds 2 (10)"]
+
+
+def test_circuits_found_again_bound_the_overlap():
+    made = only("iid", global_=5)
+    again = made["iid"]["local_global_iou"].expand_dims(origin=["local", "global"])
+    made["iid"]["rediscovery_iou"] = (again * 0 + 0.8).where(again["round"] == 10)
+    made["iid"]["empty_pairs_rediscovery"] = made["iid"]["rediscovery_iou"] * 0
+    for name in ("C1", "C2", "C3"):
+        found = row_of(name, made).findings
+        assert [f.ceiling for f in found] == [pytest.approx(0.8)] * len(found)
+        assert all(f.ceiling_decides for f in found)
+    rows = claims.judge(made)
+    assert "found again 0.80†" in claims_table.markdown(rows, made)
 
 
 def test_one_seed_decides_nothing_but_says_what_the_means_say():
@@ -160,6 +310,9 @@ def test_one_seed_decides_nothing_but_says_what_the_means_say():
     assert all(finding.estimate.low is None for finding in rows["C1"].findings)
     assert claims_table.verdict_text(rows["C1"]) == "cannot tell yet (1 seed: holds)"
     assert claims_table.verdict_text(rows["C7"]) == "cannot tell yet (needs three-class)"
+    assert claims_table.verdict_text(row_of("C4", only("one-class", seeds=1))) == (
+        "cannot tell yet (1 seed: does not hold; without two-class)"
+    )
 
 
 def test_empty_circuits_are_judged_under_both_conventions():
@@ -171,9 +324,12 @@ def test_empty_circuits_are_judged_under_both_conventions():
     )
     assert (counted.estimate.mean, counted.null) == (1.0, 1.0)
     assert np.isnan(left_out.estimate.mean)
-    (five,) = [row for row in claims.judge(made) if row.claim.id == "C5"]
+    assert counted.detail == "100% of pairs empty"
+    five = row_of("C5", made)
     sound = next(f for f in five.findings if "not degenerate" in f.definition)
     assert np.isnan(sound.estimate.mean)
+    assert "0 of 9 circuits" in sound.detail
+    assert five.seeds == 3  # of what was measured
 
 
 # --- which runs belong together ---
@@ -199,6 +355,32 @@ def test_seeds_are_joined(tmp_path):
     assert found["seed"].values.tolist() == [0, 1, 2]
     assert found["mask_conv1"].dtype == bool
     np.testing.assert_array_equal(found["local_global_iou"], whole["local_global_iou"])
+
+
+def test_seeds_with_other_numbers_of_random_masks_keep_what_both_have(tmp_path):
+    for seed, masks in ((0, 3), (1, 2)):
+        ds = result("iid", rounds=2, seeds=2).sel(seed=[seed])
+        ds["random_cross_evaluation"] = ds["cross_evaluation"].expand_dims(sample=np.arange(masks))
+        saved(ds, tmp_path / str(seed))
+    (found,) = runs.gather([tmp_path]).values()
+    assert (found.sizes["seed"], found.sizes["sample"]) == (2, 2)
+
+
+def test_levels_of_an_ablation_must_be_comparable(tmp_path):
+    saved(result("sparsity-ablation", seeds=1, rounds=2, sparsity=0.95), tmp_path / "a")
+    saved(result("sparsity-ablation", seeds=1, rounds=3, sparsity=0.99), tmp_path / "b")
+    with pytest.raises(FedmiError, match=r"b/result.nc: 3 rounds, but 2 in .*a/result.nc"):
+        runs.gather([tmp_path], paper_only=True)
+    few = Evaluation(images_per_class=5)
+    saved(result("sparsity-ablation", seeds=1, rounds=2, sparsity=0.99, evaluation=few), tmp_path / "b")
+    with pytest.raises(FedmiError, match="images_per_class differs"):
+        runs.gather([tmp_path], paper_only=True)
+
+
+def test_levels_without_a_common_seed_are_undecided():
+    made = ablation((3, 2, 1, 0))
+    made = {name: ds.isel(seed=[i]) for i, (name, ds) in enumerate(made.items())}
+    assert row_of("C12", made).verdict == OPEN
 
 
 @pytest.mark.parametrize(
@@ -227,6 +409,26 @@ def test_what_is_none_of_the_papers_experiments_is_refused(tmp_path, monkeypatch
     with pytest.raises(FedmiError, match="none of the paper's experiments"):
         runs.gather([odd], paper_only=True)
     assert list(runs.gather([odd])) == ["odd"]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("iid", "other-iid"), ("sparsity-ablation-x", "other-sparsity-ablation-x"), ("x/../../evil $", "x-..-..-evil-")],
+)
+def test_an_unknown_run_takes_no_name_of_the_papers_and_none_that_is_a_path(name, expected, tmp_path, monkeypatch):
+    monkeypatch.setitem(MAPS, "odd", ((0, 1), (1, 2), (2, 3)))
+    saved(result("odd", rounds=1, seeds=1).assign_attrs(name=name), tmp_path)
+    assert list(runs.gather([tmp_path])) == [expected]
+
+
+def test_the_level_of_an_imported_file_is_in_its_name():
+    ds = result("sparsity-ablation", rounds=1, seeds=1)
+    del ds.attrs["config"]
+    for name, expected in (
+        ("sparsity-ablation-0.95-seed1", "sparsity-ablation-0.95"), ("sparsity-ablation-x", "two-class"),
+        ("log", "two-class"),
+    ):  # fmt: skip
+        assert runs.kind(ds.assign_attrs(name=name)) == expected
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", None])
@@ -297,5 +499,6 @@ def test_every_rule_is_printed_and_names_its_figures():
     for claim in claims.CLAIMS:
         assert claim.rule
         assert "fig" in claim.section
+        assert claim.needs
         assert set(claim.kinds) <= set(runs.KINDS)
     assert verdicts.MIN_SEEDS == 3

@@ -11,7 +11,7 @@ from made_up import result
 import fedmi_jax
 from experiments import choices, dirichlet, paper, pieces
 from fedmi_jax import results
-from fedmi_jax.analysis import skew
+from fedmi_jax.analysis import nulls, skew
 from fedmi_jax.circuits.similarity import CIRCUIT_DIMS
 from fedmi_jax.config import from_json
 from fedmi_jax.presets import preset
@@ -102,6 +102,25 @@ def test_dirichlet_sweep(runner, tmp_path, capsys):
     text = (tmp_path / "dirichlet.md").read_text()
     assert text.count("\n| 0.1 | ") == text.count("\n| 10 | ") == 2
     assert text == capsys.readouterr().out.removesuffix("\n")
+
+
+def test_rank_correlation_is_of_each_seed():
+    """All runs together would say that overlap rises; within each seed it falls."""
+    points = [{"seed": s, "emd": e + 10 * s, "x": 100 * s - e} for s in (0, 1, 2) for e in (0.1, 0.5, 0.9)]
+    found = dirichlet.correlation(points, "x")
+    assert (found.mean, found.low, found.seeds) == (pytest.approx(-1), pytest.approx(-1), 3)
+    assert dirichlet.correlation(points[:2], "x").seeds == 0
+
+
+def test_overlap_by_chance_is_corrected_to_nothing():
+    ds = result("iid", seeds=1, rounds=1, local=lambda s, r, k, c: 10 * k)
+    ds["samples"] = (("seed", "client", "true_class"), np.full((1, 3, 2), 5))
+    ds["global_accuracy"] = (("seed", "round"), [[0.5]])
+    (row,) = dirichlet.table({"dirichlet-1": [ds.assign_coords(true_class=[0, 1])]})
+    assert row["inter-client IoU, global"] == row["inter-client IoU, global, corrected"] == 1
+    assert row["inter-client IoU, local"] == 0
+    chance = nulls.expected_iou(10, 10, 40)
+    assert row["inter-client IoU, local, corrected"] == pytest.approx(-chance / (1 - chance))
 
 
 def test_choices(runner, tmp_path):

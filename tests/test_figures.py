@@ -6,6 +6,7 @@ from made_up import CHANNELS, MAPS, result
 
 from fedmi_jax import cli, results
 from fedmi_jax.analysis import alignment, compact, nulls
+from fedmi_jax.analysis.runs import is_a
 from fedmi_jax.circuits.similarity import CIRCUIT_DIMS
 from fedmi_jax.presets import PRESETS
 from fedmi_jax.report import curves, figures, graphs, style
@@ -25,7 +26,11 @@ def complete(kind, **how):
         "call_rate": (*CIRCUIT_DIMS, "true_class"),
         "cross_evaluation_call_rate": (*CIRCUIT_DIMS, "true_class"),
         "random_cross_evaluation": (*CIRCUIT_DIMS, "sample"),
+        "sufficiency": CIRCUIT_DIMS,
+        "necessity": CIRCUIT_DIMS,
+        "random_sufficiency": (*CIRCUIT_DIMS, "sample"),
         "rediscovery_iou": (*CIRCUIT_DIMS, "layer"),
+        "empty_pairs_rediscovery": (*CIRCUIT_DIMS, "layer"),
         "aligned_local_global_iou": ("seed", "round", "client", "class", "layer"),
         "aligned_specialist_distinctness": ("seed", "round", "layer"),
         "moved": ("seed", "round", "client", "layer"),
@@ -82,16 +87,88 @@ def test_names_bands_chance_and_hollow_points(runs):
         figure = figures.PAPER["fig16"].draw(runs)
     said = texts(figure)
     assert "client 0, 0 - name" in said
-    assert {"conv1", "random sets, all layers", "degenerate"} <= set(said)
+    assert {"conv1", "random sets", "degenerate"} <= set(said)
     axes = figure.axes[0]
     ds = runs["two-class"]
     mean = ds["local_global_iou"].sel({"client": 0, "class": 0, "layer": "conv2"}).mean("seed")
     assert any(np.array_equal(line.get_ydata(), mean) for line in axes.lines)
     hollow = [line for line in axes.lines if line.get_markerfacecolor() == "white" and len(line.get_xdata())]
     assert [list(line.get_xdata()) for line in hollow] == [[1, 2, 3]] * 3  # class 0's circuits have no channel
-    grey = nulls.expected(ds)["local_global_iou"].sel({"client": 1, "class": 3, "layer": "conv1"}).mean("seed")
-    band = figure.axes[2].collections[-1].get_paths()[0].vertices
-    assert np.isclose(band[:, 1], float(grey[0])).any()
+    chance = nulls.expected(ds)["local_global_iou"].sel({"client": 1, "class": 3}).mean("seed")
+    dashed = [line for line in figure.axes[2].lines if line.is_dashed() and len(line.get_xdata())]
+    for line, (layer, colour) in zip(dashed, style.LAYERS.items(), strict=True):
+        assert line.get_color() == colour
+        np.testing.assert_allclose(line.get_ydata(), chance.sel(layer=layer))
+
+
+def test_the_convention_for_empty_sets_is_said_where_there_are_any(runs):
+    """Of one-class every local circuit is empty, and no global one is."""
+    for origin, note in (("local", style.EMPTY_COUNT), ("global", "")):
+        with style.styled():
+            panel = curves.overlap("x", runs["one-class"], "specialist_distinctness", origin, {})
+            assert (style.EMPTY_COUNT in texts(curves.draw([panel], 1, "y"))) == bool(note)
+
+
+def test_chance_is_a_line_and_no_range_from_zero(runs):
+    ds = runs["two-class"]
+    with style.styled():
+        axes = curves.draw([curves.cross_evaluation("x", ds, 0)], 1, "y").axes[0]
+    (grey,) = [line for line in axes.lines if line.get_color() == style.NULL and len(line.get_xdata())]
+    expected = ds["random_cross_evaluation"].sel(origin="local", client=0).sel({"class": [0, 1]})
+    np.testing.assert_allclose(grey.get_ydata(), expected.mean(("seed", "class", "sample")))
+
+
+def test_every_figure_needs_no_more_than_it_says(runs):
+    always = ["analysed", *(f"mask_conv{i}" for i in (1, 2, 3))]
+    with style.styled():
+        for name, spec in figures.PAPER.items():
+            there = {run: ds for run, ds in runs.items() if is_a(run, spec.kinds)}
+            few = {run: ds.drop_vars({*ds, "class_name", "true_class_name"} - {*always, *spec.needs})
+                   for run, ds in there.items()}  # fmt: skip
+            assert spec.draw(few).axes, name
+        for name, spec in figures.PER_RUN.items():
+            ds = runs["one-class"]
+            needs = {*always, *spec.needs, *(alignment.ALIGNED if name == "aligned" else ())}
+            assert spec.draw(ds.drop_vars({*ds, "class_name", "true_class_name"} - needs)).axes, name
+
+
+def test_what_any_figure_needs_may_be_missing(runs, tmp_path):
+    for lost in ("degenerate", "class_name", "empty_pairs_specialist_distinctness"):
+        drawn, problems = figures.draw_all({"one-class": runs["one-class"].drop_vars(lost)}, tmp_path, ("fig03",), ())
+        assert drawn == []
+        assert problems == [f"fig03: one-class has no {lost}; produce it with `fedmi run one-class --out DIR`"]
+
+
+@pytest.mark.parametrize("name", ["iid-dir", "other-iid", "sparsity-ablation-x", "two-class-again"])
+def test_a_run_of_another_name_is_no_figure_of_the_papers(name, runs, tmp_path):
+    drawn, problems = figures.draw_all({name: runs["iid"]}, tmp_path, tuple(figures.PAPER), ("svg",))
+    assert drawn == []
+    assert len(problems) == len(figures.PAPER)
+
+
+def test_class_names_are_text_and_not_formulas(runs, tmp_path):
+    names = [r"$\frac$ - x", "3D", ""] * 2
+    ds = runs["two-class"].assign_coords(class_name=("class", names))
+    (made,), _ = figures.draw_all({"two-class": ds}, tmp_path, ("fig04",), ("svg",))
+    assert made.stat().st_size > 2000
+    with style.styled():
+        assert {names[0], "3D"} <= set(texts(figures.PAPER["fig04"].draw({"two-class": ds})))
+
+
+def test_a_single_seed_is_named_and_many_cells_have_a_colour_bar(runs):
+    ds = runs["three-class"].assign_coords(seed=[7])
+    with style.styled():
+        assert any("seed 7" in said for said in texts(figures.PER_RUN["heatmap"].draw(ds)))
+        assert any("seed 7" in said for said in texts(figures.PER_RUN["partition"].draw(ds)))
+        assert len(figures.PER_RUN["specificity"].draw(ds).axes) == 2  # 9 rows of 4 numbers
+        wide = ds.pad(true_class=(0, 16), mode="edge")
+        assert len(figures.PER_RUN["specificity"].draw(wide).axes) == 3
+
+
+def test_no_class_is_as_grey_as_chance():
+    for colour in style.SERIES:
+        red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+        assert max(red, green, blue) - min(red, green, blue) > 40
 
 
 def test_one_seed_has_no_band():

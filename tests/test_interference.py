@@ -37,7 +37,15 @@ def test_counts():
 
 def test_shares():
     np.testing.assert_allclose(interference.out_share(HISTORIES)[0], np.array([1, 2, 3, 1, 2, 1]) / 5)
-    assert interference.ever_out_share(HISTORIES).item() == 3 / 5
+    assert interference.collapsed_share(HISTORIES).item() == 2 / 5
+    assert interference.recovered_share(HISTORIES).item() == 1 / 5
+    assert interference.collapse_rate(HISTORIES).item() == pytest.approx(3 / 25)
+
+
+def test_rounds_without_the_circuit_are_no_steps():
+    gaps = HISTORIES.isel({"class": [1]}).where(HISTORIES["round"] != 2)  # 1, 0, -, 1, 0, 1
+    assert interference.collapses(gaps).item() == 2
+    assert interference.collapse_rate(gaps).item() == pytest.approx(2 / 3)
 
 
 def test_trend_of_one_row_of_each_order():

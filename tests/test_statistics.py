@@ -47,6 +47,14 @@ def test_nothing_to_average():
     found = estimate([np.nan, np.nan])
     assert np.isnan(found.mean)
     assert (found.low, found.seeds, str(found)) == (None, 0, "-")
+    assert paired(per_seed([1]), per_seed([1], [7])).seeds == 0
+
+
+def test_how_often_intervals_of_few_seeds_hold_the_mean():
+    values = np.random.default_rng(3).normal(size=(3, 500))
+    found = band(xr.DataArray(values, dims=("seed", "x")))
+    held = float(((found["low"] <= 0) & (found["high"] >= 0)).mean())
+    assert held == pytest.approx(statistics.COVERAGE[3], abs=0.05)
 
 
 def test_an_interval_holds_the_mean_and_stays_in_the_range():

@@ -15,6 +15,8 @@ import numpy as np
 import xarray as xr
 from scipy import stats
 
+from fedmi_jax.analysis.statistics import over_seeds
+
 OUT = 0.01
 """Under this accuracy a circuit counts as out."""
 
@@ -29,26 +31,48 @@ def out_share(cross: xr.DataArray) -> xr.DataArray:
     return out(cross).mean(("client", "class"))
 
 
-def ever_out_share(cross: xr.DataArray) -> xr.DataArray:
-    """Share of circuits that are out in at least one round, per seed."""
-    return out(cross).max("round").mean(("client", "class"))
-
-
 def collapses(cross: xr.DataArray) -> xr.DataArray:
     """How often each circuit goes out: rounds in which it is out and was not in the round before.
 
     A circuit that is out from its first round on has not collapsed; it has never worked. NaN where there is none.
     """
-    return _changes(cross, 1)
+    return _count(_turns(cross, 1))
 
 
 def recoveries(cross: xr.DataArray) -> xr.DataArray:
     """How often each circuit comes back: rounds in which it works and was out in the round before."""
-    return _changes(cross, -1)
+    return _count(_turns(cross, -1))
 
 
-def _changes(cross: xr.DataArray, step: int) -> xr.DataArray:
-    return (out(cross).diff("round") == step).sum("round").where(cross.notnull().any("round")).astype(float)
+def collapsed_share(cross: xr.DataArray) -> xr.DataArray:
+    """Share of circuits that collapse at least once, per seed."""
+    return over_seeds(_ever(collapses(cross)))
+
+
+def recovered_share(cross: xr.DataArray) -> xr.DataArray:
+    """Share of circuits that collapse at least once and recover at least once, per seed."""
+    return over_seeds(_ever(collapses(cross)) * _ever(recoveries(cross)))
+
+
+def collapse_rate(cross: xr.DataArray) -> xr.DataArray:
+    """Share of steps from one round to the next in which a circuit collapses, per seed: unlike a count it does not grow
+    with the number of rounds. Steps from or to a round without the circuit are left out."""
+    return over_seeds(_turns(cross, 1))
+
+
+def _turns(cross: xr.DataArray, step: int) -> xr.DataArray:
+    """1 in rounds in which the circuit is out where it was not in the round before (step 1) or the reverse (-1), else
+    0; NaN where one of the two rounds has no such circuit."""
+    change = out(cross).diff("round")
+    return (change == step).where(change.notnull()).astype(float)
+
+
+def _count(turns: xr.DataArray) -> xr.DataArray:
+    return turns.sum("round", min_count=1)
+
+
+def _ever(counts: xr.DataArray) -> xr.DataArray:
+    return (counts > 0).where(counts.notnull()).astype(float)
 
 
 def longest_outage(cross: xr.DataArray) -> xr.DataArray:

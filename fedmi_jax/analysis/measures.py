@@ -11,12 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from fedmi_jax.analysis import nulls
+from fedmi_jax.analysis import alignment, nulls
 from fedmi_jax.analysis.statistics import over_seeds
 from fedmi_jax.circuits.similarity import held
 
 LAST = 3
 """Rounds that "in the end" means, where a single one would be noise."""
+ALL_ROUNDS, LAST_ROUND, LAST_ROUNDS = slice(None), slice(-1, None), slice(-LAST, None)
 
 Reduce = Callable[[xr.DataArray], xr.DataArray]
 """From an array with seeds to one number per seed."""
@@ -30,21 +31,50 @@ class Overlap:
     """What is to be said beside it; empty where there are no empty pairs."""
     value: xr.DataArray
     null: xr.DataArray
+    ceiling: xr.DataArray | None
+    """IoU of circuits with themselves, found again on the same weights: what search noise leaves of any IoU. None: the
+    run was not asked for it, or the measure compares unions of circuits."""
+    empty: float
+    """Share of pairs that are both empty."""
 
 
-def overlaps(ds: xr.Dataset, measure: str, origin: str | None = None) -> list[Overlap]:
-    """The measure of circuits of this origin, under both conventions where some pairs are empty.
+def overlaps(
+    ds: xr.Dataset, measure: str, origin: str | None = None, rounds: slice = ALL_ROUNDS, aligned: bool = False
+) -> list[Overlap]:
+    """The measure of circuits of this origin in these rounds, under both conventions where some pairs are empty.
 
-    measure: of `similarity.MEASURES`; origin: "local" or "global", None for local_global_iou, which has none.
+    measure: of `similarity.MEASURES`; origin: "local" or "global", None for local_global_iou, which has none; aligned:
+    after matching channels (`alignment.aligned`), which looks at weights only and so leaves the null as it is.
     """
-    value, null = ds[measure], nulls.expected(ds[[*_masks(ds), measure]])[measure]
+    null = nulls.expected(ds[[*_masks(ds), measure]])[measure]
+    value = alignment.aligned(ds)[f"aligned_{measure}"] if aligned else ds[measure]
     share = ds["empty_pairs_" + measure.removesuffix("_iou")]
-    if origin is not None:
-        value, null, share = (part.sel(origin=origin) for part in (value, null, share))
-    if not (share > 0).any():
-        return [Overlap("", value, null)]
-    rest = [nulls.without_empty_pairs(part, share) for part in (value, null)]
-    return [Overlap("two empty sets count as 1", value, null), Overlap("empty pairs left out", *rest)]
+    value, null, share = (_of(part, origin).isel(round=rounds) for part in (value, null, share))
+    again, both = (_found_again(ds, name, measure, origin, rounds) for name in REDISCOVERY)
+    empty = float(share.mean())
+    if not empty > 0:  # NaN: no pair at all
+        return [Overlap("", value, null, again, 0.0)]
+    value_rest, null_rest = (nulls.without_empty_pairs(part, share) for part in (value, null))
+    again_rest = None if again is None or both is None else nulls.without_empty_pairs(again, both)
+    return [
+        Overlap("two empty sets count as 1", value, null, again, empty),
+        Overlap("empty pairs left out", value_rest, null_rest, again_rest, empty),
+    ]
+
+
+REDISCOVERY = ("rediscovery_iou", "empty_pairs_rediscovery")
+
+
+def _of(values: xr.DataArray, origin: str | None) -> xr.DataArray:
+    return values.sel(origin=origin) if origin is not None and "origin" in values.dims else values
+
+
+def _found_again(ds: xr.Dataset, name: str, measure: str, origin: str | None, rounds: slice) -> xr.DataArray | None:
+    """As the measure, a mean over what it is a mean over."""
+    if name not in ds or measure == "specialist_distinctness":
+        return None
+    found = _of(ds[name], origin).isel(round=rounds)
+    return found.mean([dim for dim in found.dims if dim not in ds[measure].dims])
 
 
 def _masks(ds: xr.Dataset) -> list[str]:
@@ -61,6 +91,11 @@ def balanced(ds: xr.Dataset) -> xr.DataArray | None:
     """One-vs-rest balanced accuracy of the same, if the result has it."""
     name = "cross_evaluation_balanced_accuracy"
     return ds[name].sel(origin="local", drop=True).where(held(ds)).astype(float) if name in ds else None
+
+
+def degenerate(ds: xr.Dataset) -> xr.DataArray:
+    """Which local circuits have an empty layer, bool (seed, round, client, class)."""
+    return ds["degenerate"].sel(origin="local", drop=True).transpose("seed", "round", "client", "class").astype(bool)
 
 
 def random_cross_evaluation(ds: xr.Dataset) -> tuple[str, xr.DataArray] | None:
@@ -91,30 +126,23 @@ def lowest(values: xr.DataArray) -> xr.DataArray:
     return values.min([dim for dim in values.dims if dim != "seed"])
 
 
-def last_rounds(values: xr.DataArray) -> xr.DataArray:
-    """Mean over the last `LAST` rounds and all else."""
-    return over_seeds(values.isel(round=slice(-LAST, None)))
+def lowest_layer(values: xr.DataArray) -> xr.DataArray:
+    """Of the layer whose mean is lowest."""
+    return _each(values, "layer").min("layer")
 
 
-def last_rounds_lowest_layer(values: xr.DataArray) -> xr.DataArray:
-    """Of the layer where the mean over the last `LAST` rounds is lowest."""
-    end = values.isel(round=slice(-LAST, None)).astype(float)
-    return end.mean([dim for dim in end.dims if dim not in ("seed", "layer")]).min("layer")
-
-
-def last_round_highest_layer(values: xr.DataArray) -> xr.DataArray:
-    """Of the layer where the last round's mean is highest."""
-    end = values.isel(round=-1).astype(float)
-    return end.mean([dim for dim in end.dims if dim not in ("seed", "layer")]).max("layer")
-
-
-def last_round(values: xr.DataArray) -> xr.DataArray:
-    return over_seeds(values.isel(round=-1))
+def highest_layer(values: xr.DataArray) -> xr.DataArray:
+    """Of the layer whose mean is highest."""
+    return _each(values, "layer").max("layer")
 
 
 def highest_round(values: xr.DataArray) -> xr.DataArray:
     """Of the round whose mean is highest."""
-    return values.astype(float).mean([dim for dim in values.dims if dim not in ("seed", "round")]).max("round")
+    return _each(values, "round").max("round")
+
+
+def _each(values: xr.DataArray, kept: str) -> xr.DataArray:
+    return values.astype(float).mean([dim for dim in values.dims if dim not in ("seed", kept)])
 
 
 def decline(values: xr.DataArray) -> xr.DataArray:
@@ -124,5 +152,6 @@ def decline(values: xr.DataArray) -> xr.DataArray:
 
 
 def number(reduce: Reduce, values: xr.DataArray | None) -> float | None:
-    """The reduced null's mean over seeds; None where there is no null."""
-    return None if values is None else float(np.nanmean(reduce(values))) if values.notnull().any() else None
+    """The reduced null's, or ceiling's, mean over seeds; None where there is none."""
+    found = None if values is None else float(reduce(values).mean())
+    return None if found is None or np.isnan(found) else found

@@ -8,6 +8,7 @@ found too. Several results of one experiment are its seeds: they are joined when
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,24 @@ from typing import Any
 import xarray as xr
 
 from fedmi_jax import config, results
-from fedmi_jax.config import FedmiError
+from fedmi_jax.config import Experiment, FedmiError
+from fedmi_jax.presets import PRESETS
 
 ABLATION = "sparsity-ablation"
 KINDS = ("iid", "one-class", "two-class", "three-class", "shared-class", ABLATION)
 """The paper's experiments (METHOD: section 3)."""
 _ABLATION_MAP = [{0, 1}, {2, 3}, {4, 5}]
-_FREE = ("name", "seeds", "execution", "evaluation.batch_size", "evaluation.null_samples", "discovery.repeat")
+_FREE = (
+    "name", "seeds", "execution", "evaluation.batch_size", "evaluation.null_samples", "discovery.repeat",
+    "data.data_dir",
+)  # fmt: skip
 """Settings in which the seeds of one experiment may differ."""
 _COMMON = ("data", "local", "aggregation", "participation", "discovery", "sparsity.scope", "sparsity.floor")
 """Settings in which the experiments of one table must agree."""
+_OWN = (*_FREE, "discovery.classes")
+"""But for these."""
+_OF_LEVELS = ("evaluation.images_per_class",)
+"""In which the levels of an ablation must agree besides, as in the number of rounds."""
 
 Runs = Mapping[str, xr.Dataset]
 """One dataset per experiment: its kind, or sparsity-ablation-LEVEL; of other experiments the name."""
@@ -53,7 +62,8 @@ def _ablation(ds: xr.Dataset) -> str:
     known, name = settings(ds), str(ds.attrs.get("name", ""))
     if known is not None:
         return f"{ABLATION}-{known['sparsity']['target']:g}"
-    return name if name.startswith(ABLATION) else "two-class"
+    said = re.match(rf"{ABLATION}-(0(?:\.\d+)?)(?!\d)", name)  # an imported file knows its level by its name only
+    return f"{ABLATION}-{float(said[1]):g}" if said else "two-class"
 
 
 def settings(ds: xr.Dataset) -> dict[str, Any] | None:
@@ -61,9 +71,36 @@ def settings(ds: xr.Dataset) -> dict[str, Any] | None:
     return config.to_dict(config.from_json(ds.attrs["config"])) if "config" in ds.attrs else None
 
 
+def is_a(name: str, kinds: Iterable[str]) -> bool:
+    """Whether the dataset of this name in `Runs` is one of these kinds of experiment."""
+    return name in kinds or (ABLATION in kinds and re.fullmatch(rf"{ABLATION}-\d[\d.e-]*", name) is not None)
+
+
 def sparsity_level(name: str) -> float:
     """Of an ablation's name."""
     return float(name.removeprefix(f"{ABLATION}-"))
+
+
+def levels(runs: Runs) -> list[str]:
+    """The ablation's names, the least sparse first."""
+    return sorted((name for name in runs if is_a(name, (ABLATION,))), key=sparsity_level)
+
+
+def paper(name: str) -> Experiment:
+    """What the paper ran under this name of `Runs`; of a level that it does not have, the sparsest one."""
+    return PRESETS.get(name, PRESETS[f"{ABLATION}-0.995"]).experiments[0]
+
+
+def differences(name: str, ds: xr.Dataset) -> list[str]:
+    """Settings in which a run is not what the paper ran, as `field value (the paper's)`; of an imported file the number
+    of rounds is all that is known."""
+    own, theirs = _flat(settings(ds) or {}), _flat(config.to_dict(paper(name)))
+    own |= {"rounds": ds.sizes["round"]}
+    return [
+        f"{field} {_short(own[field])} ({_short(theirs[field])})"
+        for field in theirs
+        if field in own and own[field] != theirs[field] and not _within(field, _FREE)
+    ]
 
 
 def find(folders: Iterable[Path]) -> list[Path]:
@@ -90,23 +127,39 @@ def gather(folders: Iterable[Path], *, paper_only: bool = False) -> dict[str, xr
         name = kind(ds)
         if name is None and paper_only:
             raise FedmiError(f"{path}: its clients' classes are none of the paper's experiments; leave it out")
-        groups.setdefault(name or str(ds.attrs.get("name", path.parent.name)), []).append((path, ds))
+        groups.setdefault(name or _other(ds, path), []).append((path, ds))
     if paper_only:
         firsts = [group[0] for group in groups.values()]
         for other in firsts[1:]:
-            _require_same(firsts[0], other, lambda field: not _within(field, _COMMON) or field == "discovery.classes")
+            _require_same(firsts[0], other, lambda field: not _within(field, _COMMON) or _within(field, _OWN))
+        _require_comparable([group[0] for name, group in groups.items() if is_a(name, (ABLATION,))])
     return {name: joined(group) for name, group in groups.items()}
 
 
+def _other(ds: xr.Dataset, path: Path) -> str:
+    """A name that can be part of a file's and is taken for none of the paper's experiments."""
+    name = re.sub(r"[^\w.+-]+", "-", str(ds.attrs.get("name", path.parent.name)))
+    return f"other-{name}" if name.startswith(KINDS) else name
+
+
+def _require_comparable(levels: list[tuple[Path, xr.Dataset]]) -> None:
+    for (a, one), (b, two) in ((levels[0], other) for other in levels[1:]):
+        _require_same((a, one), (b, two), lambda field: field not in _OF_LEVELS)
+        x, y = one.sizes["round"], two.sizes["round"]
+        if x != y:
+            raise FedmiError(f"{b}: {y} rounds, but {x} in {a}; levels of one ablation need as many")
+
+
 def joined(group: list[tuple[Path, xr.Dataset]]) -> xr.Dataset:
-    """Results of one experiment as one, along `seed`, with the variables that all have."""
+    """Results of one experiment as one, along `seed`, with the variables, and as many random masks, as all have."""
     for other in group[1:]:
         _require_same(group[0], other, lambda field: _within(field, _FREE))
         _require_joinable(group[0], other)
     if len(group) == 1:
         return group[0][1]
     common = set.intersection(*({str(name) for name in ds} for _, ds in group))
-    parts = [ds[sorted(common)] for _, ds in group]
+    masks = min(ds.sizes.get("sample", 0) for _, ds in group)
+    parts = [ds[sorted(common)].isel(sample=slice(masks), missing_dims="ignore") for _, ds in group]
     whole = xr.concat(parts, "seed", data_vars="all", join="exact", combine_attrs="override")
     return whole.sortby("seed")
 
@@ -140,8 +193,7 @@ def _require_same(first: tuple[Path, xr.Dataset], other: tuple[Path, xr.Dataset]
 
 
 def _within(field: str, sections: tuple[str, ...]) -> bool:
-    free = ("discovery.repeat", "data.data_dir")
-    return any(field == s or field.startswith(f"{s}.") for s in sections) and (sections is _FREE or field not in free)
+    return any(field == s or field.startswith(f"{s}.") for s in sections)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

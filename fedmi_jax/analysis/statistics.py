@@ -5,8 +5,8 @@ Axes: S seeds; P points (whatever else an array has: rounds, layers, classes ...
 A seed is one independent repetition of the whole experiment, hence the only thing that is resampled: circuits of one
 run share models and say nothing about another run. Intervals are 95 % bootstrap intervals of the mean over seeds (Efron
 1987: bias-corrected and accelerated, `scipy.stats.bootstrap`). Where BCa is not defined, because the seeds agree or
-nearly do, the percentile interval stands in. One seed has no interval. Of few seeds (under about 8) every bootstrap
-interval is too narrow, and it never leaves the range that was seen.
+nearly do, the percentile interval stands in. One seed has no interval. Of few seeds every bootstrap interval is too
+narrow (`COVERAGE`), and it never leaves the range that was seen.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from scipy import stats
 
 LEVEL = 0.95
 RESAMPLES = 2000
+COVERAGE = {3: 0.73, 5: 0.83, 10: 0.89, 20: 0.93}
+"""Seeds, and how often these intervals hold the true mean of normal data: simulated, 1500 times each."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,11 @@ class Estimate:
 
 
 def estimate(per_seed: xr.DataArray | np.ndarray) -> Estimate:
-    """Mean and interval of one number per seed, (S,); seeds that have none (NaN) are left out."""
-    found = band(xr.DataArray(np.asarray(per_seed, float), dims="seed"))
+    """Mean and interval of one number per seed, (S,); seeds that have none (NaN) are left out. S may be 0."""
+    values = np.asarray(per_seed, float)
+    if not values.size:
+        return Estimate(np.nan, None, None, 0)
+    found = band(xr.DataArray(values, dims="seed"))
     low, high = (None if np.isnan(found[name]) else float(found[name]) for name in ("low", "high"))
     return Estimate(float(found["mean"]), low, high, int(found["seeds"]))
 

@@ -8,7 +8,8 @@ each, one number per seed is compared with a criterion:
 - cannot tell yet: the interval reaches over the boundary, or there are fewer than `MIN_SEEDS` seeds.
 
 The claim holds when it holds under every definition, does not hold when it fails under every one, and holds only for
-those named when it holds under some and fails under others. Otherwise it cannot be told yet.
+those named when it holds under some and fails under others. Otherwise it cannot be told yet. Definitions under which
+nothing could be measured have no say.
 
 Beside it stands what chance gives. When the null meets the criterion too, meeting it is no evidence; that is marked,
 and left to the reader.
@@ -55,20 +56,37 @@ class Finding:
     """What the mean alone says, whatever the number of seeds."""
     null: float | None = None
     """Mean of the same number by chance; None: there is no null, or the result lacks it."""
+    ceiling: float | None = None
+    """The same number of circuits against themselves, found again on the same weights."""
     detail: str = ""
+    rule: str = ""
+    """What decides, where it is more than the criterion."""
 
     @property
     def null_meets_it(self) -> bool:
         return self.null is not None and self.criterion.met(self.null)
 
+    @property
+    def ceiling_decides(self) -> bool:
+        """Search noise alone misses what the criterion asks for, or meets an upper limit."""
+        if self.ceiling is None:
+            return False
+        return self.ceiling < self.criterion.low or self.ceiling <= self.criterion.high < math.inf
+
+    @property
+    def measured(self) -> bool:
+        """Whether there was anything to measure."""
+        return not math.isnan(self.estimate.mean)
+
 
 def judged(
-    definition: str, estimate: Estimate, criterion: Criterion, null: float | None = None, detail: str = ""
-) -> Finding:
+    definition: str, estimate: Estimate, criterion: Criterion, null: float | None = None, detail: str = "",
+    ceiling: float | None = None,
+) -> Finding:  # fmt: skip
     """The finding, with the verdict that the rule gives."""
     null = None if null is None or math.isnan(null) else null
     met = criterion.met(estimate.mean)
-    return Finding(definition, estimate, criterion, decide(estimate, criterion), met, null, detail)
+    return Finding(definition, estimate, criterion, decide(estimate, criterion), met, null, ceiling, detail)
 
 
 def decide(estimate: Estimate, criterion: Criterion) -> Verdict:
@@ -82,23 +100,25 @@ def decide(estimate: Estimate, criterion: Criterion) -> Verdict:
 
 
 def overall(findings: list[Finding]) -> str:
-    """The rule of the claim: `holds`, `holds only for A; B`, `does not hold`, or `cannot tell yet`."""
-    verdicts = {finding.verdict for finding in findings}
-    if not findings or verdicts == {OPEN}:
+    """The rule of the claim: `holds`, `holds only for A; B` (and of what is still open, `cannot tell yet for C`), `does
+    not hold`, or `cannot tell yet`."""
+    verdicts = {finding.verdict for finding in findings if finding.measured}
+    if len(verdicts) == 1:
+        return verdicts.pop()
+    if not {HOLDS, FAILS} <= verdicts:
         return OPEN
-    if verdicts == {HOLDS}:
-        return HOLDS
-    if verdicts == {FAILS}:
-        return FAILS
-    if {HOLDS, FAILS} <= verdicts:
-        return f"holds only for {'; '.join(f.definition for f in findings if f.verdict == HOLDS)}"
-    return OPEN
+    rest = f"; {OPEN} for {_named(findings, OPEN)}" if OPEN in verdicts else ""
+    return f"holds only for {_named(findings, HOLDS)}{rest}"
+
+
+def _named(findings: list[Finding], verdict: Verdict) -> str:
+    return "; ".join(f.definition for f in findings if f.measured and f.verdict == verdict)
 
 
 def leaning(findings: list[Finding]) -> str:
     """What the means alone say, whatever the number of seeds: how an undecided claim stands."""
-    usable = [f for f in findings if not math.isnan(f.estimate.mean)]
-    met = [f.definition for f in usable if f.mean_meets_it]
+    usable = [finding for finding in findings if finding.measured]
+    met = [finding.definition for finding in usable if finding.mean_meets_it]
     if not usable:
         return "nothing to judge"
     if len(met) == len(usable):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import xarray as xr
 from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
@@ -11,7 +12,8 @@ from rich.text import Text
 
 from fedmi_jax.analysis import verdicts
 from fedmi_jax.analysis.claims import Row
-from fedmi_jax.analysis.runs import Runs
+from fedmi_jax.analysis.runs import Runs, differences
+from fedmi_jax.analysis.statistics import COVERAGE
 from fedmi_jax.analysis.verdicts import HOLDS, OPEN, Finding
 from fedmi_jax.circuits.similarity import held
 
@@ -19,7 +21,9 @@ LEGEND = (
     f"Intervals: 95 %, bootstrap over seeds. A verdict needs {verdicts.MIN_SEEDS} seeds and an interval wholly on one "
     "side of the rule; until then the means alone say what stands in brackets. Null: the same number for random "
     "circuits of the same sizes, or for random or empty masks; * where it meets the rule too, so that meeting it is no "
-    "evidence."
+    "evidence. Found again: the same number of circuits against themselves, from a second search on the same weights; "
+    "† where search noise alone misses the rule, or meets an upper limit. Of few seeds these intervals are too narrow: "
+    f"simulated, {', '.join(f'{n} seeds hold the true mean in {share:.0%}' for n, share in COVERAGE.items())}."
 )
 
 
@@ -33,8 +37,16 @@ def as_values(rows: list[Row], runs: Runs) -> dict[str, Any]:
 
 
 def describe(runs: Runs, name: str) -> dict[str, Any]:
-    """What an experiment's verdicts rest on; degenerate: of local circuits, the share with an empty layer."""
+    """What an experiment's verdicts rest on: seeds, rounds, not_the_papers (settings that differ), and which circuits
+    are degenerate, where the result says it."""
     ds = runs[name]
+    found: dict[str, Any] = {
+        "seeds": ds["seed"].values.tolist(), "rounds": ds.sizes["round"], "not_the_papers": differences(name, ds),
+    }  # fmt: skip
+    return found | (_degenerate(ds) if "degenerate" in ds else {})
+
+
+def _degenerate(ds: xr.Dataset) -> dict[str, Any]:
     bad = ds["degenerate"].where(held(ds)).astype(float).mean(("seed", "round", "client", "class"))
     shares = {str(origin): round(float(bad.sel(origin=origin)), 4) for origin in ds["origin"].values}
     last = ds["degenerate"].isel(round=-1).sel(origin="local").stack(circuit=("seed", "client", "class"))
@@ -42,10 +54,7 @@ def describe(runs: Runs, name: str) -> dict[str, Any]:
         {"seed": int(s), "client": int(k), "class": int(c)}
         for s, k, c in last["circuit"].values[last.values.astype(bool)]
     ]
-    return {
-        "seeds": ds["seed"].values.tolist(), "rounds": ds.sizes["round"], "degenerate_share": shares,
-        "degenerate_local_circuits_last_round": flagged,
-    }  # fmt: skip
+    return {"degenerate_share": shares, "degenerate_local_circuits_last_round": flagged}
 
 
 def _row_values(row: Row) -> dict[str, Any]:
@@ -53,6 +62,7 @@ def _row_values(row: Row) -> dict[str, Any]:
     return {
         "id": claim.id, "section": claim.section, "claim": claim.says, "paper": claim.paper, "rule": claim.rule,
         "seeds": row.seeds, "verdict": row.verdict, "means_alone": row.leaning,
+        "without": row.without,
         "findings": [_finding_values(finding) for finding in row.findings],
     }  # fmt: skip
 
@@ -61,8 +71,10 @@ def _finding_values(finding: Finding) -> dict[str, Any]:
     e = finding.estimate
     return {
         "definition": finding.definition, "mean": e.mean if e.mean == e.mean else None, "low": e.low, "high": e.high,
-        "seeds": e.seeds, "null": finding.null, "criterion": str(finding.criterion), "verdict": finding.verdict,
-        "mean_meets_it": finding.mean_meets_it, "null_meets_it": finding.null_meets_it, "detail": finding.detail,
+        "seeds": e.seeds, "null": finding.null, "ceiling": finding.ceiling,
+        "criterion": finding.rule or str(finding.criterion), "verdict": finding.verdict,
+        "mean_meets_it": finding.mean_meets_it, "null_meets_it": finding.null_meets_it,
+        "ceiling_decides": finding.ceiling_decides, "detail": finding.detail,
     }  # fmt: skip
 
 
@@ -71,18 +83,29 @@ def verdict_text(row: Row) -> str:
     if row.verdict != OPEN:
         return row.verdict
     if not row.findings:
-        return f"{OPEN} (needs {' or '.join(row.claim.kinds)})"
-    return f"{OPEN} ({row.seeds} seed{'' if row.seeds == 1 else 's'}: {row.leaning})"
+        lacks = f"without {', '.join(row.lacking)}" if row.lacking else f"needs {' or '.join(row.claim.kinds)}"
+        return f"{OPEN} ({lacks})"
+    lacks = f"; without {', '.join(row.without)}" if row.without else ""
+    return f"{OPEN} ({row.seeds} seed{'' if row.seeds == 1 else 's'}: {row.leaning}{lacks})"
 
 
 def _null(finding: Finding) -> str:
     return "-" if finding.null is None else f"{finding.null:.2f}{'*' if finding.null_meets_it else ''}"
 
 
+def _beside(finding: Finding) -> str:
+    """What is said of a definition besides its number."""
+    again = (
+        "" if finding.ceiling is None else f"found again {finding.ceiling:.2f}{'†' if finding.ceiling_decides else ''}"
+    )
+    said = "; ".join(part for part in (finding.detail, again) if part)
+    return f" ({said})" if said else ""
+
+
 def _mark(finding: Finding) -> str:
     """How one definition stands."""
-    if finding.estimate.mean != finding.estimate.mean:
-        return "-"
+    if not finding.measured:
+        return "no data"
     alone = "yes" if finding.mean_meets_it else "no"
     return finding.verdict if finding.verdict != OPEN else f"{OPEN} ({alone})"
 
@@ -95,25 +118,27 @@ def render(rows: list[Row], runs: Runs) -> Group:
         claim = f"[bold]{row.claim.id}[/] {escape(row.claim.says)} ({row.claim.section})\n[dim]{row.claim.rule}[/]"
         table.add_row(claim, row.claim.paper, "", "", str(row.seeds), Text(verdict_text(row), style=_style(row)))
         for f in row.findings:
-            said = f"  {f.definition}" + (f" ({f.detail})" if f.detail else "")
+            said = f"  {f.definition}{_beside(f)}"
             table.add_row(Text(said, style="dim"), "", str(f.estimate), _null(f), "", Text(_mark(f), style="dim"))
         table.add_section()
     return Group(table, *(Text(_described(runs, name)) for name in runs), Text(LEGEND))
 
 
 def _style(row: Row) -> str:
-    return "bold green" if row.verdict == HOLDS else "bold yellow" if row.verdict == OPEN else "bold red"
+    return "bold green" if row.verdict == HOLDS else "bold yellow" if row.verdict == OPEN or row.without else "bold red"
 
 
 def _described(runs: Runs, name: str) -> str:
     found = describe(runs, name)
-    shares = " / ".join(f"{100 * share:.0f} %" for share in found["degenerate_share"].values())
-    flagged = found["degenerate_local_circuits_last_round"]
+    unlike = f"; unlike the paper's: {', '.join(found['not_the_papers'])}" if found["not_the_papers"] else ""
+    shares = " / ".join(f"{100 * share:.0f} %" for share in found.get("degenerate_share", {}).values())
+    flagged = found.get("degenerate_local_circuits_last_round", [])
     circuits = ", ".join(f"client {f['client']} class {f['class']}" + _of_seed(found, f) for f in flagged[:12])
     more = f" and {len(flagged) - 12} more" if len(flagged) > 12 else ""
     degenerate = f"; degenerate in the last round: {circuits}{more}" if flagged else ""
     seeds = ", ".join(map(str, found["seeds"]))
-    return f"{name}: seeds {seeds}; {found['rounds']} rounds; degenerate circuits, local / global: {shares}{degenerate}"
+    all_ = f"; degenerate circuits, local / global: {shares}" if shares else ""
+    return f"{name}: seeds {seeds}; {found['rounds']} rounds{unlike}{all_}{degenerate}"
 
 
 def _of_seed(found: dict[str, Any], flagged: dict[str, int]) -> str:
@@ -132,7 +157,7 @@ def markdown(rows: list[Row], runs: Runs) -> str:
 
 def _markdown_row(row: Row) -> str:
     ours = "<br>".join(
-        f"{f.definition or 'mean'}: {f.estimate}{f' ({f.detail})' if f.detail else ''}" for f in row.findings
+        f"{f.definition or 'mean'}: {f.estimate if f.measured else 'no data'}{_beside(f)}" for f in row.findings
     )
     chance = "<br>".join(_null(f).replace("*", r"\*") for f in row.findings)
     cells = (f"**{row.claim.id}** {row.claim.says}", row.claim.paper, ours or "-", chance or "-", str(row.seeds))

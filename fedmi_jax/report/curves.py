@@ -1,4 +1,5 @@
-"""Lines over rounds: the mean over seeds, its interval as a band, chance in grey, degenerate points hollow.
+"""Lines over rounds: the mean over seeds, its interval as a band, degenerate points hollow. Chance is grey; where every
+line has its own, it is dashed in the line's colour.
 
 Axes: S seeds, R rounds, K clients, C classes.
 """
@@ -24,23 +25,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Curve:
-    """One line: values[seed, round]; hollow[seed, round], the share of its circuits that are degenerate."""
+    """One line: values[seed, round]; hollow[seed, round], the share of its circuits that are degenerate; null, the same
+    by chance."""
 
     label: str
     values: xr.DataArray
     colour: str
     marker: str
     hollow: xr.DataArray | None = None
+    null: xr.DataArray | None = None
 
 
 @dataclass(frozen=True)
 class Panel:
-    """Lines in one frame, and the band of chance [seed, round, ...] behind them."""
+    """Lines in one frame, and what chance gives for all of them, [seed, round, ...], behind them."""
 
     title: str
     curves: Sequence[Curve]
     null: xr.DataArray | None = None
     null_label: str = ""
+    """Also of the lines' own nulls."""
+    note: str = ""
+    """For the legend."""
 
 
 def draw(panels: Sequence[Panel], columns: int, ylabel: str, height: float = 1.45) -> Figure:
@@ -55,6 +61,8 @@ def draw(panels: Sequence[Panel], columns: int, ylabel: str, height: float = 1.4
         one.set_xlabel("round")
     if any(_is_hollow(curve).any() for panel in panels for curve in panel.curves):
         axes[0].plot([], [], "o", mfc="white", mec=style.BLACK, mew=0.8, label="degenerate")
+    for note in {panel.note for panel in panels if panel.note}:
+        axes[0].plot([], [], " ", label=note)
     style.legend(figure, axes)
     return figure
 
@@ -64,10 +72,18 @@ def _fill(axes: Axes, panel: Panel) -> None:
         line(axes, curve, depth)
     if panel.null is not None:
         chance(axes, panel.null, panel.null_label)
+    for curve in panel.curves:
+        if curve.null is not None:
+            mean = curve.null.mean("seed")
+            axes.plot(mean["round"], mean, color=curve.colour, lw=0.7, ls=DASHES, zorder=2)
+            axes.plot([], [], color=style.NULL, lw=0.7, ls=DASHES, label=panel.null_label)
     rounds = panel.curves[0].values["round"].values if panel.curves else np.array([1])
     axes.set_xlim(rounds.min() - 0.5, rounds.max() + 0.5)
     if len(rounds) <= 10:
         axes.set_xticks(rounds[1::2] if len(rounds) > 5 else rounds)
+
+
+DASHES = (0, (3, 2))
 
 
 def line(axes: Axes, curve: Curve, depth: int = 0) -> None:
@@ -96,11 +112,11 @@ def _is_hollow(curve: Curve) -> np.ndarray:
 
 
 def chance(axes: Axes, null: xr.DataArray, label: str) -> None:
-    """Grey, from the lowest to the highest of what chance gives (over layers, say), means over seeds."""
-    mean = null.mean("seed")
-    rest = [dim for dim in mean.dims if dim != "round"]
-    low, high = (part.values for part in (mean.min(rest), mean.max(rest)))
-    axes.fill_between(null["round"].values, low, high, color=style.NULL, alpha=0.35, lw=0.8, zorder=1, label=label)
+    """Grey: the mean, and its interval over seeds as a band; other dimensions (random masks, say) are averaged."""
+    found = band(null.mean([dim for dim in null.dims if dim not in ("seed", "round")]))
+    rounds = found["round"].values
+    axes.plot(rounds, found["mean"], color=style.NULL, lw=1.4, zorder=1, label=label)
+    axes.fill_between(rounds, found["low"], found["high"], color=style.NULL, alpha=0.35, lw=0, zorder=1)
 
 
 def names(ds: xr.Dataset) -> dict[int, str]:
@@ -124,18 +140,21 @@ def degenerate(ds: xr.Dataset, origin: str | None) -> xr.DataArray:
 
 def overlap(title: str, ds: xr.Dataset, measure: str, origin: str | None, at: dict[str, object]) -> Panel:
     """A measure of similarity, one line per layer, mean over the dimensions that are left at this place."""
-    value, null = ds[measure], nulls.expected(ds)[measure]
+    value, null, empty = ds[measure], nulls.expected(ds)[measure], ds["empty_pairs_" + measure.removesuffix("_iou")]
     if origin is not None:
-        value, null = (part.sel(origin=origin) for part in (value, null))
-    value, null = (over_rounds(part.sel({d: v for d, v in at.items() if d in part.dims})) for part in (value, null))
+        value, null, empty = (part.sel(origin=origin) for part in (value, null, empty))
+    value, null, empty = (
+        over_rounds(part.sel({d: v for d, v in at.items() if d in part.dims})) for part in (value, null, empty)
+    )
     flags = degenerate(ds, origin)
     flags = flags.sel({d: v for d, v in at.items() if d in flags.dims})
     hollow = flags.mean([d for d in flags.dims if d not in ("seed", "round")])
     curves = [
-        Curve(layer, value.sel(layer=layer), colour, marker, hollow)
+        Curve(layer, value.sel(layer=layer), colour, marker, hollow, null.sel(layer=layer))
         for (layer, colour), marker in zip(style.LAYERS.items(), style.MARKERS, strict=False)
     ]
-    return Panel(title, curves, null, "random sets, all layers")
+    note = style.EMPTY_COUNT if (empty > 0).any() else ""
+    return Panel(title, curves, null_label="random sets", note=note)
 
 
 def over_rounds(values: xr.DataArray) -> xr.DataArray:
@@ -154,5 +173,4 @@ def cross_evaluation(title: str, ds: xr.Dataset, client: int) -> Panel:
     if found is None:
         return Panel(title, curves)
     name, null = found
-    mean = over_rounds(null.sel(client=client))
-    return Panel(title, curves, xr.concat([0 * mean, mean], "limit"), f"{name}, mean")
+    return Panel(title, curves, over_rounds(null.sel(client=client)), name)

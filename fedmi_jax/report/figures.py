@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 
 from fedmi_jax.analysis import alignment
-from fedmi_jax.analysis.runs import ABLATION, Runs
+from fedmi_jax.analysis.runs import ABLATION, Runs, is_a
 from fedmi_jax.circuits.similarity import LAYERS
 from fedmi_jax.config import ConfigError
 from fedmi_jax.presets import PRESETS
@@ -19,7 +19,14 @@ from fedmi_jax.report import graphs, more_figures, paper_figures, style
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_WIRES = tuple(f"connected_{origin}_{layer}" for origin in ("local", "global") for layer in LAYERS)
+_WIRES = ("class_name", *(f"connected_{origin}_{layer}" for origin in ("local", "global") for layer in LAYERS))
+_CIRCUITS = ("degenerate", "class_name")
+_AGAIN = ("rediscovery_iou", "empty_pairs_rediscovery", "local_global_iou", "empty_pairs_local_global")
+_CROSS = ("cross_evaluation", *_CIRCUITS)
+
+
+def _overlap(measure: str) -> tuple[str, ...]:
+    return measure, "empty_pairs_" + measure.removesuffix("_iou"), *_CIRCUITS
 
 
 @dataclass(frozen=True)
@@ -45,39 +52,43 @@ class PerRun:
     """Needs what only a run that was asked for it has: not missed elsewhere."""
 
 
-_CROSS = ("cross_evaluation",)
 PAPER: dict[str, Paper] = {
-    "fig01": Paper(("iid",), ("inter_client_iou",), paper_figures.fig01),
-    "fig02": Paper(("iid",), ("local_global_iou",), paper_figures.fig02),
-    "fig03": Paper(("one-class",), ("specialist_distinctness",), paper_figures.fig03),
+    "fig01": Paper(("iid",), _overlap("inter_client_iou"), paper_figures.fig01),
+    "fig02": Paper(("iid",), _overlap("local_global_iou"), paper_figures.fig02),
+    "fig03": Paper(("one-class",), _overlap("specialist_distinctness"), paper_figures.fig03),
     "fig04": Paper(("one-class", "two-class"), _CROSS, paper_figures.fig04),
-    "fig05": Paper(("one-class",), ("local_global_iou",), paper_figures.fig05),
-    "fig06": Paper(("three-class",), ("specialist_distinctness",), paper_figures.fig06),
+    "fig05": Paper(("one-class",), _overlap("local_global_iou"), paper_figures.fig05),
+    "fig06": Paper(("three-class",), _overlap("specialist_distinctness"), paper_figures.fig06),
     "fig07": Paper(("three-class",), _CROSS, paper_figures.fig07),
-    "fig08": Paper(("three-class",), ("local_global_iou",), paper_figures.fig08),
+    "fig08": Paper(("three-class",), _overlap("local_global_iou"), paper_figures.fig08),
     "fig09": Paper(("shared-class",), _CROSS, paper_figures.fig09),
-    "fig10": Paper(("iid",), ("stability_iou",), paper_figures.fig10),
+    "fig10": Paper(("iid",), _overlap("stability_iou"), paper_figures.fig10),
     "fig11": Paper(("iid",), _WIRES, graphs.fig11),
     "fig12": Paper(("iid",), _WIRES, graphs.fig12, rounds=2),
     "fig13": Paper(("iid",), _WIRES, graphs.fig13),
-    "fig14": Paper(("two-class",), ("specialist_distinctness",), paper_figures.fig14),
-    "fig15": Paper(("two-class",), ("local_global_iou",), paper_figures.fig15),
-    "fig16": Paper(("two-class",), ("local_global_iou",), paper_figures.fig16),
-    "fig17": Paper(("three-class",), ("local_global_iou",), paper_figures.fig17),
-    "fig18": Paper(("shared-class",), ("local_global_iou",), paper_figures.fig18),
+    "fig14": Paper(("two-class",), _overlap("specialist_distinctness"), paper_figures.fig14),
+    "fig15": Paper(("two-class",), _overlap("local_global_iou"), paper_figures.fig15),
+    "fig16": Paper(("two-class",), _overlap("local_global_iou"), paper_figures.fig16),
+    "fig17": Paper(("three-class",), _overlap("local_global_iou"), paper_figures.fig17),
+    "fig18": Paper(("shared-class",), _overlap("local_global_iou"), paper_figures.fig18),
     "fig19": Paper((ABLATION,), _CROSS, paper_figures.fig19),
 }
 PER_RUN: dict[str, PerRun] = {
-    "heatmap": PerRun((), more_figures.heatmap),
-    "drift": PerRun(("drift_gap",), more_figures.drift),
-    "pairwise": PerRun(("class_pair_iou",), more_figures.pairwise),
+    "heatmap": PerRun(_CIRCUITS, more_figures.heatmap),
+    "drift": PerRun(("drift_gap", *_CIRCUITS), more_figures.drift),
+    "pairwise": PerRun(("class_pair_iou", "empty_pairs_class_pair", "class_name"), more_figures.pairwise),
     "partition": PerRun(("samples", "true_class_name"), more_figures.partition),
     "sparsity": PerRun(("realised_sparsity_local", "realised_sparsity_global"), more_figures.sparsity),
-    "accuracy": PerRun(("global_class_accuracy", "local_class_accuracy"), more_figures.accuracy),
-    "specificity": PerRun(("call_rate", "cross_evaluation_call_rate"), more_figures.specificity),
+    "accuracy": PerRun(("global_class_accuracy", "local_class_accuracy", "true_class_name"), more_figures.accuracy),
+    "specificity": PerRun(
+        ("call_rate", "cross_evaluation_call_rate", "true_class_name", *_CIRCUITS), more_figures.specificity
+    ),
+    "sufficiency": PerRun(("sufficiency", "necessity", "degenerate"), more_figures.sufficiency),
     "outages": PerRun(_CROSS, more_figures.outages),
-    "ceiling": PerRun(("rediscovery_iou",), more_figures.ceiling, asked=True),
-    "aligned": PerRun(("aligned_local_global_iou",), more_figures.aligned, asked=True),
+    "ceiling": PerRun(_AGAIN, more_figures.ceiling, asked=True),
+    "aligned": PerRun(
+        ("aligned_local_global_iou", "local_global_iou", "empty_pairs_local_global"), more_figures.aligned, asked=True
+    ),
 }
 NAMES = (*PAPER, *PER_RUN)
 
@@ -113,7 +124,7 @@ _Work = tuple[list[tuple[str, Callable, Any]], list[str]]
 def _paper(name: str, runs: Runs, wanted: bool) -> _Work:
     """Wanted by name: its experiment must be there."""
     spec = PAPER[name]
-    there = {run: ds for run, ds in runs.items() if run.startswith(spec.kinds)}
+    there = {run: ds for run, ds in runs.items() if is_a(run, spec.kinds)}
     if not there:
         how = " or ".join(f"`fedmi run {kind} --out DIR/{kind}`" for kind in spec.kinds)
         return [], [f"{name}: needs {' or '.join(spec.kinds)}, which is not there; produce it with {how}"] * wanted

@@ -19,6 +19,7 @@ from fedmi_jax.report.curves import Curve, Panel, degenerate, draw, names, over_
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
 MOST_CIRCUITS = 40
 """Rows that a heat map can hold."""
@@ -31,10 +32,11 @@ def _circuits(ds: xr.Dataset) -> list[tuple[int, int]]:
     return pairs[:MOST_CIRCUITS]
 
 
-def _rows(axes: Axes, ds: xr.Dataset, circuits: list[tuple[int, int]], origin: str) -> None:
-    """A label per circuit; degenerate ones are marked."""
-    labels, last = names(ds), ds["degenerate"].isel(seed=0, round=-1).sel(origin=origin)
-    said = [f"{k}: {labels[c]}{' ○' if last.sel({'client': k, 'class': c}) else ''}" for k, c in circuits]
+def _rows(axes: Axes, ds: xr.Dataset, circuits: list[tuple[int, int]]) -> None:
+    """A label per local circuit of the last round; marked are those that are degenerate in at least half of the
+    seeds."""
+    labels, share = names(ds), degenerate(ds, "local").isel(round=-1).mean("seed")
+    said = [f"{k}: {labels[c]}{' ○' if share.sel({'client': k, 'class': c}) >= 0.5 else ''}" for k, c in circuits]
     axes.set_yticks(range(len(said)), said, fontsize=5.5 if len(said) > 12 else 6.5)
     axes.tick_params(length=0)
 
@@ -43,9 +45,11 @@ def heatmap(ds: xr.Dataset) -> Figure:
     """Channels of every circuit in the last round of the first seed: local model only, global model only, both."""
     from matplotlib.colors import ListedColormap
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
     circuits, last = _circuits(ds), ds.isel(seed=0, round=-1)
+    seed = f"seed {last['seed'].item()}, round {last['round'].item()}"
     figure = Figure(figsize=(style.PAGE, 0.75 + 0.13 * len(circuits)), layout="constrained")
     colours = ("white", style.BLUE, style.ORANGE, style.BLACK)
     for i, (axes, layer) in enumerate(zip(figure.subplots(1, 3, width_ratios=[32, 64, 128]), LAYERS, strict=True)):
@@ -53,11 +57,12 @@ def heatmap(ds: xr.Dataset) -> Figure:
         codes = [(m.sel(origin="local") + 2 * m.sel(origin="global")).values for m in masks]
         axes.pcolormesh(np.array(codes), cmap=ListedColormap(colours), vmin=0, vmax=3, edgecolors="#EEEEEE", lw=0.15)
         axes.invert_yaxis()
-        axes.set(title=layer, xlabel="channel")
-        _rows(axes, ds, circuits if i == 0 else [], "local")
+        axes.set(title=f"{layer}, {seed}" if i == 2 else layer, xlabel="channel")
+        _rows(axes, ds.isel(seed=[0]), circuits if i == 0 else [])
         axes.set_yticks(np.arange(len(circuits) if i == 0 else 0) + 0.5, [t.get_text() for t in axes.get_yticklabels()])
     patches = [Patch(fc=c, label=n) for c, n in zip(colours[1:], ("local only", "global only", "both"), strict=True)]
-    figure.legend(handles=patches, loc="outside upper center", ncols=3)
+    circle = Line2D([], [], ls="", marker="o", mfc="white", mec=style.BLACK, ms=5, label="local circuit degenerate")
+    figure.legend(handles=[*patches, circle], loc="outside upper center", ncols=4)
     return figure
 
 
@@ -82,25 +87,36 @@ def pairwise(ds: xr.Dataset) -> Figure:
     """IoU of every two classes' circuits in the last round, mean over seeds and pairs of clients."""
     last, labels = ds["class_pair_iou"].isel(round=-1).mean("seed"), list(names(ds).values())
     figure, axes = style.grid(6, 3, 2.3)
+    image = None
     places = [(origin, layer) for origin in ("local", "global") for layer in LAYERS]
     for one, (origin, layer) in zip(axes, places, strict=True):
-        _matrix(one, last.sel(origin=origin, layer=layer).values, labels, labels)
+        image = _matrix(one, last.sel(origin=origin, layer=layer).values, labels, labels)
         one.set_title(f"{layer}, {origin} circuits")
+    if image is not None:
+        figure.colorbar(image, ax=axes, label="IoU")
+    figure.supxlabel(_convention(ds["empty_pairs_class_pair"].isel(round=-1)), fontsize=6.5)
     return figure
 
 
-def _matrix(axes: Axes, values: np.ndarray, rows: list[str], columns: list[str]) -> None:
-    """Shares from 0 to 1 as colours and numbers."""
-    axes.imshow(values, cmap="cividis", vmin=0, vmax=1, aspect="auto")
+def _convention(empty: xr.DataArray) -> str:
+    """What is to be said beside a mean over pairs of which so many are empty."""
+    return style.EMPTY_COUNT if (empty > 0).any() else ""
+
+
+def _matrix(axes: Axes, values: np.ndarray, rows: list[str], columns: list[str]) -> AxesImage | None:
+    """Shares from 0 to 1 as colours, and as numbers; where these have no room, what needs a colour bar."""
+    image = axes.imshow(values, cmap="cividis", vmin=0, vmax=1, aspect="auto")
     short = [name.split(" ")[0] for name in columns]
     axes.set_xticks(range(len(columns)), short)
     axes.set_yticks(range(len(rows)), [name.split(" ")[0] for name in rows] if rows is columns else rows)
     axes.tick_params(length=0)
-    if values.size <= 120:
-        for (i, j), value in np.ndenumerate(values):
-            if np.isfinite(value):
-                colour = "white" if value < 0.55 else "black"
-                axes.text(j, i, f"{value:.2f}".lstrip("0") or "0", ha="center", va="center", fontsize=4.8, color=colour)
+    if values.size > 120:
+        return image
+    for (i, j), value in np.ndenumerate(values):
+        if np.isfinite(value):
+            colour = "white" if value < 0.55 else "black"
+            axes.text(j, i, f"{value:.2f}".lstrip("0") or "0", ha="center", va="center", fontsize=4.8, color=colour)
+    return None
 
 
 def partition(ds: xr.Dataset) -> Figure:
@@ -113,7 +129,7 @@ def partition(ds: xr.Dataset) -> Figure:
     axes.set(ylim=(len(counts) - 0.4, -0.6), xlim=(-0.6, counts.shape[1] - 0.4), ylabel="client", xlabel="class")
     axes.set_xticks(range(counts.shape[1]), [str(n).split(" ")[0] for n in ds["true_class_name"].values])
     axes.set_yticks(np.unique(np.linspace(0, len(counts) - 1, min(len(counts), 11)).astype(int)))
-    axes.set_title(f"training images; largest dot {counts.max()}")
+    axes.set_title(f"training images, seed {ds['seed'].values[0]}; largest dot {counts.max()}")
     return figure
 
 
@@ -130,6 +146,7 @@ def sparsity(ds: xr.Dataset) -> Figure:
     lowest = min(float(curve.values.min()) for panel in panels for curve in panel.curves)
     for axes in figure.axes:
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
         axes.set(ylim=(max(lowest, 1e-4) / 1.3, 1.3))
     return figure
 
@@ -152,17 +169,38 @@ def specificity(ds: xr.Dataset) -> Figure:
     """Of local circuits in the last round: share of the images of each class that are called the circuit's class."""
     circuits = _circuits(ds)
     figure, axes = style.grid(2, 2, max(1.5, 0.16 * len(circuits) + 0.9))
+    image, seeds = None, f", mean of {n} seeds" if (n := ds.sizes["seed"]) > 1 else ""
     last = ds.isel(round=-1).sel(origin="local")
     truths = [str(name) for name in ds["true_class_name"].values]
     for one, name, title in zip(
         axes, ("call_rate", "cross_evaluation_call_rate"), ("on its own model", "on the global model"), strict=True
     ):
         rates = [last[name].sel({"client": k, "class": c}).mean("seed").values for k, c in circuits]
-        _matrix(one, np.array(rates), [""] * len(circuits), truths)
-        _rows(one, ds, circuits, "local")
-        one.set(title=f"local circuit {title}", xlabel="images of class")
+        image = _matrix(one, np.array(rates), [""] * len(circuits), truths)
+        _rows(one, ds, circuits)
+        one.set(title=f"local circuit {title}{seeds}", xlabel="images of class")
     axes[0].set_ylabel("client: class (○ degenerate)")
+    if image is not None:
+        figure.colorbar(image, ax=axes, label="share called the circuit's class")
     return figure
+
+
+def sufficiency(ds: xr.Dataset) -> Figure:
+    """Accuracy on the class with only the circuit kept, and with exactly the circuit removed, means over circuits;
+    dashed, the same of random masks of their sizes, where the run has them."""
+    panels = []
+    for name in ("sufficiency", "necessity"):
+        curves = []
+        for (origin, colour), mark in zip(style.ORIGINS.items(), style.MARKERS, strict=False):
+            value, null = (
+                over_rounds(ds[of].sel(origin=origin).where(held(ds))) if of in ds else None
+                for of in (name, f"random_{name}")
+            )
+            flags = over_rounds(degenerate(ds, origin))
+            curves.append(Curve(f"{origin} circuits", value, colour, mark, flags, null))  # type: ignore[arg-type]
+        panels.append(Panel(f"{name}: circuit {'kept' if name == 'sufficiency' else 'removed'}", curves,
+                            null_label="random masks"))  # fmt: skip
+    return draw(panels, 2, "accuracy on the class", 1.7)
 
 
 def outages(ds: xr.Dataset) -> Figure:
@@ -171,10 +209,7 @@ def outages(ds: xr.Dataset) -> Figure:
     flags = over_rounds(degenerate(ds, "local"))
     curve = Curve("local circuits", interference.out_share(cross), style.BLUE, "o", flags)
     found = measures.random_cross_evaluation(ds)
-    null, label = None, ""
-    if found is not None:
-        out = over_rounds(interference.out(found[1]))
-        null, label = xr.concat([0 * out, out], "limit"), f"{found[0]}"
+    label, null = ("", None) if found is None else (found[0], over_rounds(interference.out(found[1])))
     falls, back, longest = (
         estimate(over_seeds(of(cross)))
         for of in (interference.collapses, interference.recoveries, interference.longest_outage)
@@ -201,21 +236,25 @@ def ceiling(ds: xr.Dataset) -> Figure:
             if one.low is not None and one.high is not None:
                 axes.errorbar(x, one.mean, [[one.mean - one.low], [one.high - one.mean]], color="black", lw=0.8)
     axes.set_xticks(np.arange(len(LAYERS)) + 0.3, list(LAYERS))
+    empty = (last[f"empty_pairs_{name}"] for name in ("local_global", "rediscovery"))
+    axes.set_xlabel(max(map(_convention, empty)))
     axes.set(ylabel="IoU, last round", ylim=(0, 1.04))
     style.legend(figure, [axes], 2)
     return figure
 
 
 def aligned(ds: xr.Dataset) -> Figure:
-    """Local-to-global IoU, and the same after the best matching of channels."""
-    after, chance = alignment.aligned(ds)["aligned_local_global_iou"], nulls.expected(ds)["local_global_iou"]
+    """Local-to-global IoU, the same after the best matching of channels, and the share of channels that this moves."""
+    found, chance = alignment.aligned(ds), nulls.expected(ds)["local_global_iou"]
+    note = _convention(ds["empty_pairs_local_global"])
     panels = []
     for layer in LAYERS:
         pairs = (
             ("as it is", ds["local_global_iou"], "o", style.BLUE),
-            ("channels aligned", after, "s", style.VERMILLION),
+            ("channels aligned", found["aligned_local_global_iou"], "s", style.VERMILLION),
+            ("share of channels moved", found["moved"], "^", style.PURPLE),
         )
         curves = [Curve(label, over_rounds(v.sel(layer=layer)), colour, mark) for label, v, mark, colour in pairs]
         null = over_rounds(chance.sel(layer=layer))
-        panels.append(Panel(layer, curves, xr.concat([0 * null, null], "limit"), "random sets"))
+        panels.append(Panel(layer, curves, null, "random sets", note))
     return draw(panels, 3, "local-to-global IoU")

@@ -12,7 +12,7 @@ import numpy as np
 import xarray as xr
 
 from fedmi_jax.analysis import nulls
-from fedmi_jax.analysis.runs import ABLATION, Runs, sparsity_level
+from fedmi_jax.analysis.runs import Runs, levels, sparsity_level
 from fedmi_jax.analysis.statistics import estimate
 from fedmi_jax.report import style
 from fedmi_jax.report.curves import Panel, cross_evaluation, draw, names, overlap, own_classes
@@ -76,7 +76,7 @@ def _bars(axes: Axes, last: xr.Dataset, chance: xr.Dataset, origin: str, place: 
         (total - hollow)[where],
         fill=False,
         ec=colour,
-        label="both empty",
+        label="both empty, counted as 1",
     )
     for x, layer, mean in zip(at, value["layer"].values, total, strict=True):
         one = estimate(value.sel(layer=layer))
@@ -113,11 +113,11 @@ def fig09(runs: Runs) -> Figure:
 
 def fig19(runs: Runs) -> Figure:
     """Sparsity ablation: local circuits on the global model, one row per level."""
-    levels = sorted((name for name in runs if name.startswith(ABLATION)), key=sparsity_level)
+    there = levels(runs)
     panels = [
-        panel for name in levels for panel in _cross_panels(runs[name], f"{100 * sparsity_level(name):g} % sparse, ")
+        panel for name in there for panel in _cross_panels(runs[name], f"{100 * sparsity_level(name):g} % sparse, ")
     ]
-    return _cross(panels, runs[levels[0]].sizes["client"], 1.25)
+    return _cross(panels, runs[there[0]].sizes["client"], 1.25)
 
 
 def _kept(ds: xr.Dataset, clients: list[int]) -> list[Panel]:

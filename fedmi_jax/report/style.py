@@ -22,12 +22,14 @@ BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK = (
     "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000",
 )  # fmt: skip
 LAYERS = {"conv1": BLUE, "conv2": VERMILLION, "conv3": GREEN}
-SERIES = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK, "#8B4513", "#332288", "#882255")
-"""Okabe and Ito's, without the yellow that print loses, and three of Paul Tol's for up to ten classes."""
+SERIES = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, "#332288", "#8B4513", "#882255", "#999933")
+"""Okabe and Ito's, without the yellow that print loses and the black whose band would be grey, as chance is; for up to
+ten classes a brown and three of Paul Tol's."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p")
 """Beside the colour, for whoever sees none."""
 NULL = "#999999"
-NO_CURVE = ("random sets, all layers", "random sets", "random masks, mean", "empty mask, mean", "degenerate")
+EMPTY_COUNT = "two empty sets count as 1"
+NO_CURVE = ("random sets", "random masks", "empty mask", "degenerate", EMPTY_COUNT)
 """Labels that stand last in a legend, in this order."""
 ORIGINS = {"local": BLUE, "global": ORANGE}
 
@@ -37,6 +39,7 @@ _STYLE: dict[str, Any] = {
     "ytick.major.width": 0.6, "xtick.major.size": 2.5, "ytick.major.size": 2.5, "axes.spines.top": False,
     "axes.spines.right": False, "lines.linewidth": 1.0, "lines.markersize": 3.0, "legend.frameon": False,
     "axes.titlepad": 3.0, "axes.labelpad": 2.0, "svg.hashsalt": "fedmi", "pdf.fonttype": 42, "savefig.dpi": 200,
+    "text.parse_math": False,
 }  # fmt: skip
 
 
@@ -72,11 +75,17 @@ def legend(figure: Figure, axes: Sequence[Axes], columns: int | None = None) -> 
     for one in axes:
         for handle, label in zip(*one.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
-    order = sorted(found, key=lambda label: (label in NO_CURVE, int(label.split(" ")[0]) if label[0].isdigit() else 0))
+    order = sorted(found, key=lambda label: (label in NO_CURVE, _number(label)))
     figure.legend(
         [found[label] for label in order], order, loc="outside upper center", ncols=columns or min(len(found), 9),
         handlelength=1.4, columnspacing=1.0, handletextpad=0.5, borderaxespad=0.2,
     )  # fmt: skip
+
+
+def _number(label: str) -> int:
+    """That a class's name begins with, as in "7 - seven"; 0: none."""
+    first = label.split(" ")[0]
+    return int(first) if first.isdecimal() else 0
 
 
 def look(label: int) -> tuple[str, str]:
