@@ -146,19 +146,48 @@ def _of_seed(found: dict[str, Any], flagged: dict[str, int]) -> str:
 
 
 def markdown(rows: list[Row], runs: Runs) -> str:
-    """One row per claim; below the table what every number is."""
-    head = ["| claim | paper | ours | null | seeds | verdict |", "|---|---|---|---|---|---|"]
-    body = [_markdown_row(row) for row in rows]
+    """The verdicts; every definition behind them; then the rules, and the runs."""
+    legend = LEGEND.replace("*", r"\*")
     rules = [f"- {row.claim.id} ({row.claim.section}): {row.claim.rule}." for row in rows]
     used = [f"- {_described(runs, name)}" for name in runs]
-    parts = [*head, *body, "", LEGEND.replace("*", r"\*"), "", "Rules:", "", *rules, "", "Runs:", "", *used, ""]
-    return "\n".join(parts)
+    every = ["| claim | definition | ours | null | alone |", "|---|---|---|---|---|"]
+    every += [_definition(row, finding) for row in rows for finding in row.findings]
+    parts = [overview(rows), "", legend, "", "Every definition:", "", *every, "", "Rules:", "", *rules]
+    return "\n".join([*parts, "", "Runs:", "", *used, ""])
 
 
-def _markdown_row(row: Row) -> str:
-    ours = "<br>".join(
-        f"{f.definition or 'mean'}: {f.estimate if f.measured else 'no data'}{_beside(f)}" for f in row.findings
-    )
-    chance = "<br>".join(_null(f).replace("*", r"\*") for f in row.findings)
-    cells = (f"**{row.claim.id}** {row.claim.says}", row.claim.paper, ours or "-", chance or "-", str(row.seeds))
-    return f"| {' | '.join(cells)} | {verdict_text(row)} |"
+def overview(rows: list[Row]) -> str:
+    """One row per claim: the number as the paper measures it, and the verdict over all definitions."""
+    head = "| claim | paper | ours, measured as in the paper | null | seeds | verdict, all definitions |"
+    return "\n".join([head, "|---|---|---|---|---|---|", *map(_overview_row, rows)])
+
+
+def _overview_row(row: Row) -> str:
+    first = _as_in_the_paper(row)
+    ours = "<br>".join(f"{_label(f)}{_number(f)}" for f in first) or "-"
+    chance = "<br>".join(map(_chance, first)) or "-"
+    cells = (f"**{row.claim.id}** {row.claim.says}", row.claim.paper, ours, chance, str(row.seeds), verdict_text(row))
+    return f"| {' | '.join(cells)} |"
+
+
+def _as_in_the_paper(row: Row) -> list[Finding]:
+    """The first definition of every experiment that the claim is about."""
+    of_kind = [[f for f in row.findings if f.definition.startswith(f"{kind},")] for kind in row.claim.kinds]
+    return [found[0] for found in of_kind if found] or row.findings[:1]
+
+
+def _definition(row: Row, f: Finding) -> str:
+    cells = (row.claim.id, f.definition or "mean", f"{_number(f)}{_beside(f)}", _chance(f), _mark(f))
+    return f"| {' | '.join(cells)} |"
+
+
+def _label(f: Finding) -> str:
+    return f"{f.definition}: " if f.definition else ""
+
+
+def _number(f: Finding) -> str:
+    return str(f.estimate) if f.measured else "no data"
+
+
+def _chance(f: Finding) -> str:
+    return _null(f).replace("*", r"\*")
