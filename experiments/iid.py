@@ -2,13 +2,12 @@
 
     python -m experiments.iid runs/paper --seeds 3
 
-Five clients with shuffled equal shares, 99 % sparse, 10 rounds; classes 0, 1, 2 and 7. About 86 s a round on two CPU
-cores, 14 minutes a seed, and a quarter more with the controls.
+Five clients with shuffled equal shares, 99 % sparse, 10 rounds; classes 0, 1, 2 and 7. About 15 minutes a seed on two
+CPU cores.
 
-Expected (seed 0, 250 test images per class): global accuracy 92 %; inter-client IoU of global circuits 0.95 / 0.90 /
-0.93 (conv1 / conv2 / conv3) after two rounds and 0.79 / 0.69 / 0.69 after ten, where chance gives about 0.1;
-local-to-global 0.80 / 0.70 / 0.66 after ten. The paper says near 1.0 for all three; its own figures run from 0.58 to
-1.0.
+Expected (seed 0): global accuracy 94 %; inter-client IoU of global circuits 0.87 / 0.77 / 0.72 (conv1 / conv2 / conv3)
+after ten rounds, where chance gives about 0.1 and a second search on the same weights 0.88 / 0.77 / 0.72; local-to-global
+0.90 / 0.77 / 0.79. The paper says near 1.0 for both; its own figures run from 0.58 to 1.0.
 """
 
 from experiments.paper import section

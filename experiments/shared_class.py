@@ -3,7 +3,7 @@
     python -m experiments.shared_class runs/paper --seeds 3
 
 Three clients with all zeros and two classes of their own each, 99.5 % sparse, 10 rounds (the authors also ran 50).
-About 95 s a round on two CPU cores, 16 minutes a seed, and a quarter more with the controls.
+About 80 s a round on two CPU cores, 13 minutes a seed.
 
 Expected (seed 0): the zeros' circuits are at 100 % on all clients in every round, with a balanced accuracy of 0.50;
 four of the six other circuits are under 1 % in some rounds, two of them in the last. The authors' file: the same

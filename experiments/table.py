@@ -10,6 +10,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from experiments import pieces
 from fedmi_jax import results
 from fedmi_jax.analysis import runs
 
@@ -68,7 +69,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--authors", type=Path)
     options = parser.parse_args()
-    print(table(options.folder, options.authors))
+    pieces.ending(lambda: print(table(options.folder, options.authors)))
 
 
 if __name__ == "__main__":

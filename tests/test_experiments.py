@@ -9,12 +9,13 @@ import xarray as xr
 from made_up import result
 
 import fedmi_jax
-from experiments import choices, dirichlet, paper, pieces
+from experiments import choices, dirichlet, paper, pieces, table
 from fedmi_jax import results
 from fedmi_jax.analysis import nulls, skew
 from fedmi_jax.circuits.similarity import CIRCUIT_DIMS
 from fedmi_jax.config import from_json
 from fedmi_jax.presets import preset
+from fedmi_jax.report import claims_table
 
 
 @dataclass
@@ -159,3 +160,15 @@ def test_circuits_of_classes_without_images_are_left_out():
     ds = ds.assign_coords(true_class=[0, 1])
     found = skew.where_held(ds)["inter_client_iou"].sel(origin="local", layer="conv1").values.ravel()
     np.testing.assert_allclose(found, [1, 1 / 3])
+
+
+def test_the_readme_and_the_claims_are_those_of_the_stored_results():
+    root = Path(__file__).parent.parent
+    stored = root / "experiments" / "results"
+    names = [one.name for name in paper.PRESETS for one in preset(name).experiments]
+    found = runs.gather([stored / name for name in names], paper_only=True)
+    rows = claims.judge(found)
+    assert claims_table.overview(rows) in (root / "README.md").read_text()
+    assert claims_table.markdown(rows, found) == (stored / "claims.md").read_text()
+    for line in table.table(stored, None).splitlines():
+        assert line in (stored / "README.md").read_text()
