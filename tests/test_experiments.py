@@ -11,7 +11,7 @@ from made_up import result
 import fedmi_jax
 from experiments import choices, dirichlet, paper, pieces, table
 from fedmi_jax import results
-from fedmi_jax.analysis import nulls, skew
+from fedmi_jax.analysis import claims, nulls, runs, skew
 from fedmi_jax.circuits.similarity import CIRCUIT_DIMS
 from fedmi_jax.config import from_json
 from fedmi_jax.presets import preset
