@@ -49,10 +49,9 @@ def row(name: str, short: dict[str, Any]) -> list[str]:
     ]
 
 
-def table(folder: Path, authors: Path | None) -> str:
+def table(ours: runs.Runs, theirs: runs.Runs) -> str:
     rows = [list(COLUMNS), ["---"] * len(COLUMNS)]
-    theirs = runs.gather([authors]) if authors else {}
-    for name, ds in sorted(runs.gather([folder]).items(), key=lambda pair: _place(pair[0])):
+    for name, ds in sorted(ours.items(), key=lambda pair: _place(pair[0])):
         rows.append(row(name, results.summary(ds)))
         if name in theirs:
             rows.append(row("*authors*", results.summary(theirs[name])))
@@ -69,7 +68,9 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--authors", type=Path)
     options = parser.parse_args()
-    pieces.ending(lambda: print(table(options.folder, options.authors)))
+    pieces.ending(
+        lambda: print(table(runs.gather([options.folder]), runs.gather([options.authors]) if options.authors else {}))
+    )
 
 
 if __name__ == "__main__":
