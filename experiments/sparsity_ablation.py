@@ -4,9 +4,9 @@
 
 Three clients, 10 rounds. On two CPU cores about 55 s a round, 40 minutes a seed for all four.
 
-Expected (seed 0): circuits under 1 % in the last round 1, 1, 2 and 3 of 6; share of circuits and rounds under 1 % 28,
-18, 10 and 22 %. The paper: 3 of 6 at 95 %, 1 of 6 at 99.5 %, falling in between. One seed cannot tell (Page's test
-needs two).
+Expected (two seeds): share of circuits and rounds under 1 % 32, 26, 17 and 16 %, most of it circuits with an empty layer
+at 95 and 97 %: without them 6, 1, 16 and 14 %; out in the last round 25, 25, 33 and 33 %. The paper: 3 of 6 at 95 %, 1 of 6
+at 99.5 %, falling in between.
 """
 
 from experiments.paper import section
