@@ -26,7 +26,7 @@ ROOT = Path(__file__).parent.parent
 def start(scratch: Path, *arguments: object) -> subprocess.Popen:
     """The `fedmi` command on the small run; compiled programs are kept for the next."""
     command = [sys.executable, "-m", "tests.cheap", "--real", *map(str, arguments)]
-    own = {"FEDMI_CACHE": str(scratch / "cache"), "PYTHONPATH": str(ROOT)}
+    own = {"FEDMI_CACHE": str(scratch / "cache"), "JAX_ENABLE_COMPILATION_CACHE": "1", "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(command, cwd=ROOT, env=os.environ | own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
