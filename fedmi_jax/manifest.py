@@ -38,14 +38,15 @@ class Manifest:
     @property
     def run(self) -> str:
         """The run's identity; with more rounds, or laid out otherwise, it is the same run."""
-        return _sha256([to_dict(replace(laid_out_anyhow(self.experiment), rounds=1)), self.dataset])
+        return _sha256([to_dict(fixed(self.experiment)), self.dataset])
 
 
-def laid_out_anyhow(experiment: Experiment) -> Experiment:
-    """Without the settings that change how it is computed, hence last digits, and nothing else."""
+def fixed(experiment: Experiment) -> Experiment:
+    """Without what a run may be given anew when it goes on: how many rounds, and how they are laid out, which changes
+    last digits and nothing else."""
     execution = replace(experiment.execution, client_chunk="auto", devices=None, shard="auto", micro_batch=0)
     evaluation = replace(experiment.evaluation, batch_size=Evaluation().batch_size)
-    return replace(experiment, execution=execution, evaluation=evaluation)
+    return replace(experiment, rounds=1, execution=execution, evaluation=evaluation)
 
 
 _MANIFEST = TypeAdapter(Manifest)

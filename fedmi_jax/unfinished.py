@@ -19,7 +19,7 @@ from fedmi_jax.config import Checkpoint, ConfigError, Experiment, FedmiError, di
 from fedmi_jax.data import datasets
 from fedmi_jax.data.datasets import Dataset
 from fedmi_jax.files import sweep
-from fedmi_jax.manifest import Manifest, laid_out_anyhow
+from fedmi_jax.manifest import Manifest
 
 _LOG = logging.getLogger(__name__)
 Progress = Callable[[int, str], None]
@@ -163,7 +163,7 @@ def _enter(home: Path, here: Manifest) -> None:
 
 def _require_same(home: Path, found: Manifest, here: Manifest) -> None:
     before, now = found.experiment, here.experiment
-    changed = differences(*(replace(laid_out_anyhow(e), rounds=1) for e in (before, now)))
+    changed = differences(manifest.fixed(before), manifest.fixed(now))
     if changed:
         raise ConfigError(f"{home.parent}: holds an unfinished run that differs in {', '.join(changed)}")
     if found.dataset != here.dataset:
