@@ -15,7 +15,7 @@ from jax import Array, lax
 
 from fedmi_jax import model, sparse_ops
 from fedmi_jax.circuits.gates import straight_through_gate
-from fedmi_jax.circuits.narrowing import on_live_channels
+from fedmi_jax.circuits.narrowing import in_play, of_channels, on_live_channels
 from fedmi_jax.config import Discovery
 from fedmi_jax.data.batches import Plan
 from fedmi_jax.local import Images, accumulate
@@ -38,7 +38,7 @@ def discover(
     """Final scores {"conv1": (O_1,), ...} of one circuit; its channels are those with score > 0.
 
     Args: params of one frozen model; plan (T, B) of images of the class; fill: mean outputs for mean ablation, None
-    for zero ablation; narrowing: work on open channels only where that changes nothing (zero ablation).
+    for zero ablation; narrowing: leave out channels where that changes nothing.
     A plan without steps (the client has no image of the class) gives an empty circuit: all scores are -inf.
     """
     optimiser = optax.adam(settings.learning_rate)
@@ -48,18 +48,19 @@ def discover(
     run = partial(_run, images=images, fill=fill, settings=settings, optimiser=optimiser, micro_batch=micro_batch)
     work = (jnp.asarray(plan.indices), jnp.asarray(plan.weight, dtype))
     total = work[0].shape[0]
-    whole, rest = divmod(total, SEGMENT) if narrowing and fill is None else (0, total)
+    whole, rest = divmod(total, SEGMENT) if narrowing else (0, total)
     if whole:
         segments = jax.tree.map(lambda a: a[: whole * SEGMENT].reshape(whole, SEGMENT, *a.shape[1:]), work)
-        carry, _ = lax.scan(partial(_narrow_segment, run=run, params=params), carry, segments)
+        carry, _ = lax.scan(partial(_narrow_segment, run=run, params=params, fill=fill), carry, segments)
     if rest:
         carry = run(params, None, carry, jax.tree.map(lambda a: a[whole * SEGMENT :], work))
     return {layer: jnp.where(plan.steps > 0, score, -jnp.inf) for layer, score in carry[0].items()}
 
 
-def _narrow_segment(carry: tuple, work: tuple, *, run: partial, params: Params) -> tuple[tuple, None]:
-    is_open = {layer: score > 0 for layer, score in carry[0].items()}
-    return on_live_channels(run, params, is_open, carry, work), None
+def _narrow_segment(
+    carry: tuple, work: tuple, *, run: partial, params: Params, fill: Gates | None
+) -> tuple[tuple, None]:
+    return on_live_channels(run, params, in_play(carry[0], fill), carry, work), None
 
 
 def _run(
@@ -92,8 +93,7 @@ def class_loss(
 ) -> Array:  # fmt: skip
     """Weighted cross-entropy of the masked model on images of the class (first term of the paper's objective)."""
     gates = {layer: straight_through_gate(score) for layer, score in scores.items()}
-    if channels is not None:
-        gates = {layer: gate[channels[layer]] for layer, gate in gates.items()}
+    gates, fill = of_channels(gates, channels), of_channels(fill, channels)
     logits = model.apply(params, images.normalised(index), gates, fill)
     return jnp.sum(weight * optax.softmax_cross_entropy_with_integer_labels(logits, images.labels[index]))
 

@@ -15,9 +15,9 @@ import numpy as np
 from jax import Array, lax
 
 from fedmi_jax import model
-from fedmi_jax.circuits.narrowing import WIDTHS, on_live_channels
+from fedmi_jax.circuits.narrowing import WIDTHS, in_play, of_channels, on_live_channels
 from fedmi_jax.local import Images
-from fedmi_jax.model import CONV_LAYERS, Gates, Params, SparseModel
+from fedmi_jax.model import Gates, Params, SparseModel
 
 
 class TestSet(NamedTuple):
@@ -147,25 +147,18 @@ def _masked_logits(
     narrowing: bool,
     widths: Sequence[tuple[int, ...]] = WIDTHS[:2],
 ) -> Array:
-    if not narrowing or fill is not None:
-        return _logits(params, None, gates, fill, images, index)
-    is_open = {layer: gates[layer] > 0 for layer in CONV_LAYERS}
-    return on_live_channels(partial(_logits_without_fill, images=images), params, is_open, gates, index, widths=widths)
-
-
-def _logits_without_fill(
-    params: Params | SparseModel, channels: dict[str, Array], gates: Gates, index: Array, images: Images
-) -> Array:
-    return _logits(params, channels, gates, None, images, index)
+    logits = partial(_logits, images=images)
+    if not narrowing:
+        return logits(params, None, gates, fill, index)
+    return on_live_channels(logits, params, in_play(gates, fill), gates, fill, index, widths=widths)
 
 
 def _logits(
     params: Params | SparseModel, channels: dict[str, Array] | None, gates: Gates | None, fill: Gates | None,
-    images: Images, index: Array,
+    index: Array, images: Images,
 ) -> Array:  # fmt: skip
     """(G * B, Y), group after group."""
-    if channels is not None and gates is not None:
-        gates = {layer: gates[layer][channels[layer]] for layer in CONV_LAYERS}
+    gates, fill = of_channels(gates, channels), of_channels(fill, channels)
     logits = lax.map(lambda group: model.apply(params, images.normalised(group), gates, fill), index)
     return logits.reshape(-1, logits.shape[-1])
 

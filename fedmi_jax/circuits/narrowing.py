@@ -1,9 +1,10 @@
 """Working on the channels, and on the weights, that matter only.
 
-Under zero ablation a closed channel's output is exactly 0, and a closed score never recovers (its only gradient, the
-L0 term's, keeps pushing it down). A channel without a non-zero outgoing weight has no say either, open or not. In a
-sparse model that leaves few channels, and few non-zero weights between them, so a smaller model that visits just those
-gives the same numbers, up to the order of sums, for a fraction of the work.
+A closed channel is replaced before ReLU, by 0 or by its mean. Where that is not positive its output is exactly 0, and
+its score never recovers (its only gradient, the L0 term's, keeps pushing it down). A channel without a non-zero
+outgoing weight has no say either, open or not. In a sparse model that leaves few channels, and few non-zero weights
+between them, so a smaller model that visits just those gives the same numbers, up to the order of sums, for a fraction
+of the work.
 
 Axes: O_l channels of layer l, o_l of them in the smaller model.
 """
@@ -27,15 +28,30 @@ DENSEST = 1 / 8
 """Share of a full kernel's weights up to which visiting the non-zero ones is less work than a dense convolution."""
 
 
-def on_live_channels(
-    fn: Callable[..., Any], params: Params, is_open: Gates, *args: Any, widths: Sequence[tuple[int, ...]] = WIDTHS
-) -> Any:
-    """fn(model, channels, *args) for the smallest model that holds every open channel that has a say.
+def in_play(gates: Gates, fill: Gates | None) -> dict[str, Array]:
+    """Which channels can put out anything but 0, now or ever again: bool {"conv1": (O_1,), ...}.
 
-    is_open: bool {"conv1": (O_1,), ...}; model: a `SparseModel`, or parameters of full width where too many weights are
-    left; channels: {"conv1": (o_1,), ...}, its channels, those that matter first.
+    Args: gates, or scores: positive where open; fill: what a closed channel is replaced by, None for 0.
     """
-    live = {layer: is_open[layer] & has_outgoing(params, layer) for layer in CONV_LAYERS}
+    return {layer: (gate > 0) if fill is None else (gate > 0) | (fill[layer] > 0) for layer, gate in gates.items()}
+
+
+def of_channels(values: Gates | None, channels: Gates | None) -> Gates | None:
+    """A smaller model's values of all channels' (O_l,): those of its `channels` (o_l,); None: of all, or nothing."""
+    if values is None or channels is None:
+        return values
+    return {layer: value[channels[layer]] for layer, value in values.items()}
+
+
+def on_live_channels(
+    fn: Callable[..., Any], params: Params, played: Gates, *args: Any, widths: Sequence[tuple[int, ...]] = WIDTHS
+) -> Any:
+    """fn(model, channels, *args) for the smallest model that holds every channel in play that has a say.
+
+    played: bool {"conv1": (O_1,), ...}, from `in_play`; model: a `SparseModel`, or parameters of full width where too
+    many weights are left; channels: {"conv1": (o_1,), ...}, its channels, those that matter first.
+    """
+    live = {layer: played[layer] & has_outgoing(params, layer) for layer in CONV_LAYERS}
     channels = {layer: jnp.argsort(~live[layer], stable=True) for layer in CONV_LAYERS}
     params = model.narrow(_between(live, params), channels)
     convolutions = [params[f"{layer}_kernel"] for layer in CONV_LAYERS]
