@@ -13,7 +13,6 @@ Expected: accuracy and overlap fall with the distance. No numbers yet.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -35,14 +34,23 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ALPHAS = (0.05, 0.1, 0.3, 0.5, 1.0, 5.0, 100.0)
+DISTANCES = {"emd": "EMD to all labels (0 to 2)", "js": "Jensen-Shannon, bits"}
 OVERLAPS = {
+    "local-to-global IoU": ("local_global_iou", None),
     "inter-client IoU, local": ("inter_client_iou", "local"),
     "inter-client IoU, global": ("inter_client_iou", "global"),
-    "local-to-global IoU": ("local_global_iou", None),
 }
+CHANCE = {f"{label}, by chance": what for label, what in OVERLAPS.items()}
 CORRECTED = {f"{label}, corrected": what for label, what in OVERLAPS.items()}
-WORKING = {"cross-evaluation": ("cross_evaluation", "local"), "global accuracy": ("global_accuracy", None)}
-OUTCOMES = OVERLAPS | CORRECTED | WORKING
+AGAIN = {f"found again, {origin}": ("rediscovery_iou", origin) for origin in ("local", "global")}
+WORKING = {
+    "cross-evaluation": ("cross_evaluation", "local"),
+    "its balanced accuracy": ("cross_evaluation_balanced_accuracy", "local"),
+    "global accuracy": ("global_accuracy", None),
+}
+OUTCOMES = (*OVERLAPS, *AGAIN, *CHANCE, *CORRECTED, *WORKING)
+Point = dict[str, float]
+"""One run: alpha, seed, its distances, and the outcomes of its last round."""
 
 
 @dataclass(frozen=True)
@@ -54,15 +62,17 @@ class Dirichlet(pieces.Series):
 
 def experiment(alpha: float, option: Dirichlet) -> Experiment:
     (iid,) = preset("iid").experiments
+    e = option.adapted(iid)
     split = Split(kind="dirichlet", clients=5, alpha=alpha)
-    return replace(option.adapted(iid), name=f"dirichlet-{alpha:g}", split=split)
+    # Fewer images of a class make its circuit less sure, so what a second search finds must stand beside every overlap.
+    return replace(e, name=f"dirichlet-{alpha:g}", split=split, discovery=replace(e.discovery, repeat="last"))
 
 
 def main(option: Dirichlet) -> None:
     swept = [experiment(alpha, option) for alpha in option.alphas]
     pieces.run_missing(option.out, swept, range(option.seeds), option.at_once)
     found = {e.name: [results.load(path) for path in sorted((option.out / e.name).glob("*/result.nc"))] for e in swept}
-    points = table(found)
+    points = [point(name, ds) for name, runs in found.items() for ds in runs]
     with style.styled():
         style.save(figure(points), option.out / "dirichlet.svg")
     with results.replacing(option.out / "dirichlet.md") as temporary:
@@ -70,64 +80,95 @@ def main(option: Dirichlet) -> None:
     print(markdown(points))
 
 
-def table(found: Mapping[str, list[xr.Dataset]]) -> list[dict[str, float]]:
-    """One row per run: alpha, distances (means over clients), outcomes of the last round."""
-    rows = []
-    for name, runs in found.items():
-        for ds in runs:
-            distance, ds = skew.label_distance(ds), skew.where_held(ds).isel(round=[-1])
-            chance = nulls.expected(ds)
-            row = {"alpha": float(name.removeprefix("dirichlet-")), "seed": float(ds["seed"][0])}
-            row |= {measure: float(distance[measure].mean()) for measure in ("emd", "js")}
-            row |= {label: _outcome(ds[name], origin, ds) for label, (name, origin) in (OVERLAPS | WORKING).items()}
-            corrected = {label: (nulls.corrected(ds[name], chance[name]), o) for label, (name, o) in CORRECTED.items()}
-            rows.append(row | {label: _outcome(*values, ds) for label, values in corrected.items()})
-    return rows
+def point(name: str, ds: xr.Dataset) -> Point:
+    """Of one run; means over clients, classes, layers and pairs."""
+    distance, ds = skew.label_distance(ds), skew.where_held(ds).isel(round=[-1])
+    chance = nulls.expected(ds)
+    found = {"alpha": float(name.removeprefix("dirichlet-")), "seed": float(ds["seed"][0])}
+    found |= {measure: float(distance[measure].mean()) for measure in DISTANCES}
+    for label, (measure, origin) in (OVERLAPS | AGAIN | WORKING).items():
+        found[label] = _outcome(ds[measure], origin, ds)
+    for label, (measure, origin) in OVERLAPS.items():
+        found[f"{label}, by chance"] = _outcome(chance[measure], origin, ds)
+        found[f"{label}, corrected"] = _outcome(nulls.corrected(ds[measure], chance[measure]), origin, ds)
+    return found
 
 
 def _outcome(values: xr.DataArray, origin: str | None, ds: xr.Dataset) -> float:
     values = values.sel(origin=origin) if origin else values
-    if values.name == "cross_evaluation":
+    if {"client", "class"} <= set(values.dims):  # of circuits: those of classes that the client holds
         values = values.where(ds["analysed"])
     return float(values.mean())
 
 
-def figure(points: list[dict[str, float]]) -> Figure:
-    """A column per distance, overlaps corrected for chance (0: as random sets) above what works; a point per run."""
-    made, axes = style.grid(4, 2, 1.9, share=False)
-    looks = dict(zip(CORRECTED | WORKING, zip(style.SERIES, style.MARKERS, strict=True), strict=False))
-    places = [(kind, measure) for kind in (CORRECTED, WORKING) for measure in ("emd", "js")]
-    for one, (labels, measure) in zip(axes, places, strict=True):
-        for label, (colour, marker) in ((label, looks[label]) for label in labels):
-            one.plot([p[measure] for p in points], [p[label] for p in points], marker, color=colour, ms=3, label=label)
-        one.set_xlabel({"emd": "EMD to all labels (0 to 2)", "js": "Jensen-Shannon, bits"}[measure])
-        one.set_ylabel("corrected IoU, last round" if labels is CORRECTED else "accuracy, last round")
-        one.axhline(0, color=style.NULL, lw=0.6, zorder=0)
-        one.set_ylim(top=1.04)
-    style.legend(made, axes, 3)
+def levels(points: list[Point]) -> dict[float, list[Point]]:
+    """The runs of each alpha, the most skewed first."""
+    return {alpha: [p for p in points if p["alpha"] == alpha] for alpha in sorted({p["alpha"] for p in points})}
+
+
+LOOKS = {
+    "local-to-global IoU": (style.BLACK, "o", True),
+    "found again, local": (style.BLUE, "s", False),
+    "found again, global": (style.ORANGE, "^", False),
+    "local-to-global IoU, by chance": (style.NULL, "x", True),
+    "inter-client IoU, local": (style.BLUE, "s", True),
+    "inter-client IoU, global": (style.ORANGE, "^", True),
+    "inter-client IoU, local, by chance": (style.NULL, "+", True),
+    "inter-client IoU, global, by chance": (style.NULL, "x", True),
+    "cross-evaluation": (style.GREEN, "D", True),
+    "its balanced accuracy": (style.PURPLE, "v", True),
+    "global accuracy": (style.BLACK, "o", False),
+}
+"""Colour, marker, filled."""
+PANELS = (
+    ("local-to-global IoU", *AGAIN, "local-to-global IoU, by chance"),
+    tuple(label for label in (*OVERLAPS, *CHANCE) if label.startswith("inter-client")),
+    tuple(WORKING),
+)
+
+
+def figure(points: list[Point]) -> Figure:
+    """A row per distance: a client's circuit beside the global model's, two clients' beside each other, and what works.
+    A point per run, a line through the means of each alpha."""
+    made, axes = style.grid(6, 3, 1.9, share=False)
+    for one, (measure, labels) in zip(axes, [(m, labels) for m in DISTANCES for labels in PANELS], strict=True):
+        for label in labels:
+            colour, marker, filled = LOOKS[label]
+            face = colour if filled else "none"
+            one.plot(*_pairs(points, measure, label), marker, color=colour, mfc=face, ms=3, mew=0.7, label=label)
+            means = [np.mean(_pairs(runs, measure, label), 1) for runs in levels(points).values()]
+            one.plot(*np.array(means).T, "-", color=colour, lw=0.6)
+        one.set_xlabel(DISTANCES[measure])
+        one.set_ylabel("accuracy, last round" if labels == PANELS[-1] else "IoU, last round")
+        one.set_ylim(0, 1.04)
+    style.legend(made, axes, 4)
     return made
 
 
-def markdown(points: list[dict[str, float]]) -> str:
-    """Every run, and how strongly each outcome falls with the distance."""
-    columns = ["alpha", "seed", "emd", "js", *OUTCOMES]
-    lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
-    lines += [
-        f"| {' | '.join(f'{p[c]:g}' if c in ('alpha', 'seed') else f'{p[c]:.2f}' for c in columns)} |" for p in points
-    ]
-    lines += [
-        "",
-        "Spearman's rank correlation with EMD over the levels of a seed; mean and 95 % interval over seeds:",
-        "",
-    ]
-    for label in OUTCOMES:
+def _pairs(points: list[Point], measure: str, label: str) -> tuple[list[float], list[float]]:
+    return [p[measure] for p in points], [p[label] for p in points]
+
+
+def markdown(points: list[Point]) -> str:
+    """Mean and interval over the seeds of each alpha, and how strongly each outcome goes with the distance."""
+    runs = levels(points)
+    head = ["alpha", *(f"{alpha:g}" for alpha in runs), "rank correlation with EMD"]
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    for label in (*DISTANCES, *OUTCOMES):
+        cells = [str(estimate(np.array([p[label] for p in level]))) for level in runs.values()]
         found = correlation(points, label)
-        if found.seeds:
-            lines.append(f"- {label}: {found} ({found.seeds} seeds)")
+        cells.append(str(found) if label not in DISTANCES else "")
+        lines.append(f"| {DISTANCES.get(label, label)} | {' | '.join(cells)} |")
+    seeds = ", ".join(sorted({f"{len(level)}" for level in runs.values()}))
+    lines += [
+        "",
+        f"{seeds} seeds a level; means over clients, classes, layers and pairs in the last round, 95 % intervals over "
+        "seeds. Rank correlation: Spearman's over the levels of a seed, mean and interval over seeds.",
+    ]
     return "\n".join([*lines, ""])
 
 
-def correlation(points: list[dict[str, float]], label: str) -> Estimate:
+def correlation(points: list[Point], label: str) -> Estimate:
     """Spearman's, of each seed alone: runs of one seed share their start, so they are no independent points. Seeds with
     fewer than three levels, or without any differences, have none."""
     found = []

@@ -17,7 +17,7 @@ from tyro.conf import Positional
 import fedmi_jax
 from fedmi_jax import results
 from fedmi_jax.analysis.compact import compact
-from fedmi_jax.config import Experiment, FedmiError, from_json, replace
+from fedmi_jax.config import Execution, Experiment, FedmiError, differences, from_json, replace
 
 TOGETHER = ".seeds-"
 """Begins the name of the folder in which seeds run together."""
@@ -53,6 +53,24 @@ def missing(out: Path, experiment: Experiment, seeds: Sequence[int]) -> list[int
     return [seed for seed in seeds if not (folder(out, experiment, seed) / results.FILE).exists()]
 
 
+def require_same(out: Path, experiment: Experiment, seeds: Sequence[int]) -> None:
+    """Raise FedmiError when the result of a seed that is there is of another experiment: with fewer rounds, say, it
+    would be taken for one that was never made. Controls and how the work was laid out may differ."""
+    for seed in set(seeds) - set(missing(out, experiment, seeds)):
+        there = folder(out, experiment, seed)
+        changed = differences(_measured(from_json(results.load(there).attrs["config"])), _measured(experiment))
+        if changed:
+            raise FedmiError(f"{there}: of another experiment, {', '.join(changed)}; give another folder, or move it")
+
+
+def _measured(e: Experiment) -> Experiment:
+    """Without what changes none of the numbers that are asked for."""
+    return replace(
+        e, seeds=(0,), data=replace(e.data, data_dir=None), execution=Execution(precision=e.execution.precision),
+        evaluation=replace(e.evaluation, batch_size=0, null_samples=0), discovery=replace(e.discovery, repeat="never"),
+    )  # fmt: skip
+
+
 def run_missing(out: Path, experiments: Sequence[Experiment], seeds: Sequence[int], at_once: int = 1) -> None:
     """Make every result that is not there: all experiments of the first seeds, then of the next.
 
@@ -62,6 +80,8 @@ def run_missing(out: Path, experiments: Sequence[Experiment], seeds: Sequence[in
     for experiment in experiments:  # cut off while it was shared out
         for done in (out / experiment.name).glob(f"{TOGETHER}*/{results.FILE}"):
             _share_out(done.parent)
+    for experiment in experiments:
+        require_same(out, experiment, seeds)
     for first in range(0, len(seeds), at_once):
         for experiment in experiments:
             todo = missing(out, experiment, seeds[first : first + at_once])

@@ -13,7 +13,7 @@ from experiments import choices, dirichlet, paper, pieces, table
 from fedmi_jax import results
 from fedmi_jax.analysis import claims, nulls, runs, skew
 from fedmi_jax.circuits.similarity import CIRCUIT_DIMS
-from fedmi_jax.config import from_json
+from fedmi_jax.config import Execution, FedmiError, from_json, replace
 from fedmi_jax.presets import preset
 from fedmi_jax.report import claims_table
 
@@ -26,7 +26,7 @@ class Runner:
 
     def __call__(self, experiment, progress, folder):
         self.asked.append((experiment.name, experiment.seeds))
-        kind = {"dirichlet": "iid", "base": "two-class"}.get(experiment.name.split("-")[0], experiment.name)
+        kind = "iid" if experiment.name.startswith("dirichlet") else experiment.name
         kind = "sparsity-ablation" if kind.startswith("sparsity") else kind
         kind = "two-class" if experiment.name in [e.name for e in choices.variants(choices.Choices(Path()))] else kind
         made = result(kind, seeds=1, rounds=2)
@@ -37,6 +37,7 @@ class Runner:
         rng = np.random.default_rng(experiment.seeds[0])
         made["samples"] = (("seed", "client", "true_class"), rng.integers(0, 9, (made.sizes["seed"], 3, 10)))
         made["cross_evaluation_balanced_accuracy"] = (CIRCUIT_DIMS, made["cross_evaluation"].values / 2)
+        made["rediscovery_iou"] = ((*CIRCUIT_DIMS, "layer"), np.full(made["size"].shape, 0.75))
         made = results.stamp(made, experiment)
         results.save(made, folder)
         return made
@@ -78,6 +79,18 @@ def test_pieces_shared_out_in_part_are_shared_out_again(runner, tmp_path, monkey
     assert sorted(path.name for path in (tmp_path / "two-class").iterdir()) == ["seed-0", "seed-1"]
 
 
+def test_results_of_another_experiment_are_not_taken_for_this_one(runner, tmp_path):
+    """Controls and the layout change no number."""
+    (two,) = preset("two-class").experiments
+    pieces.run_missing(tmp_path, [paper.controlled(two, paper.Paper(tmp_path, weights=False))], range(1))
+    pieces.run_missing(tmp_path, [replace(two, execution=Execution(client_chunk=2))], range(1))
+    with pytest.raises(FedmiError, match=r"seed-0: of another experiment, rounds \(10, now 4\); give another folder"):
+        pieces.run_missing(tmp_path, [replace(two, rounds=4)], range(2))
+    with pytest.raises(FedmiError, match=r"execution\.precision \(float32, now float64\)"):
+        pieces.run_missing(tmp_path, [replace(two, execution=Execution(precision="float64"))], range(1))
+    assert len(runner.asked) == 1
+
+
 def test_paper_runs_what_is_missing_and_writes_the_claims(runner, tmp_path):
     option = paper.Paper(tmp_path, seeds=2, presets=("iid", "two-class"), rounds=2, weights=False, draw=False)
     paper.main(option)
@@ -97,11 +110,12 @@ def test_controls_are_on_unless_they_are_refused(tmp_path):
 
 
 def test_dirichlet_sweep(runner, tmp_path, capsys):
-    dirichlet.main(dirichlet.Dirichlet(tmp_path, seeds=2, alphas=(0.1, 10.0), rounds=2))
+    dirichlet.main(dirichlet.Dirichlet(tmp_path, seeds=1, alphas=(0.1, 10.0), rounds=2))
     assert runner.asked[0] == ("dirichlet-0.1", (0,))
     assert (tmp_path / "dirichlet.svg").stat().st_size > 2000
     text = (tmp_path / "dirichlet.md").read_text()
-    assert text.count("\n| 0.1 | ") == text.count("\n| 10 | ") == 2
+    assert text.startswith("| alpha | 0.1 | 10 | rank correlation with EMD |\n")
+    assert "\n| found again, local | 0.75 | 0.75 | - |\n" in text
     assert text == capsys.readouterr().out.removesuffix("\n")
 
 
@@ -117,20 +131,22 @@ def test_overlap_by_chance_is_corrected_to_nothing():
     ds = result("iid", seeds=1, rounds=1, local=lambda s, r, k, c: 10 * k)
     ds["samples"] = (("seed", "client", "true_class"), np.full((1, 3, 2), 5))
     ds["global_accuracy"] = (("seed", "round"), [[0.5]])
-    (row,) = dirichlet.table({"dirichlet-1": [ds.assign_coords(true_class=[0, 1])]})
+    ds["rediscovery_iou"] = ((*CIRCUIT_DIMS, "layer"), np.ones(ds["size"].shape))
+    ds["cross_evaluation_balanced_accuracy"] = (CIRCUIT_DIMS, ds["cross_evaluation"].values / 2)
+    row = dirichlet.point("dirichlet-1", ds.assign_coords(true_class=[0, 1]))
     assert row["inter-client IoU, global"] == row["inter-client IoU, global, corrected"] == 1
     assert row["inter-client IoU, local"] == 0
     chance = nulls.expected_iou(10, 10, 40)
+    assert row["inter-client IoU, local, by chance"] == pytest.approx(chance)
     assert row["inter-client IoU, local, corrected"] == pytest.approx(-chance / (1 - chance))
 
 
 def test_choices(runner, tmp_path):
-    choices.main(choices.Choices(tmp_path, seeds=2, rounds=2))
+    choices.main(choices.Choices(tmp_path, seeds=1, rounds=2))
     rows = (tmp_path / "choices.md").read_text().splitlines()
-    assert rows[0] == "| last round | base | global-scope | no-floor | mean-ablation | dense |"
+    assert rows[0] == "| last round | two-class | global-scope | no-floor | mean-ablation | dense |"
     accuracy = next(row for row in rows if row.startswith("| its balanced accuracy"))
-    assert accuracy.count("0.50 [0.50, 0.50]") == 5
-    assert accuracy.count("0.00 [0.00, 0.00]") == 4  # paired differences
+    assert accuracy == "| its balanced accuracy | 0.50" + " | 0.50<br>0.00" * 4 + " |"  # below: paired differences
     names = [e.name for e in choices.variants(choices.Choices(tmp_path))]
     assert len(set(names)) == 5
 
