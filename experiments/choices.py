@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import tyro
 import xarray as xr
@@ -24,7 +25,7 @@ from fedmi_jax import results
 from fedmi_jax.analysis import interference, measures, nulls, runs
 from fedmi_jax.analysis.statistics import estimate, over_seeds, paired
 from fedmi_jax.circuits.similarity import LAYERS
-from fedmi_jax.config import Experiment, replace
+from fedmi_jax.config import Experiment, FedmiError, replace
 from fedmi_jax.presets import preset
 from fedmi_jax.results import ORIGINS
 
@@ -100,10 +101,19 @@ def _cell(values: Mapping[str, Mapping[str, xr.DataArray]], name: str, label: st
 def main(option: Choices) -> None:
     wanted = variants(option)
     pieces.run_missing(option.out, wanted, range(option.seeds), option.at_once)
-    found = {e.name: next(iter(runs.gather([option.out / e.name]).values())) for e in wanted}
-    with results.replacing(option.out / "choices.md") as temporary:
-        temporary.write_text(markdown(found))
-    print(markdown(found))
+    print(report(option.out))
+
+
+def report(out: Path) -> str:
+    """Tabulate what is there, each variant over its own seeds. Raises FedmiError when something is missing."""
+    names = [e.name for e in variants(Choices(out))]
+    lacking = [name for name in names if not list((out / name).glob(f"*/{results.FILE}"))]
+    if lacking:
+        raise FedmiError(f"{out}: no results of {', '.join(lacking)} yet; give --seeds")
+    text = markdown({name: next(iter(runs.gather([out / name]).values())) for name in names})
+    with results.replacing(out / "choices.md") as temporary:
+        temporary.write_text(text, "utf-8")
+    return text
 
 
 if __name__ == "__main__":

@@ -13,8 +13,10 @@ Expected: accuracy and overlap fall with the distance. No numbers yet.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +28,7 @@ from experiments import pieces
 from fedmi_jax import results
 from fedmi_jax.analysis import nulls, skew
 from fedmi_jax.analysis.statistics import Estimate, estimate
-from fedmi_jax.config import Experiment, Split, replace
+from fedmi_jax.config import Experiment, FedmiError, Split, replace
 from fedmi_jax.presets import preset
 from fedmi_jax.report import style
 
@@ -71,13 +73,20 @@ def experiment(alpha: float, option: Dirichlet) -> Experiment:
 def main(option: Dirichlet) -> None:
     swept = [experiment(alpha, option) for alpha in option.alphas]
     pieces.run_missing(option.out, swept, range(option.seeds), option.at_once)
-    found = {e.name: [results.load(path) for path in sorted((option.out / e.name).glob("*/result.nc"))] for e in swept}
-    points = [point(name, ds) for name, runs in found.items() for ds in runs]
+    print(report(option.out, option.alphas))
+
+
+def report(out: Path, alphas: Sequence[float]) -> str:
+    """Draw and tabulate what is there. Raises FedmiError when nothing is."""
+    names = [f"dirichlet-{alpha:g}" for alpha in alphas]
+    points = [point(name, results.load(path)) for name in names for path in sorted((out / name).glob("*/result.nc"))]
+    if not points:
+        raise FedmiError(f"{out}: no results yet; give --seeds")
     with style.styled():
-        style.save(figure(points), option.out / "dirichlet.svg")
-    with results.replacing(option.out / "dirichlet.md") as temporary:
-        temporary.write_text(markdown(points))
-    print(markdown(points))
+        style.save(figure(points), out / "dirichlet.svg")
+    with results.replacing(out / "dirichlet.md") as temporary:
+        temporary.write_text(markdown(points), "utf-8")
+    return markdown(points)
 
 
 def point(name: str, ds: xr.Dataset) -> Point:
