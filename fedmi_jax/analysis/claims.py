@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -78,7 +79,16 @@ class Row:
     @property
     def seeds(self) -> int:
         """Of the definition that has fewest; those without data do not count."""
-        return min((finding.estimate.seeds for finding in self.findings if finding.measured), default=0)
+        return min(self._seeds, default=0)
+
+    @property
+    def most_seeds(self) -> int:
+        """Of the definition that has most."""
+        return max(self._seeds, default=0)
+
+    @property
+    def _seeds(self) -> list[int]:
+        return [finding.estimate.seeds for finding in self.findings if finding.measured]
 
 
 def judge(runs: Runs) -> list[Row]:
@@ -155,6 +165,17 @@ def _kept(
     ]
 
 
+def _in_place(
+    runs: Runs, name: str, label: str, reduce: Reduce, criterion: Criterion, rounds: slice = ALL_ROUNDS,
+    firm: tuple[Verdict, ...] = (),
+) -> list[Finding]:  # fmt: skip
+    """The share of the local circuit's channels that the global one has: a circuit that only grew has not moved."""
+    value, null = (part.isel(round=rounds) for part in measures.contained(runs[name]))
+    chance = measures.number(reduce, null)
+    made = judged(_label(label, "share of its channels kept"), estimate(reduce(value)), criterion, chance)
+    return [_so_far(made, runs[name].sizes["round"], paper(name).rounds, firm)]
+
+
 def _c1(runs: Runs) -> list[Finding]:
     on_average = _between_clients(runs, "inter_client_iou", "on average", measures.mean, NEAR_ONE)
     return on_average + _between_clients(
@@ -167,8 +188,13 @@ def _c2(runs: Runs) -> list[Finding]:
 
 
 def _c3(runs: Runs) -> list[Finding]:
-    on_average = _kept(runs, "iid", "on average", measures.mean, NEAR_ONE, LAST_ROUNDS)
-    return on_average + _kept(runs, "iid", "in the worst layer", measures.lowest_layer, NEAR_ONE, LAST_ROUNDS)
+    ways = (("on average", measures.mean), ("in the worst layer", measures.lowest_layer))
+    return [
+        finding
+        for measure in (_kept, _in_place)
+        for label, reduce in ways
+        for finding in measure(runs, "iid", label, reduce, NEAR_ONE, LAST_ROUNDS)
+    ]
 
 
 def _c4(runs: Runs) -> list[Finding]:
@@ -184,6 +210,7 @@ def _c6(runs: Runs) -> list[Finding]:
         corrected = estimate(measures.decline(nulls.corrected(one.value, one.null)))
         made = judged(f"{name}, corrected for chance", corrected, LESS)
         found.append(_so_far(made, ds.sizes["round"], paper(name).rounds))
+        found += _in_place(runs, name, name, measures.decline, LESS)
     return found
 
 
@@ -193,8 +220,14 @@ def _c7(runs: Runs) -> list[Finding]:
 
 def _c9(runs: Runs) -> list[Finding]:
     low = Criterion(high=0.5)
-    on_average = _kept(runs, "three-class", "on average", measures.mean, low)
-    return on_average + _kept(runs, "three-class", "in the best round", measures.highest_round, low, firm=(FAILS,))
+    return [
+        finding
+        for measure in (_kept, _in_place)
+        for finding in (
+            *measure(runs, "three-class", "on average", measures.mean, low),
+            *measure(runs, "three-class", "in the best round", measures.highest_round, low, firm=(FAILS,)),
+        )
+    ]
 
 
 # --- function ---
@@ -204,27 +237,38 @@ def _function(
     runs: Runs, name: str, label: str, reduce: Reduce, criterion: Criterion, classes: list[int] | None = None,
     rounds: slice = ALL_ROUNDS, firm: tuple[Verdict, ...] = (),
 ) -> list[Finding]:  # fmt: skip
-    """A number of the cross-evaluation of local circuits; where some are degenerate, also of those that are not."""
+    """A number of the cross-evaluation of local circuits; where some are degenerate, or do not even work on the model
+    they were found on, also of the others."""
     ds = runs[name]
-    cross, null, degenerate = (
-        measures.cross_evaluation(ds),
-        measures.random_cross_evaluation(ds),
-        measures.degenerate(ds),
-    )
-    what, random = null or ("", None)
-    cross, degenerate = (_part(part, classes, rounds) for part in (cross, degenerate))
+    cross = _part(measures.cross_evaluation(ds), classes, rounds)
+    what, random = measures.random_cross_evaluation(ds) or ("", None)
     random = None if random is None else _part(random, classes, rounds)
     found = []
-    for said, keep in (("", True), ("not degenerate", ~degenerate)):
-        kept, chance = cross.where(keep), None if random is None else random.where(keep)
-        if said and not degenerate.any():
-            break
-        null, detail = _chance(chance, reduce), f"null: {what}" if what else ""
+    for said, which in _sorts(ds):
+        keep = True if which is None else _part(which, classes, rounds)
+        kept, detail = cross.where(keep), f"null: {what}" if what else ""
         if said:
+            if kept.notnull().equals(cross.notnull()):
+                continue
             detail = _label(f"{_circuits(kept)} of {_circuits(cross)} circuits", detail)
-        made = judged(_label(label, said), estimate(reduce(kept)), criterion, null, detail)
+        chance = None if random is None else _chance(random.where(keep), reduce)
+        made = judged(_label(label, said), estimate(reduce(kept)), criterion, chance, detail)
         found.append(_so_far(made, ds.sizes["round"], paper(name).rounds, firm))
     return found
+
+
+def _sorts(ds: xr.Dataset) -> list[tuple[str, xr.DataArray | None]]:
+    """Which local circuits to judge, and what they are called: all; those with a channel in every layer; those that
+    averaging alone can have broken, where the result says which."""
+    home = measures.works_at_home(ds)
+    sorts = [("", None), ("not degenerate", ~measures.degenerate(ds))]
+    return sorts if home is None else [*sorts, ("works on its own model", home)]
+
+
+def _common_sorts(all_: list[xr.Dataset]) -> list[tuple[Any, ...]]:
+    """Of `_sorts`, those that every run can tell, without "all": name, and which circuits of each run."""
+    sorts = [dict(_sorts(ds)) for ds in all_]
+    return [(said, *(of[said] for of in sorts)) for said in sorts[0] if said and all(said in of for of in sorts)]
 
 
 def _part(values: xr.DataArray, classes: list[int] | None, rounds: slice) -> xr.DataArray:
@@ -237,10 +281,8 @@ def _circuits(cross: xr.DataArray) -> int:
     return int(cross.notnull().any("round").sum())
 
 
-def _chance(random: xr.DataArray | None, reduce: Reduce) -> float | None:
+def _chance(random: xr.DataArray, reduce: Reduce) -> float | None:
     """The reduced number by chance, the mean over random masks; None where there is none."""
-    if random is None:
-        return None
     parts = [random.isel(sample=i) for i in range(random.sizes["sample"])] if "sample" in random.dims else [random]
     found = [number for part in parts if (number := measures.number(reduce, part)) is not None]
     return float(np.mean(found)) if found else None
@@ -315,13 +357,14 @@ def _c12(runs: Runs) -> list[Finding]:
     if len(names := levels(runs)) < 3:
         return []
     cross = [measures.cross_evaluation(runs[name]) for name in names]
-    empty = [measures.degenerate(runs[name]) for name in names]
-    shares = [float(one.where(all_.notnull()).mean()) for one, all_ in zip(empty, cross, strict=True)]
-    found = _trends(names, cross, "", [f"{share:.0%} degenerate" for share in shares])
-    if any(shares):
-        sound = [all_.where(~one) for one, all_ in zip(empty, cross, strict=True)]
-        kept = [f"{_circuits(one)} of {_circuits(all_)} circuits" for one, all_ in zip(sound, cross, strict=True)]
-        found += _trends(names, sound, "not degenerate", kept)
+    empty = [measures.degenerate(runs[name]).where(all_.notnull()) for name, all_ in zip(names, cross, strict=True)]
+    found = _trends(names, cross, "", [f"{float(one.mean()):.0%} degenerate" for one in empty])
+    for said, *which in _common_sorts([runs[name] for name in names]):
+        kept = [all_.where(one) for one, all_ in zip(which, cross, strict=True)]
+        if all(some.notnull().equals(all_.notnull()) for some, all_ in zip(kept, cross, strict=True)):
+            continue
+        beside = [f"{_circuits(some)} of {_circuits(all_)} circuits" for some, all_ in zip(kept, cross, strict=True)]
+        found += _trends(names, kept, said, beside)
     rounds = min(ds.sizes["round"] for ds in runs.values())
     return [_so_far(finding, rounds, paper(names[0]).rounds) for finding in found]
 

@@ -13,7 +13,7 @@ import xarray as xr
 
 from fedmi_jax.analysis import alignment, nulls
 from fedmi_jax.analysis.statistics import over_seeds
-from fedmi_jax.circuits.similarity import held
+from fedmi_jax.circuits.similarity import LAYERS, held
 
 LAST = 3
 """Rounds that "in the end" means, where a single one would be noise."""
@@ -81,6 +81,27 @@ def _masks(ds: xr.Dataset) -> list[str]:
     return ["analysed", *(n for n in ("participates",) if n in ds), *(f"mask_conv{i}" for i in (1, 2, 3))]
 
 
+def contained(ds: xr.Dataset, inner: str = "local", outer: str = "global") -> tuple[xr.DataArray, xr.DataArray]:
+    """Share of one circuit's channels that the other, of the same client, class and round, has too; and the same for a
+    random set of the other's size. (seed, round, client, class, layer), NaN where the one has no channel.
+
+    IoU cannot tell a circuit that moved from one that grew: of sets of 4 and 9 channels it is at most 4/9, wherever
+    they are. Local in global is what averaging has left in place, whatever it added.
+    """
+    there = held(ds)
+    values, nulls_ = [], []
+    for layer in LAYERS:
+        masks = ds[f"mask_{layer}"].astype(bool)
+        one, other = (masks.sel(origin=origin, drop=True) for origin in (inner, outer))
+        channel = f"channel_{layer}"
+        size = one.sum(channel).where(there)
+        values.append((one & other).sum(channel) / size.where(size > 0))
+        nulls_.append(other.mean(channel).where(size > 0))
+    label = xr.DataArray(list(LAYERS), dims="layer", name="layer")
+    value, null = (xr.concat(layers, label).transpose(*there.dims, "layer") for layers in (values, nulls_))
+    return value, null
+
+
 def cross_evaluation(ds: xr.Dataset) -> xr.DataArray:
     """Of local circuits on the global model (seed, round, client, class), NaN where there is none."""
     cross = ds["cross_evaluation"].sel(origin="local", drop=True)
@@ -96,6 +117,19 @@ def balanced(ds: xr.Dataset) -> xr.DataArray | None:
 def degenerate(ds: xr.Dataset) -> xr.DataArray:
     """Which local circuits have an empty layer, bool (seed, round, client, class)."""
     return ds["degenerate"].sel(origin="local", drop=True).transpose("seed", "round", "client", "class").astype(bool)
+
+
+AT_HOME = 0.5
+"""A circuit works on its own model when it is right about at least this share of its class's images."""
+
+
+def works_at_home(ds: xr.Dataset) -> xr.DataArray | None:
+    """Which local circuits work on the model they were found on, bool (seed, round, client, class); None: the result
+    does not say. Those that do not have failed before anything was averaged."""
+    if "sufficiency" not in ds:
+        return None
+    found = ds["sufficiency"].sel(origin="local", drop=True) >= AT_HOME
+    return found.transpose("seed", "round", "client", "class")
 
 
 def random_cross_evaluation(ds: xr.Dataset) -> tuple[str, xr.DataArray] | None:

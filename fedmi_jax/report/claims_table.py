@@ -21,9 +21,10 @@ LEGEND = (
     f"Intervals: 95 %, bootstrap over seeds. A verdict needs {verdicts.MIN_SEEDS} seeds and an interval wholly on one "
     "side of the rule; until then the means alone say what stands in brackets. Null: the same number for random "
     "circuits of the same sizes, or for random or empty masks; * where it meets the rule too, so that meeting it is no "
-    "evidence. Found again: the same number of circuits against themselves, from a second search on the same weights; "
-    "† where search noise alone misses the rule, or meets an upper limit. Of few seeds these intervals are too narrow: "
-    f"simulated, {', '.join(f'{n} seeds hold the true mean in {share:.0%}' for n, share in COVERAGE.items())}."
+    "evidence. Found again: the same number of circuits against themselves, from a second search on the same weights, "
+    "in the rounds that have one (mostly the last); † where search noise alone misses the rule, or meets an upper "
+    "limit. Of few seeds these intervals are too narrow: simulated, "
+    f"{', '.join(f'{n} seeds hold the true mean in {share:.0%}' for n, share in COVERAGE.items())}."
 )
 
 
@@ -61,7 +62,7 @@ def _row_values(row: Row) -> dict[str, Any]:
     claim = row.claim
     return {
         "id": claim.id, "section": claim.section, "claim": claim.says, "paper": claim.paper, "rule": claim.rule,
-        "seeds": row.seeds, "verdict": row.verdict, "means_alone": row.leaning,
+        "seeds": row.seeds, "most_seeds": row.most_seeds, "verdict": row.verdict, "means_alone": row.leaning,
         "without": row.without,
         "findings": [_finding_values(finding) for finding in row.findings],
     }  # fmt: skip
@@ -86,7 +87,12 @@ def verdict_text(row: Row) -> str:
         lacks = f"without {', '.join(row.lacking)}" if row.lacking else f"needs {' or '.join(row.claim.kinds)}"
         return f"{OPEN} ({lacks})"
     lacks = f"; without {', '.join(row.without)}" if row.without else ""
-    return f"{OPEN} ({row.seeds} seed{'' if row.seeds == 1 else 's'}: {row.leaning}{lacks})"
+    return f"{OPEN} ({_seeds(row)} seed{'' if row.most_seeds == 1 else 's'}: {row.leaning}{lacks})"
+
+
+def _seeds(row: Row) -> str:
+    """Definitions may have different numbers: in some seeds there is nothing to measure."""
+    return str(row.seeds) if row.seeds == row.most_seeds else f"{row.seeds} to {row.most_seeds}"
 
 
 def _null(finding: Finding) -> str:
@@ -112,11 +118,11 @@ def _mark(finding: Finding) -> str:
 
 def render(rows: list[Row], runs: Runs) -> Group:
     """For the terminal: the claims, and below each its definitions."""
-    table = Table("claim", "paper", "ours", "null", "seeds", "verdict", title="Claims of arXiv 2512.23043",
+    table = Table("claim", "paper", "measured", "null", "seeds", "verdict", title="Claims of arXiv 2512.23043",
                   title_justify="left", show_lines=False)  # fmt: skip
     for row in rows:
         claim = f"[bold]{row.claim.id}[/] {escape(row.claim.says)} ({row.claim.section})\n[dim]{row.claim.rule}[/]"
-        table.add_row(claim, row.claim.paper, "", "", str(row.seeds), Text(verdict_text(row), style=_style(row)))
+        table.add_row(claim, row.claim.paper, "", "", _seeds(row), Text(verdict_text(row), style=_style(row)))
         for f in row.findings:
             said = f"  {f.definition}{_beside(f)}"
             table.add_row(Text(said, style="dim"), "", str(f.estimate), _null(f), "", Text(_mark(f), style="dim"))
@@ -137,7 +143,7 @@ def _described(runs: Runs, name: str) -> str:
     more = f" and {len(flagged) - 12} more" if len(flagged) > 12 else ""
     degenerate = f"; degenerate in the last round: {circuits}{more}" if flagged else ""
     seeds = ", ".join(map(str, found["seeds"]))
-    all_ = f"; degenerate circuits, local / global: {shares}" if shares else ""
+    all_ = f"; degenerate in all rounds, local / global circuits: {shares}" if shares else ""
     return f"{name}: seeds {seeds}; {found['rounds']} rounds{unlike}{all_}{degenerate}"
 
 
@@ -150,7 +156,7 @@ def markdown(rows: list[Row], runs: Runs) -> str:
     legend = LEGEND.replace("*", r"\*")
     rules = [f"- {row.claim.id} ({row.claim.section}): {row.claim.rule}." for row in rows]
     used = [f"- {_described(runs, name)}" for name in runs]
-    every = ["| claim | definition | ours | null | alone |", "|---|---|---|---|---|"]
+    every = ["| claim | definition | measured | null | alone |", "|---|---|---|---|---|"]
     every += [_definition(row, finding) for row in rows for finding in row.findings]
     parts = [overview(rows), "", legend, "", "Every definition:", "", *every, "", "Rules:", "", *rules]
     return "\n".join([*parts, "", "Runs:", "", *used, ""])
@@ -158,7 +164,7 @@ def markdown(rows: list[Row], runs: Runs) -> str:
 
 def overview(rows: list[Row]) -> str:
     """One row per claim: the number as the paper measures it, and the verdict over all definitions."""
-    head = "| claim | paper | ours, measured as in the paper | null | seeds | verdict, all definitions |"
+    head = "| claim | paper | measured as in the paper | null | seeds | verdict, all definitions |"
     return "\n".join([head, "|---|---|---|---|---|---|", *map(_overview_row, rows)])
 
 
@@ -166,7 +172,7 @@ def _overview_row(row: Row) -> str:
     first = _as_in_the_paper(row)
     ours = "<br>".join(f"{_label(f)}{_number(f)}" for f in first) or "-"
     chance = "<br>".join(map(_chance, first)) or "-"
-    cells = (f"**{row.claim.id}** {row.claim.says}", row.claim.paper, ours, chance, str(row.seeds), verdict_text(row))
+    cells = (f"**{row.claim.id}** {row.claim.says}", row.claim.paper, ours, chance, _seeds(row), verdict_text(row))
     return f"| {' | '.join(cells)} |"
 
 
