@@ -3,9 +3,11 @@
     python -m experiments.choices runs/choices --seeds 3
 
 The two-class experiment as the authors' code runs it, and with one choice changed: one global budget of weights instead
-of one per layer (the paper's equation 1), no floor of weights per filter, mean instead of zero ablation, no sparsity at
-all. The base is `two-class`: results of it that lie in OUT/two-class (of `experiments.paper`, say) are not run again.
-Writes OUT/choices.md: every figure of the last round with its interval, and its paired difference to the base.
+of one per layer, no floor of weights per filter, both (the paper's equation 1), mean instead of zero ablation, no
+sparsity at all. At 99.5 % the floor, not the budget, decides how many weights a convolution keeps, so it changes the
+sparsity too: the table says how many are left. The base is `two-class`: results of it that lie in OUT/two-class (of
+`experiments.paper`, say) are not run again. Writes OUT/choices.md: every figure of the last round with its interval,
+and its paired difference to the base.
 
 Expected: no numbers yet.
 """
@@ -15,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import tyro
 import xarray as xr
@@ -46,6 +47,7 @@ def variants(option: Choices) -> list[Experiment]:
         two,
         replace(two, name="global-scope", sparsity=replace(two.sparsity, scope="global")),
         replace(two, name="no-floor", sparsity=replace(two.sparsity, floor=0)),
+        replace(two, name="equation-1", sparsity=replace(two.sparsity, scope="global", floor=0)),
         replace(two, name="mean-ablation", discovery=replace(two.discovery, ablation="mean")),
         replace(two, name="dense", sparsity=replace(two.sparsity, target=0)),
     ]
@@ -56,6 +58,7 @@ def figures(ds: xr.Dataset) -> dict[str, xr.DataArray]:
     denser models have larger circuits, which overlap more whatever they do."""
     last, cross = ds.isel(round=[-1]), measures.cross_evaluation(ds)
     chance, there = nulls.expected(last), last["analysed"].astype(bool)
+    kept, random = measures.contained(last)
 
     def overlap(name: str, **origin: str) -> xr.DataArray:
         return over_seeds(nulls.corrected(last[name], chance[name]).sel(origin))
@@ -66,6 +69,7 @@ def figures(ds: xr.Dataset) -> dict[str, xr.DataArray]:
     found = {"global accuracy": over_seeds(last["global_accuracy"])}
     for origin in ORIGINS:
         found |= {
+            f"zero weights, mean of layers, {origin}": over_seeds(last[f"realised_sparsity_{origin}"]),
             f"channels of 224, {origin}": circuits("size", origin=origin) * len(LAYERS),
             f"degenerate, {origin}": circuits("degenerate", origin=origin),
             f"overlap of clients, {origin}, corrected": overlap("specialist_distinctness", origin=origin),
@@ -73,6 +77,9 @@ def figures(ds: xr.Dataset) -> dict[str, xr.DataArray]:
     found |= {
         "local-to-global IoU": circuits("local_global_iou"),
         "local-to-global IoU, corrected": overlap("local_global_iou"),
+        "channels kept": over_seeds(kept),
+        "channels kept, by chance": over_seeds(random),
+        "empty pairs, local-to-global": circuits("empty_pairs_local_global"),
     }
     found |= {f"found again, {origin}": circuits("rediscovery_iou", origin=origin) for origin in ORIGINS}
     return found | {
@@ -89,8 +96,8 @@ def markdown(found: Mapping[str, xr.Dataset]) -> str:
     for label in values[BASE]:
         cells = [_cell(values, name, label) for name in values]
         lines.append(f"| {label} | {' | '.join(cells)} |")
-    seeds = found[BASE].sizes["seed"]
-    return "\n".join([*lines, "", f"{seeds} seeds; 95 % intervals; below each: paired difference to the base.", ""])
+    lines.append(f"| seeds | {' | '.join(str(ds.sizes['seed']) for ds in found.values())} |")
+    return "\n".join([*lines, "", "95 % intervals over seeds; below each: paired difference to the base.", ""])
 
 
 def _cell(values: Mapping[str, Mapping[str, xr.DataArray]], name: str, label: str) -> str:
@@ -101,19 +108,14 @@ def _cell(values: Mapping[str, Mapping[str, xr.DataArray]], name: str, label: st
 def main(option: Choices) -> None:
     wanted = variants(option)
     pieces.run_missing(option.out, wanted, range(option.seeds), option.at_once)
-    print(report(option.out))
-
-
-def report(out: Path) -> str:
-    """Tabulate what is there, each variant over its own seeds. Raises FedmiError when something is missing."""
-    names = [e.name for e in variants(Choices(out))]
-    lacking = [name for name in names if not list((out / name).glob(f"*/{results.FILE}"))]
-    if lacking:
-        raise FedmiError(f"{out}: no results of {', '.join(lacking)} yet; give --seeds")
-    text = markdown({name: next(iter(runs.gather([out / name]).values())) for name in names})
-    with results.replacing(out / "choices.md") as temporary:
+    there = pieces.load(option.out, wanted)
+    if not all(there.values()):
+        lacking = ", ".join(name for name, one in there.items() if not one)
+        raise FedmiError(f"{option.out}: no results of {lacking} yet; give --seeds")
+    text = markdown({name: runs.joined([(option.out / name, ds) for ds in one]) for name, one in there.items()})
+    with results.replacing(option.out / "choices.md") as temporary:
         temporary.write_text(text, "utf-8")
-    return text
+    print(text)
 
 
 if __name__ == "__main__":

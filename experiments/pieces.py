@@ -12,12 +12,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import xarray as xr
 from tyro.conf import Positional
 
 import fedmi_jax
 from fedmi_jax import results
 from fedmi_jax.analysis.compact import compact
-from fedmi_jax.config import Execution, Experiment, FedmiError, differences, from_json, replace
+from fedmi_jax.config import Experiment, FedmiError, differences, from_json, replace
 
 TOGETHER = ".seeds-"
 """Begins the name of the folder in which seeds run together."""
@@ -40,7 +41,8 @@ class Series:
     def adapted(self, experiment: Experiment) -> Experiment:
         """The experiment with the rounds and the test images that were asked for."""
         evaluation = replace(experiment.evaluation, images_per_class=self.images_per_class)
-        return replace(experiment, rounds=self.rounds or experiment.rounds, evaluation=evaluation)
+        rounds = experiment.rounds if self.rounds is None else self.rounds
+        return replace(experiment, rounds=rounds, evaluation=evaluation)
 
 
 def folder(out: Path, experiment: Experiment, seed: int) -> Path:
@@ -53,21 +55,38 @@ def missing(out: Path, experiment: Experiment, seeds: Sequence[int]) -> list[int
     return [seed for seed in seeds if not (folder(out, experiment, seed) / results.FILE).exists()]
 
 
-def require_same(out: Path, experiment: Experiment, seeds: Sequence[int]) -> None:
-    """Raise FedmiError when the result of a seed that is there is of another experiment: with fewer rounds, say, it
-    would be taken for one that was never made. Controls and how the work was laid out may differ."""
-    for seed in set(seeds) - set(missing(out, experiment, seeds)):
-        there = folder(out, experiment, seed)
-        changed = differences(_measured(from_json(results.load(there).attrs["config"])), _measured(experiment))
-        if changed:
-            raise FedmiError(f"{there}: of another experiment, {', '.join(changed)}; give another folder, or move it")
+def load(out: Path, experiments: Sequence[Experiment]) -> dict[str, list[xr.Dataset]]:
+    """Every result of these experiments that is there, by name, one per seed. Raises FedmiError for one that is not
+    what its place says: with fewer rounds, say, it would be taken for a run that was never made."""
+    return {e.name: [_load(out, e, seed) for seed in _there(out, e)] for e in experiments}
 
 
-def _measured(e: Experiment) -> Experiment:
-    """Without what changes none of the numbers that are asked for."""
+def _there(out: Path, experiment: Experiment) -> list[int]:
+    found = (out / experiment.name).glob(f"seed-*/{results.FILE}")
+    return sorted(int(path.parent.name.removeprefix("seed-")) for path in found)
+
+
+def _load(out: Path, experiment: Experiment, seed: int) -> xr.Dataset:
+    there = folder(out, experiment, seed)
+    ds = results.load(there)
+    if "config" not in ds.attrs or ds["seed"].values.tolist() != [seed]:
+        raise FedmiError(f"{there}: not a run of seed {seed} alone; move it away")
+    changed = differences(_as_asked(from_json(ds.attrs["config"]), experiment), experiment)
+    if changed:
+        raise FedmiError(f"{there}: of another experiment, {', '.join(changed)}; give another folder, or move it away")
+    return ds
+
+
+def _as_asked(there: Experiment, wanted: Experiment) -> Experiment:
+    """The same but for what changes none of the numbers: seeds, how the work was laid out, more controls than asked."""
+    null_samples = min(there.evaluation.null_samples, wanted.evaluation.null_samples)
+    weights = there.execution.save_weights and wanted.execution.save_weights
+    repeat = wanted.discovery.repeat if there.discovery.repeat in ("always", wanted.discovery.repeat) else "never"
     return replace(
-        e, seeds=(0,), data=replace(e.data, data_dir=None), execution=Execution(precision=e.execution.precision),
-        evaluation=replace(e.evaluation, batch_size=0, null_samples=0), discovery=replace(e.discovery, repeat="never"),
+        there, name=wanted.name, seeds=wanted.seeds, data=replace(there.data, data_dir=wanted.data.data_dir),
+        execution=replace(wanted.execution, precision=there.execution.precision, save_weights=weights),
+        evaluation=replace(there.evaluation, batch_size=wanted.evaluation.batch_size, null_samples=null_samples),
+        discovery=replace(there.discovery, repeat="never" if wanted.discovery.repeat == "never" else repeat),
     )  # fmt: skip
 
 
@@ -80,8 +99,7 @@ def run_missing(out: Path, experiments: Sequence[Experiment], seeds: Sequence[in
     for experiment in experiments:  # cut off while it was shared out
         for done in (out / experiment.name).glob(f"{TOGETHER}*/{results.FILE}"):
             _share_out(done.parent)
-    for experiment in experiments:
-        require_same(out, experiment, seeds)
+    load(out, experiments)  # before hours of work, not after
     for first in range(0, len(seeds), at_once):
         for experiment in experiments:
             todo = missing(out, experiment, seeds[first : first + at_once])

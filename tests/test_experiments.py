@@ -13,7 +13,7 @@ from experiments import choices, dirichlet, paper, pieces, table
 from fedmi_jax import results
 from fedmi_jax.analysis import claims, nulls, runs, skew
 from fedmi_jax.circuits.similarity import CIRCUIT_DIMS
-from fedmi_jax.config import Execution, FedmiError, from_json, replace
+from fedmi_jax.config import Evaluation, Execution, FedmiError, from_json, replace
 from fedmi_jax.presets import preset
 from fedmi_jax.report import claims_table
 
@@ -37,6 +37,7 @@ class Runner:
         rng = np.random.default_rng(experiment.seeds[0])
         made["samples"] = (("seed", "client", "true_class"), rng.integers(0, 9, (made.sizes["seed"], 3, 10)))
         made["cross_evaluation_balanced_accuracy"] = (CIRCUIT_DIMS, made["cross_evaluation"].values / 2)
+        made["realised_sparsity_local"] = made["realised_sparsity_global"] = made["global_accuracy"]
         made["rediscovery_iou"] = ((*CIRCUIT_DIMS, "layer"), np.full(made["size"].shape, 0.75))
         made = results.stamp(made, experiment)
         results.save(made, folder)
@@ -80,15 +81,23 @@ def test_pieces_shared_out_in_part_are_shared_out_again(runner, tmp_path, monkey
 
 
 def test_results_of_another_experiment_are_not_taken_for_this_one(runner, tmp_path):
-    """Controls and the layout change no number."""
+    """More controls, and the layout, change no number."""
     (two,) = preset("two-class").experiments
     pieces.run_missing(tmp_path, [paper.controlled(two, paper.Paper(tmp_path, weights=False))], range(1))
     pieces.run_missing(tmp_path, [replace(two, execution=Execution(client_chunk=2))], range(1))
-    with pytest.raises(FedmiError, match=r"seed-0: of another experiment, rounds \(10, now 4\); give another folder"):
-        pieces.run_missing(tmp_path, [replace(two, rounds=4)], range(2))
-    with pytest.raises(FedmiError, match=r"execution\.precision \(float32, now float64\)"):
-        pieces.run_missing(tmp_path, [replace(two, execution=Execution(precision="float64"))], range(1))
+    for other, message in (
+        (replace(two, rounds=4), r"seed-0: of another experiment, rounds \(10, now 4\); give another folder"),
+        (replace(two, execution=Execution(precision="float64")), r"execution\.precision \(float32, now float64\)"),
+        (replace(two, execution=Execution(save_weights=True)), r"save_weights \(False, now True\)"),
+        (replace(two, discovery=replace(two.discovery, repeat="always")), r"discovery\.repeat \(never, now always\)"),
+        (replace(two, evaluation=Evaluation(null_samples=6)), r"null_samples \(5, now 6\)"),
+    ):
+        with pytest.raises(FedmiError, match=message):
+            pieces.run_missing(tmp_path, [other], range(2))
     assert len(runner.asked) == 1
+    (tmp_path / "two-class" / "seed-0").rename(tmp_path / "two-class" / "seed-3")
+    with pytest.raises(FedmiError, match="seed-3: not a run of seed 3 alone"):
+        pieces.load(tmp_path, [two])
 
 
 def test_paper_runs_what_is_missing_and_writes_the_claims(runner, tmp_path):
@@ -132,8 +141,8 @@ def test_overlap_by_chance_is_corrected_to_nothing():
     ds["samples"] = (("seed", "client", "true_class"), np.full((1, 3, 2), 5))
     ds["global_accuracy"] = (("seed", "round"), [[0.5]])
     ds["rediscovery_iou"] = ((*CIRCUIT_DIMS, "layer"), np.ones(ds["size"].shape))
-    ds["cross_evaluation_balanced_accuracy"] = (CIRCUIT_DIMS, ds["cross_evaluation"].values / 2)
-    row = dirichlet.point("dirichlet-1", ds.assign_coords(true_class=[0, 1]))
+    (at_1,) = dirichlet.sweep(dirichlet.Dirichlet(Path(), alphas=(1.0,)))
+    row = dirichlet.point(at_1, ds.assign_coords(true_class=[0, 1]))
     assert row["inter-client IoU, global"] == row["inter-client IoU, global, corrected"] == 1
     assert row["inter-client IoU, local"] == 0
     chance = nulls.expected_iou(10, 10, 40)
@@ -141,14 +150,38 @@ def test_overlap_by_chance_is_corrected_to_nothing():
     assert row["inter-client IoU, local, corrected"] == pytest.approx(-chance / (1 - chance))
 
 
+def test_circuits_of_classes_without_images_do_not_count():
+    """Client 2 has no image of class 0: its circuit there is empty, found again as such, and never right."""
+
+    def at_home(s, r, k, c):
+        return -1 if (k, c) == (2, 0) else 0
+
+    def right(s, r, k, c):
+        return 0.0 if (k, c) == (2, 0) else 0.8
+
+    ds = result("iid", seeds=1, rounds=1, local=at_home, global_=at_home, cross=right, balanced=right)
+    ds["samples"] = (("seed", "client", "true_class"), np.array([[[5, 5], [90, 5], [0, 7]]]))
+    ds["global_accuracy"] = (("seed", "round"), [[0.5]])
+    ds["rediscovery_iou"] = (ds["size"] == 0) * 0.5 + 0.5
+    (at_1,) = dirichlet.sweep(dirichlet.Dirichlet(Path(), alphas=(1.0,)))
+    found = dirichlet.point(at_1, ds.assign_coords(true_class=[0, 1]))
+    expected = {
+        "cross-evaluation": 0.8, "its balanced accuracy": 0.8, "found again, local": 0.5, "found again, global": 0.5,
+        "inter-client IoU, local": 1, "local-to-global IoU": 1, "channels kept": 1, "channels kept, by chance": 10 / 40,
+        "empty pairs, local-to-global": 0, "images per circuit, median": 5, "held by fewer than 20 images": 0.8,
+    }  # fmt: skip
+    assert {label: found[label] for label in expected} == pytest.approx(expected)
+    assert not skew.where_held(ds.assign_coords(true_class=[0, 1]))["degenerate"].any()
+
+
 def test_choices(runner, tmp_path):
     choices.main(choices.Choices(tmp_path, seeds=1, rounds=2))
     rows = (tmp_path / "choices.md").read_text().splitlines()
-    assert rows[0] == "| last round | two-class | global-scope | no-floor | mean-ablation | dense |"
+    assert rows[0] == "| last round | two-class | global-scope | no-floor | equation-1 | mean-ablation | dense |"
     accuracy = next(row for row in rows if row.startswith("| its balanced accuracy"))
-    assert accuracy == "| its balanced accuracy | 0.50" + " | 0.50<br>0.00" * 4 + " |"  # below: paired differences
+    assert accuracy == "| its balanced accuracy | 0.50" + " | 0.50<br>0.00" * 5 + " |"  # below: paired differences
     names = [e.name for e in choices.variants(choices.Choices(tmp_path))]
-    assert len(set(names)) == 5
+    assert len(set(names)) == 6
 
 
 # --- label distances ---

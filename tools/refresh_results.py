@@ -1,6 +1,6 @@
 """Bring what quotes the stored results up to date, after runs were added to experiments/results or experiments/beyond.
 
-    python tools/refresh_results.py --authors FOLDER
+    python -m tools.refresh_results --authors FOLDER
 
 Draws every figure, writes claims.md, and replaces the blocks between `<!-- NAME -->` and `<!-- end -->` in README.md
 and in the README of both folders. FOLDER holds the published results of the paper's authors, imported with `fedmi
@@ -16,14 +16,18 @@ from pathlib import Path
 
 import tyro
 
-from experiments import choices, dirichlet, paper, pieces, table
+from experiments import dirichlet, paper, pieces, table
+from fedmi_jax import results
 from fedmi_jax.analysis import claims, runs
 from fedmi_jax.config import FedmiError
-from fedmi_jax.report import claims_table
+from fedmi_jax.files import replacing
+from fedmi_jax.report import claims_table, figures
 
 ROOT = Path(__file__).parent.parent
 STORED = ROOT / "experiments" / "results"
 BEYOND = ROOT / "experiments" / "beyond"
+ROUNDS = 4
+"""Of the stored Dirichlet sweep."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +39,15 @@ class Refresh:
 
 def main(option: Refresh) -> None:
     paper.report(STORED, draw=True)
-    found = runs.gather([path for path in STORED.iterdir() if list(path.rglob("result.nc"))], paper_only=True)
+    found = runs.gather([path for path in STORED.iterdir() if list(path.rglob(results.FILE))], paper_only=True)
+    theirs = runs.gather([option.authors], paper_only=True)
+    judged = claims_table.markdown(claims.judge(theirs), theirs)
+    (STORED / "claims-of-the-published-runs.md").write_text(judged, "utf-8")
     put(ROOT / "README.md", "overview", claims_table.overview(claims.judge(found)))
-    put(STORED / "README.md", "table", table.table(found, runs.gather([option.authors])))
-    dirichlet.report(BEYOND / "dirichlet", dirichlet.ALPHAS)
-    choices.report(BEYOND / "choices")
-    for name in ("dirichlet", "choices"):
-        put(BEYOND / "README.md", name, (BEYOND / name / f"{name}.md").read_text("utf-8"))
+    put(STORED / "README.md", "table", table.table(found, theirs))
+    put(STORED / "README.md", "figures", figures.index(sorted((STORED / "figures").glob("*.svg"))))
+    dirichlet.main(dirichlet.Dirichlet(BEYOND / "dirichlet", seeds=0, rounds=ROUNDS))
+    put(BEYOND / "README.md", "dirichlet", (BEYOND / "dirichlet" / "dirichlet.md").read_text("utf-8"))
 
 
 def put(page: Path, name: str, text: str) -> None:
@@ -50,7 +56,8 @@ def put(page: Path, name: str, text: str) -> None:
     new, found = pattern.subn(lambda block: f"{block[1]}{text.strip()}\n{block[2]}", page.read_text("utf-8"))
     if not found:
         raise FedmiError(f"{page}: has no block <!-- {name} -->")
-    page.write_text(new, "utf-8")
+    with replacing(page) as temporary:
+        temporary.write_text(new, "utf-8")
 
 
 if __name__ == "__main__":

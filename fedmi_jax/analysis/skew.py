@@ -12,6 +12,7 @@ import xarray as xr
 from scipy import stats
 
 from fedmi_jax.circuits import similarity
+from fedmi_jax.circuits.similarity import CIRCUIT_DIMS
 
 
 def label_distance(ds: xr.Dataset) -> xr.Dataset:
@@ -34,11 +35,18 @@ def label_distance(ds: xr.Dataset) -> xr.Dataset:
 
 
 def where_held(ds: xr.Dataset) -> xr.Dataset:
-    """The result with its measures of similarity over circuits of classes that the client has images of only.
+    """The result as if every client were analysed for the classes that it has images of only.
 
-    With `discovery.classes` given a client is analysed for classes that it does not hold, and its circuits for these
-    are empty: they say nothing about how circuits fare.
+    With `discovery.classes` given a client is analysed for classes that it does not hold, too, and its circuits for
+    these are empty: they say nothing about how circuits fare. Measures of circuits are NaN there, `degenerate` is
+    False, and measures of similarity are made anew.
     """
     images = ds["samples"].sel(true_class=ds["class"].values).rename(true_class="class") > 0
     images = images.assign_coords({"class": ds["class"].values})
-    return similarity.measures(ds.assign(analysed=ds["analysed"].astype(bool) & images))
+    there = ds["analysed"].astype(bool) & images
+    own = {
+        name: (values.where(there) if values.dtype.kind == "f" else values & there).transpose(*values.dims)
+        for name, values in ds.items()
+        if set(CIRCUIT_DIMS) <= set(values.dims) and (values.dtype.kind == "f" or name == "degenerate")
+    }
+    return similarity.measures(ds.assign({**own, "analysed": there}))
