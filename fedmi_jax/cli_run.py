@@ -38,7 +38,8 @@ class Run:
     """Print the plan and stop."""
     check_determinism: bool = False
     """Compute the first round twice, compare every bit, say so and stop."""
-    checkpoint: Checkpoint = Checkpoint()  # noqa: RUF009
+    checkpoint: Checkpoint = Checkpoint()
+    """What a run in a folder keeps to go on from."""
     distributed: bool = False
     """Run as one of several processes: as SLURM or another cluster says, or as the next three options do."""
     coordinator: str | None = None
@@ -47,7 +48,7 @@ class Run:
     """How many processes there are."""
     process_id: int | None = None
     """Which of them this is; process 0 prints and writes."""
-    experiment: Annotated[Experiment, tyro.conf.arg(name="")] = Experiment()  # noqa: RUF009
+    experiment: Annotated[Experiment, tyro.conf.arg(name="")] = Experiment()
 
 
 @dataclass(frozen=True)

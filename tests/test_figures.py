@@ -283,3 +283,19 @@ def test_names_stand_for_presets():
     named = {kind for spec in figures.PAPER.values() for kind in spec.kinds}
     assert named == set(MAPS)
     assert named <= set(PRESETS)
+
+
+def test_a_figure_says_which_runs_it_shows_and_how_many_seeds():
+    runs = {"iid": result("iid", seeds=1, rounds=2)} | {k: result(k, rounds=2) for k in ("one-class", "two-class")}
+    assert figures._of(runs, "bands") == "iid: 1 seed; one-class, two-class: 3 seeds (mean, 95 % interval)"
+    assert figures._of({"iid": runs["iid"]}, "first") == "iid"
+    figure = figures.PER_RUN["pairwise"].draw(result("two-class", local=-1, rounds=2))
+    style.say(figure, "two-class: 3 seeds (mean)")
+    assert figure.get_supxlabel() == "two empty sets count as 1; two-class: 3 seeds (mean)"
+
+
+def test_index_links_every_file(tmp_path):
+    files = [tmp_path / "figures" / name for name in ("fig01.svg", "kept-two-class.svg", "kept-iid.svg")]
+    first, second = figures.index(files).splitlines()
+    assert first == "- `fig01`: IID: inter-client consistency. [fig01](figures/fig01.svg)"
+    assert second.endswith(" [two-class](figures/kept-two-class.svg), [iid](figures/kept-iid.svg)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import xarray as xr
 
@@ -29,6 +29,10 @@ def _overlap(measure: str) -> tuple[str, ...]:
     return measure, "empty_pairs_" + measure.removesuffix("_iou"), *_CIRCUITS
 
 
+Shows = Literal["bands", "means", "first"]
+"""Of the seeds: mean and interval, the mean alone, or the first one, which the figure then names."""
+
+
 @dataclass(frozen=True)
 class Paper:
     """A figure of the paper."""
@@ -40,6 +44,7 @@ class Paper:
     draw: Callable[[Runs], Figure]
     rounds: int = 1
     """At least so many."""
+    shows: Shows = "bands"
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,7 @@ class PerRun:
     draw: Callable[[xr.Dataset], Figure]
     asked: bool = False
     """Needs what only a run that was asked for it has: not missed elsewhere."""
+    shows: Shows = "bands"
 
 
 PAPER: dict[str, Paper] = {
@@ -63,9 +69,9 @@ PAPER: dict[str, Paper] = {
     "fig08": Paper(("three-class",), _overlap("local_global_iou"), paper_figures.fig08),
     "fig09": Paper(("shared-class",), _CROSS, paper_figures.fig09),
     "fig10": Paper(("iid",), _overlap("stability_iou"), paper_figures.fig10),
-    "fig11": Paper(("iid",), _WIRES, graphs.fig11),
-    "fig12": Paper(("iid",), _WIRES, graphs.fig12, rounds=2),
-    "fig13": Paper(("iid",), _WIRES, graphs.fig13),
+    "fig11": Paper(("iid",), _WIRES, graphs.fig11, shows="first"),
+    "fig12": Paper(("iid",), _WIRES, graphs.fig12, rounds=2, shows="first"),
+    "fig13": Paper(("iid",), _WIRES, graphs.fig13, shows="first"),
     "fig14": Paper(("two-class",), _overlap("specialist_distinctness"), paper_figures.fig14),
     "fig15": Paper(("two-class",), _overlap("local_global_iou"), paper_figures.fig15),
     "fig16": Paper(("two-class",), _overlap("local_global_iou"), paper_figures.fig16),
@@ -74,23 +80,29 @@ PAPER: dict[str, Paper] = {
     "fig19": Paper((ABLATION,), _CROSS, paper_figures.fig19),
 }
 PER_RUN: dict[str, PerRun] = {
-    "heatmap": PerRun(_CIRCUITS, more_figures.heatmap),
+    "heatmap": PerRun(_CIRCUITS, more_figures.heatmap, shows="first"),
     "drift": PerRun(("drift_gap", *_CIRCUITS), more_figures.drift),
-    "pairwise": PerRun(("class_pair_iou", "empty_pairs_class_pair", "class_name"), more_figures.pairwise),
-    "partition": PerRun(("samples", "true_class_name"), more_figures.partition),
+    "pairwise": PerRun(
+        ("class_pair_iou", "empty_pairs_class_pair", "class_name"), more_figures.pairwise, shows="means"
+    ),
+    "partition": PerRun(("samples", "true_class_name"), more_figures.partition, shows="first"),
     "sparsity": PerRun(("realised_sparsity_local", "realised_sparsity_global"), more_figures.sparsity),
     "accuracy": PerRun(("global_class_accuracy", "local_class_accuracy", "true_class_name"), more_figures.accuracy),
     "specificity": PerRun(
-        ("call_rate", "cross_evaluation_call_rate", "true_class_name", *_CIRCUITS), more_figures.specificity
+        ("call_rate", "cross_evaluation_call_rate", "true_class_name", *_CIRCUITS),
+        more_figures.specificity,
+        shows="means",
     ),
     "sufficiency": PerRun(("sufficiency", "necessity", "degenerate"), more_figures.sufficiency),
     "outages": PerRun(_CROSS, more_figures.outages),
+    "kept": PerRun(_CIRCUITS, more_figures.kept),
     "ceiling": PerRun(_AGAIN, more_figures.ceiling, asked=True),
     "aligned": PerRun(
         ("aligned_local_global_iou", "local_global_iou", "empty_pairs_local_global"), more_figures.aligned, asked=True
     ),
 }
-NAMES = (*PAPER, *PER_RUN)
+ALL: dict[str, Paper | PerRun] = PAPER | PER_RUN
+NAMES = tuple(ALL)
 
 _HOW = {
     "rediscovery_iou": "fedmi run PRESET --discovery.repeat last",
@@ -111,14 +123,37 @@ def draw_all(runs: Runs, out: Path, only: Sequence[str], formats: Sequence[str])
     for name in only or NAMES:
         figures, missing = (_paper if name in PAPER else _per_run)(name, runs, bool(only))
         problems += missing
-        for stem, draw, data in figures:
+        for stem, draw, data, shown in figures:
             with style.styled():
                 figure = draw(data)
+                style.say(figure, _of(shown, ALL[name].shows))
             drawn += [style.save(figure, out / f"{stem}.{kind}") for kind in formats]
     return drawn, problems
 
 
-_Work = tuple[list[tuple[str, Callable, Any]], list[str]]
+def _of(runs: Runs, shows: Shows) -> str:
+    """What a figure shows: runs, how many seeds, what its bands are."""
+    by_seeds: dict[int, list[str]] = {}
+    for name, ds in runs.items():
+        by_seeds.setdefault(ds.sizes["seed"], []).append(name)
+    many = "mean, 95 % interval" if shows == "bands" else "mean"
+    said = {n: f": {n} seeds ({many})" if n > 1 else ": 1 seed" for n in by_seeds}
+    return "; ".join(", ".join(names) + (said[n] if shows != "first" else "") for n, names in by_seeds.items())
+
+
+def index(files: Sequence[Path]) -> str:
+    """Markdown: what each figure shows, with links to its files, relative to the folder above theirs."""
+    lines = []
+    for name in NAMES:
+        own = [path for path in files if path.stem == name or path.stem.startswith(f"{name}-")]
+        links = ", ".join(f"[{path.stem.removeprefix(f'{name}-')}]({path.parent.name}/{path.name})" for path in own)
+        summary = " ".join((ALL[name].draw.__doc__ or "").split("\n\n")[0].split())
+        lines += [f"- `{name}`: {summary} {links}"] if own else []
+    return "\n".join(lines)
+
+
+_Work = tuple[list[tuple[str, Callable, Any, Runs]], list[str]]
+"""Stem of the file, how it is drawn and from what, and which runs that shows; what cannot be drawn."""
 
 
 def _paper(name: str, runs: Runs, wanted: bool) -> _Work:
@@ -132,7 +167,7 @@ def _paper(name: str, runs: Runs, wanted: bool) -> _Work:
         _missing(name, run, ds, spec.needs) or _too_short(name, run, ds, spec.rounds) for run, ds in there.items()
     ]
     usable = {run: ds for (run, ds), lack in zip(there.items(), missing, strict=True) if not lack}
-    figures: list[tuple[str, Callable, Any]] = [(name, spec.draw, usable)] if usable else []
+    figures: list[tuple[str, Callable, Any, Runs]] = [(name, spec.draw, usable, usable)] if usable else []
     return figures, [lack for lack in missing if lack]
 
 
@@ -141,7 +176,7 @@ def _per_run(name: str, runs: Runs, wanted: bool) -> _Work:
     for run, ds in runs.items():
         lack = _missing(name, run, ds, spec.needs)
         if not lack:
-            figures.append((f"{name}-{run}", spec.draw, ds))
+            figures.append((f"{name}-{run}", spec.draw, ds, {run: ds}))
         elif wanted or not spec.asked:
             problems.append(lack)
     return figures, problems

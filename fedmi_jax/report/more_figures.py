@@ -92,6 +92,10 @@ def pairwise(ds: xr.Dataset) -> Figure:
     for one, (origin, layer) in zip(axes, places, strict=True):
         image = _matrix(one, last.sel(origin=origin, layer=layer).values, labels, labels)
         one.set_title(f"{layer}, {origin} circuits")
+    for one in axes[::3]:
+        one.set_ylabel("class")
+    for one in axes[3:]:
+        one.set_xlabel("class")
     if image is not None:
         figure.colorbar(image, ax=axes, label="IoU")
     figure.supxlabel(_convention(ds["empty_pairs_class_pair"].isel(round=-1)), fontsize=6.5)
@@ -152,13 +156,14 @@ def sparsity(ds: xr.Dataset) -> Figure:
 
 
 def accuracy(ds: xr.Dataset) -> Figure:
-    """The whole global model, class by class, and beside it the mean of the local ones."""
+    """The whole global model, class by class, beside it the mean of the local models of its holders."""
     labels = zip(ds["true_class"].values.tolist(), ds["true_class_name"].values, strict=True)
-    local = ds["local_class_accuracy"].mean("client")
+    local = ds["local_class_accuracy"]
+    local = (local.where(ds["samples"] > 0) if "samples" in ds else local).mean("client")
     panels = [
         Panel(str(name), [
             Curve("global model", ds["global_class_accuracy"].sel(true_class=c), style.ORIGINS["global"], "o"),
-            Curve("local models, mean", local.sel(true_class=c), style.ORIGINS["local"], "s"),
+            Curve("local models of its holders", local.sel(true_class=c), style.ORIGINS["local"], "s"),
         ])
         for c, name in list(labels)[:20]
     ]  # fmt: skip
@@ -178,11 +183,25 @@ def specificity(ds: xr.Dataset) -> Figure:
         rates = [last[name].sel({"client": k, "class": c}).mean("seed").values for k, c in circuits]
         image = _matrix(one, np.array(rates), [""] * len(circuits), truths)
         _rows(one, ds, circuits)
-        one.set(title=f"local circuit {title}{seeds}", xlabel="images of class")
+        _outline(one, ds, circuits)
+        one.set(
+            title=f"local circuit {title}{seeds}", xlabel="images of class (box: its own, dotted: its client's others)"
+        )
     axes[0].set_ylabel("client: class (○ degenerate)")
     if image is not None:
         figure.colorbar(image, ax=axes, label="share called the circuit's class")
     return figure
+
+
+def _outline(axes: Axes, ds: xr.Dataset, circuits: list[tuple[int, int]]) -> None:
+    """In each circuit's row: its own class, and the others that its client is analysed for."""
+    from matplotlib.patches import Rectangle
+
+    columns = {label: j for j, label in enumerate(ds["true_class"].values.tolist())}
+    for i, (k, own) in enumerate(circuits):
+        for c in set(own_classes(ds, k)) & set(columns):
+            corner, line = (columns[c] - 0.44, i - 0.44), "-" if c == own else ":"
+            axes.add_patch(Rectangle(corner, 0.88, 0.88, fill=False, ec=style.VERMILLION, lw=0.8, ls=line))
 
 
 def sufficiency(ds: xr.Dataset) -> Figure:
@@ -210,12 +229,29 @@ def outages(ds: xr.Dataset) -> Figure:
     curve = Curve("local circuits", interference.out_share(cross), style.BLUE, "o", flags)
     found = measures.random_cross_evaluation(ds)
     label, null = ("", None) if found is None else (found[0], over_rounds(interference.out(found[1])))
-    falls, back, longest = (
-        estimate(over_seeds(of(cross)))
-        for of in (interference.collapses, interference.recoveries, interference.longest_outage)
-    )
-    title = f"per circuit: collapses {falls}, recoveries {back}, longest outage {longest} rounds"
+    falls, back = (estimate(over_seeds(of(cross))) for of in (interference.collapses, interference.recoveries))
+    longest = float(interference.longest_outage(cross).max())
+    title = f"per circuit: collapses {falls}, recoveries {back} (also of circuits out from the start); longest outage "
+    title += f"{longest:.0f} rounds" if np.isfinite(longest) else "-"
     return draw([Panel(title, [curve], null, label)], 1, "share of circuits under 1 %", 1.9)
+
+
+def kept(ds: xr.Dataset) -> Figure:
+    """How much of the local circuit lies in the global one, and of the global one in the local one; dashed, the same of
+    random sets of their sizes. Where the first is near 1 and the second is not, the circuit has grown, not moved."""
+    ways = (
+        ("local circuit's channels that are in the global one", "local", "global", style.BLUE, "o"),
+        ("global circuit's channels that are in the local one", "global", "local", style.ORANGE, "s"),
+    )
+    found = [(label, measures.contained(ds, inner, outer), colour, mark) for label, inner, outer, colour, mark in ways]
+    panels = []
+    for layer in LAYERS:
+        curves = []
+        for label, parts, colour, mark in found:
+            value, null = (over_rounds(part.sel(layer=layer)) for part in parts)
+            curves.append(Curve(label, value, colour, mark, null=null))
+        panels.append(Panel(layer, curves, null_label="random sets"))
+    return draw(panels, 3, "share of channels", 1.7)
 
 
 def ceiling(ds: xr.Dataset) -> Figure:

@@ -82,6 +82,12 @@ def legend(figure: Figure, axes: Sequence[Axes], columns: int | None = None) -> 
     )  # fmt: skip
 
 
+def say(figure: Figure, text: str) -> None:
+    """In small print at the lower edge, after what the figure says there itself."""
+    said = (part for part in (figure.get_supxlabel(), text) if part)
+    figure.supxlabel("; ".join(said), fontsize=5.5, x=0.995, ha="right")
+
+
 def _number(label: str) -> int:
     """That a class's name begins with, as in "7 - seven"; 0: none."""
     first = label.split(" ")[0]
