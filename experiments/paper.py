@@ -69,8 +69,8 @@ def controlled(experiment: Experiment, option: Paper) -> Experiment:
     )
 
 
-def report(out: Path, draw: bool) -> None:
-    """Figures and claims of all the paper's experiments that are there."""
+def report(out: Path, draw: bool) -> tuple[runs.Runs, list[claims.Row]]:
+    """Figures and claims of all the paper's experiments that are there; these, and how they were judged."""
     names = [experiment.name for name in PRESETS for experiment in preset(name).experiments]
     found = runs.gather([out / name for name in names if (out / name).exists()], paper_only=True)
     if draw:
@@ -81,6 +81,7 @@ def report(out: Path, draw: bool) -> None:
     with results.replacing(out / "claims.md") as temporary:
         temporary.write_text(claims_table.markdown(rows, found))
     Console().print(claims_table.render(rows, found))
+    return found, rows
 
 
 def section(*presets: str) -> None:

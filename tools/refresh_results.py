@@ -17,7 +17,6 @@ from pathlib import Path
 import tyro
 
 from experiments import dirichlet, paper, pieces, table
-from fedmi_jax import results
 from fedmi_jax.analysis import claims, runs
 from fedmi_jax.config import FedmiError
 from fedmi_jax.files import replacing
@@ -38,12 +37,11 @@ class Refresh:
 
 
 def main(option: Refresh) -> None:
-    paper.report(STORED, draw=True)
-    found = runs.gather([path for path in STORED.iterdir() if list(path.rglob(results.FILE))], paper_only=True)
+    found, rows = paper.report(STORED, draw=True)
     theirs = runs.gather([option.authors], paper_only=True)
-    judged = claims_table.markdown(claims.judge(theirs), theirs)
-    (STORED / "claims-of-the-published-runs.md").write_text(judged, "utf-8")
-    put(ROOT / "README.md", "overview", claims_table.overview(claims.judge(found)))
+    with replacing(STORED / "claims-of-the-published-runs.md") as temporary:
+        temporary.write_text(claims_table.markdown(claims.judge(theirs), theirs), "utf-8")
+    put(ROOT / "README.md", "overview", claims_table.overview(rows))
     put(STORED / "README.md", "table", table.table(found, theirs))
     put(STORED / "README.md", "figures", figures.index(sorted((STORED / "figures").glob("*.svg"))))
     dirichlet.main(dirichlet.Dirichlet(BEYOND / "dirichlet", seeds=0, rounds=ROUNDS))
