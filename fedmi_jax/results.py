@@ -286,9 +286,18 @@ def _ratio(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
+_OTHER = (
+    "cross evaluation: a local circuit's mask on the global model, and the reverse; drift gap: what the circuit found "
+    "on that model reaches beyond it"
+)
+
+
 def _figures(short: dict[str, Any], title: str) -> Table:
     """What has one figure per origin."""
-    table = Table("last round", "local circuits", "global circuits", title=title, title_justify="left")
+    table = Table(
+        "last round", "local circuits", "global circuits", title=title, title_justify="left", caption=_OTHER,
+        caption_justify="left",
+    )  # fmt: skip
     table.add_row("global model: accuracy", "", _percent(short["global_accuracy"]))
     for name in ("degenerate_share", *_AVERAGES):
         if name in short:
