@@ -13,6 +13,7 @@ Expected: accuracy and overlap fall with the distance. No numbers yet.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -128,24 +129,29 @@ LOOKS = {
     "global accuracy": (style.BLACK, "o", False),
 }
 """Colour, marker, filled."""
-PANELS = tuple(LOOKS)[:6], tuple(LOOKS)[6:10], tuple(LOOKS)[10:]
+PANELS = {
+    "a client's circuit and the global model's": tuple(LOOKS)[:6],
+    "two clients' circuits": tuple(LOOKS)[6:10],
+    "what works": tuple(LOOKS)[10:],
+}
 
 
 def figure(points: list[Point]) -> Figure:
     """A row per distance: a client's circuit beside the global model's, two clients' beside each other, and what works.
     A point per run, a line through the means of each alpha."""
     made, axes = style.grid(6, 3, 1.9, share=False)
-    for one, (measure, labels) in zip(axes, [(m, labels) for m in DISTANCES for labels in PANELS], strict=True):
-        for label in labels:
+    for one, (measure, title) in zip(axes, itertools.product(DISTANCES, PANELS), strict=True):
+        for label in PANELS[title]:
             colour, marker, filled = LOOKS[label]
             face = colour if filled else "none"
             one.plot(*_pairs(points, measure, label), marker, color=colour, mfc=face, ms=3, mew=0.7, label=label)
             means = [np.mean(part, 1) for runs in levels(points).values() if (part := _pairs(runs, measure, label))[0]]
             one.plot(*np.array(means).T, ls=":" if label.endswith(CHANCE) else "-", color=colour, lw=0.6)
         one.set_xlabel(DISTANCES[measure])
-        one.set_ylabel("accuracy, last round" if labels == PANELS[-1] else "share of channels, last round")
+        one.set(title=title, ylabel="accuracy" if title == "what works" else "share of channels")
         one.set_ylim(0, 1.04)
     style.legend(made, axes, 4)
+    style.say(made, f"{len({p['seed'] for p in points})} seeds, a point each; lines: means of each alpha; last round")
     return made
 
 
