@@ -27,6 +27,7 @@ from experiments import pieces
 from fedmi_jax import results
 from fedmi_jax.analysis import measures, nulls, skew
 from fedmi_jax.analysis.statistics import Estimate, estimate
+from fedmi_jax.circuits.similarity import LAYERS
 from fedmi_jax.config import Experiment, FedmiError, Split, replace
 from fedmi_jax.presets import preset
 from fedmi_jax.report import style
@@ -95,6 +96,9 @@ def point(e: Experiment, ds: xr.Dataset) -> Point:
     found |= {measure: float(distance[measure].mean()) for measure in DISTANCES}
     found["images per circuit, median"] = float(images.where(images > 0).median())
     found["held by fewer than 20 images"] = float((images < 20).where(images > 0).mean())
+    for origin in results.ORIGINS:
+        channels = ds["size"].where(ds["analysed"]).sum("layer", min_count=len(LAYERS))
+        found[f"channels of 224, {origin}"] = _mean(channels, origin)
     for label, (measure, origin) in MEASURED.items():
         found[label] = _mean(ds[measure], origin)
     for label, (measure, origin) in OVERLAPS.items():

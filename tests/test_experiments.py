@@ -184,6 +184,19 @@ def test_choices(runner, tmp_path):
     assert len(set(names)) == 6
 
 
+def test_the_stored_sweep_is_tabled_as_it_is():
+    """Its most skewed level: every cell anew from the results."""
+    beyond = Path(__file__).parent.parent / "experiments" / "beyond"
+    (e,) = dirichlet.sweep(dirichlet.Dirichlet(beyond / "dirichlet", alphas=(0.05,), rounds=4))
+    points = [dirichlet.point(e, ds) for ds in pieces.load(beyond / "dirichlet", [e])[e.name]]
+    told = (beyond / "dirichlet" / "dirichlet.md").read_text()
+    assert told.strip() in (beyond / "README.md").read_text()
+    cells = dict(line.split(" | ")[:2] for line in told.splitlines() if line.startswith("| "))
+    own = dict(line.split(" | ")[:2] for line in dirichlet.markdown(points).splitlines() if line.startswith("| "))
+    assert cells == own
+    assert len(own) > 20
+
+
 # --- label distances ---
 
 
