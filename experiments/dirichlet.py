@@ -5,10 +5,11 @@
 Five clients, shares of every class drawn from Dir(alpha), alpha 0.05 to 100; otherwise as `iid` (99 % sparse, 10
 rounds, classes 0, 1, 2, 7). About 90 s a round on two CPU cores: 1.8 hours a seed for all seven levels. Writes
 OUT/dirichlet.svg and OUT/dirichlet.md: distance of the clients' label distributions (EMD, Jensen-Shannon;
-`analysis.skew`) against overlap of circuits, as measured and corrected for chance, and accuracy, one point per run;
+`analysis.skew`) against overlap of circuits, with chance and a second search beside it, channels kept, and accuracy;
 Spearman's rank correlation over the levels of each seed, and its interval over seeds.
 
-Expected: accuracy and overlap fall with the distance. No numbers yet.
+Expected (two seeds, 4 rounds; experiments/beyond): at alpha 100, 1 and 0.05 local-to-global IoU 0.88, 0.79 and 0.49,
+channels kept 94, 88 and 76 %, global accuracy 92, 90 and 32 %; found again 0.88 to 0.94 throughout.
 """
 
 from __future__ import annotations
@@ -77,14 +78,16 @@ def sweep(option: Dirichlet) -> list[Experiment]:
 def main(option: Dirichlet) -> None:
     swept = sweep(option)
     pieces.run_missing(option.out, swept, range(option.seeds), option.at_once)
-    points = [point(e, ds) for e in swept for ds in pieces.load(option.out, [e])[e.name]]
+    there = pieces.load(option.out, swept)
+    points = [point(e, ds) for e in swept for ds in there[e.name]]
     if not points:
         raise FedmiError(f"{option.out}: no results yet; give --seeds")
     with style.styled():
         style.save(figure(points), option.out / "dirichlet.svg")
+    text = markdown(points)
     with results.replacing(option.out / "dirichlet.md") as temporary:
-        temporary.write_text(markdown(points), "utf-8")
-    print(markdown(points))
+        temporary.write_text(text, "utf-8")
+    print(text)
 
 
 def point(e: Experiment, ds: xr.Dataset) -> Point:
@@ -96,8 +99,8 @@ def point(e: Experiment, ds: xr.Dataset) -> Point:
     found |= {measure: float(distance[measure].mean()) for measure in DISTANCES}
     found["images per circuit, median"] = float(images.where(images > 0).median())
     found["held by fewer than 20 images"] = float((images < 20).where(images > 0).mean())
+    channels = ds["size"].where(ds["analysed"]).sum("layer", min_count=len(LAYERS))
     for origin in results.ORIGINS:
-        channels = ds["size"].where(ds["analysed"]).sum("layer", min_count=len(LAYERS))
         found[f"channels of 224, {origin}"] = _mean(channels, origin)
     for label, (measure, origin) in MEASURED.items():
         found[label] = _mean(ds[measure], origin)
