@@ -1,6 +1,7 @@
 """Beyond the paper: which findings depend on which choice that the paper leaves open.
 
     python -m experiments.choices runs/choices --seeds 3
+    python -m experiments.choices runs/choices --seeds 3 --base runs/paper    # whose two-class is not run again
 
 The two-class experiment as the authors' code runs it, and with one choice changed: one global budget of weights instead
 of one per layer, no floor of weights per filter, both (the paper's equation 1), mean instead of zero ablation, no
@@ -17,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import tyro
 import xarray as xr
@@ -36,6 +38,10 @@ BASE = "two-class"
 @dataclass(frozen=True)
 class Choices(pieces.Series):
     """Change one choice of the method at a time."""
+
+    base: Path | None = None
+    """Folder of `experiments.paper`, whose two-class results are the base, with the seeds that are there; None: made in
+    OUT like the others."""
 
 
 def variants(option: Choices) -> list[Experiment]:
@@ -105,13 +111,19 @@ def _cell(values: Mapping[str, Mapping[str, xr.DataArray]], name: str, label: st
     return own if name == BASE else f"{own}<br>{paired(values[name][label], values[BASE][label])}"
 
 
+def _all_there(folder: Path, experiments: list[Experiment], make: str) -> dict[str, list[xr.Dataset]]:
+    there = pieces.load(folder, experiments)
+    if lacking := [name for name, one in there.items() if not one]:
+        raise FedmiError(f"{folder}: no results of {', '.join(lacking)} yet; {make}")
+    return there
+
+
 def main(option: Choices) -> None:
     wanted = variants(option)
-    pieces.run_missing(option.out, wanted, range(option.seeds), option.at_once)
-    there = pieces.load(option.out, wanted)
-    if not all(there.values()):
-        lacking = ", ".join(name for name, one in there.items() if not one)
-        raise FedmiError(f"{option.out}: no results of {lacking} yet; give --seeds")
+    given = {} if option.base is None else _all_there(option.base, wanted[:1], "run experiments.paper there")
+    own = [experiment for experiment in wanted if experiment.name not in given]
+    pieces.run_missing(option.out, own, range(option.seeds), option.at_once)
+    there = given | _all_there(option.out, own, "give --seeds")
     text = markdown({name: runs.joined([(option.out / name, ds) for ds in one]) for name, one in there.items()})
     with results.replacing(option.out / "choices.md") as temporary:
         temporary.write_text(text, "utf-8")

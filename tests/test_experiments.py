@@ -89,7 +89,7 @@ def test_results_of_another_experiment_are_not_taken_for_this_one(runner, tmp_pa
         (replace(two, rounds=4), r"seed-0: of another experiment, rounds \(10, now 4\); give another folder"),
         (replace(two, execution=Execution(precision="float64")), r"execution\.precision \(float32, now float64\)"),
         (replace(two, execution=Execution(save_weights=True)), r"save_weights \(False, now True\)"),
-        (replace(two, discovery=replace(two.discovery, repeat="always")), r"discovery\.repeat \(never, now always\)"),
+        (replace(two, discovery=replace(two.discovery, repeat="always")), r"discovery\.repeat \(last, now always\)"),
         (replace(two, evaluation=Evaluation(null_samples=6)), r"null_samples \(5, now 6\)"),
     ):
         with pytest.raises(FedmiError, match=message):
@@ -182,6 +182,19 @@ def test_choices(runner, tmp_path):
     assert accuracy == "| its balanced accuracy | 0.50" + " | 0.50<br>0.00" * 5 + " |"  # below: paired differences
     names = [e.name for e in choices.variants(choices.Choices(tmp_path))]
     assert len(set(names)) == 6
+
+
+def test_the_base_of_the_choices_can_be_there_already(runner, tmp_path):
+    base, out = tmp_path / "paper", tmp_path / "choices"
+    with pytest.raises(FedmiError, match=r"paper: no results of two-class yet; run experiments\.paper there"):
+        choices.main(choices.Choices(out, seeds=1, rounds=2, base=base))
+    (two,) = preset("two-class").experiments
+    controlled = paper.controlled(two, paper.Paper(base, rounds=2, weights=False))
+    pieces.run_missing(base, [controlled], range(2))
+    runner.asked.clear()
+    choices.main(choices.Choices(out, seeds=1, rounds=2, base=base))
+    assert [name for name, _ in runner.asked] == ["global-scope", "no-floor", "equation-1", "mean-ablation", "dense"]
+    assert "\n| seeds | 2 | 1 | 1 | 1 | 1 | 1 |\n" in (out / "choices.md").read_text()
 
 
 def test_the_stored_sweep_is_tabled_as_it_is():
