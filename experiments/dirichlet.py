@@ -34,6 +34,7 @@ from fedmi_jax.presets import preset
 from fedmi_jax.report import style
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 ALPHAS = (0.05, 0.1, 0.3, 0.5, 1.0, 5.0, 100.0)
@@ -145,27 +146,38 @@ PANELS = {
 
 def figure(points: list[Point]) -> Figure:
     """A row per distance: a client's circuit beside the global model's, two clients' beside each other, and what works.
-    A point per run, a line through the means of each alpha."""
-    made, axes = style.grid(6, 3, 1.9, share=False)
-    for one, (measure, title) in zip(axes, itertools.product(DISTANCES, PANELS), strict=True):
+    A point per run, the runs of a seed joined; above, where each alpha lies on average."""
+    made, axes = style.grid(6, 3, 2.4, share=False)
+    for i, (one, (measure, title)) in enumerate(zip(axes, itertools.product(DISTANCES, PANELS), strict=True)):
         for label in PANELS[title]:
-            colour, marker, filled = LOOKS[label]
-            face = colour if filled else "none"
-            one.plot(*_pairs(points, measure, label), marker, color=colour, mfc=face, ms=3, mew=0.7, label=label)
-            means = [np.mean(part, 1) for runs in levels(points).values() if (part := _pairs(runs, measure, label))[0]]
-            one.plot(*np.array(means).T, ls=":" if label.endswith(CHANCE) else "-", color=colour, lw=0.6)
+            _lines(one, points, measure, label)
         one.set_xlabel(DISTANCES[measure])
-        one.set(title=title, ylabel="accuracy" if title == "what works" else "share of channels")
+        one.set_ylabel("accuracy" if title == "what works" else "IoU, or share of channels")
         one.set_ylim(0, 1.04)
-    style.legend(made, axes, 4)
-    style.say(made, f"{len({p['seed'] for p in points})} seeds, a point each; lines: means of each alpha; last round")
+        _name_levels(one, points, measure)
+        if i < len(PANELS):
+            one.legend(loc="lower center", bbox_to_anchor=(0.5, 1.26), title=title, title_fontsize=7)
+    seeds = len({p["seed"] for p in points})
+    style.say(made, f"last round; {seeds} seed{'' if seeds == 1 else 's'}, a point and a thin line for each")
     return made
 
 
-def _pairs(points: list[Point], measure: str, label: str) -> tuple[list[float], list[float]]:
-    """Of the runs that have the outcome: where no two clients hold a class there is no pair of them."""
-    there = [p for p in points if np.isfinite(p[label])]
-    return [p[measure] for p in there], [p[label] for p in there]
+def _lines(axes: Axes, points: list[Point], measure: str, label: str) -> None:
+    colour, marker, filled = LOOKS[label]
+    look = {"marker": marker, "color": colour, "mfc": colour if filled else "none", "ms": 2.6, "mew": 0.6, "lw": 0.5}
+    look["ls"] = ":" if label.endswith(CHANCE) else "-"
+    for seed in sorted({p["seed"] for p in points}):
+        there = [p for p in points if p["seed"] == seed and np.isfinite(p[label])]  # without a pair there is no IoU
+        there.sort(key=lambda p: p[measure])
+        axes.plot([p[measure] for p in there], [p[label] for p in there], **look)
+    axes.plot([], [], label=label, **look)
+
+
+def _name_levels(axes: Axes, points: list[Point], measure: str) -> None:
+    above = axes.secondary_xaxis("top")
+    at = {alpha: float(np.mean([p[measure] for p in level])) for alpha, level in levels(points).items()}
+    above.set_xticks(list(at.values()), [f"{alpha:g}" for alpha in at], rotation=90, fontsize=6)
+    above.set_xlabel("alpha", fontsize=6)
 
 
 def markdown(points: list[Point]) -> str:

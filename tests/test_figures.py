@@ -87,7 +87,8 @@ def test_names_bands_chance_and_hollow_points(runs):
         figure = figures.PAPER["fig16"].draw(runs)
     said = texts(figure)
     assert "client 0, 0 - name" in said
-    assert {"conv1", "random sets", "degenerate"} <= set(said)
+    assert {"conv1", "random sets (same colour)", "degenerate"} <= set(said)
+    assert style.HOLLOW in figure.get_supxlabel()
     axes = figure.axes[0]
     ds = runs["two-class"]
     mean = ds["local_global_iou"].sel({"client": 0, "class": 0, "layer": "conv2"}).mean("seed")
@@ -106,16 +107,85 @@ def test_the_convention_for_empty_sets_is_said_where_there_are_any(runs):
     for origin, note in (("local", style.EMPTY_COUNT), ("global", "")):
         with style.styled():
             panel = curves.overlap("x", runs["one-class"], "specialist_distinctness", origin, {})
-            assert (style.EMPTY_COUNT in texts(curves.draw([panel], 1, "y"))) == bool(note)
+            assert (style.EMPTY_COUNT in curves.draw([panel], 1, "y").get_supxlabel()) == bool(note)
 
 
-def test_chance_is_a_line_and_no_range_from_zero(runs):
+def test_every_class_has_its_own_chance_and_a_lone_one_a_grey_band(runs):
+    """Of two classes, one that the biases always give and one that they never do, the mean is the chance of neither."""
     ds = runs["two-class"]
     with style.styled():
         axes = curves.draw([curves.cross_evaluation("x", ds, 0)], 1, "y").axes[0]
+    dashed = [line for line in axes.lines if line.is_dashed() and len(line.get_xdata())]
+    for c, line in zip((0, 1), dashed, strict=True):
+        expected = ds["random_cross_evaluation"].sel({"origin": "local", "client": 0, "class": c})
+        np.testing.assert_allclose(line.get_ydata(), expected.mean(("seed", "sample")))
+        assert line.get_color() == style.look(c)[0]
+    ds = runs["one-class"]
+    with style.styled():
+        axes = curves.draw([curves.cross_evaluation("x", ds, 1)], 1, "y").axes[0]
     (grey,) = [line for line in axes.lines if line.get_color() == style.NULL and len(line.get_xdata())]
-    expected = ds["random_cross_evaluation"].sel(origin="local", client=0).sel({"class": [0, 1]})
+    own = curves.own_classes(ds, 1)
+    expected = ds["random_cross_evaluation"].sel({"origin": "local", "client": 1, "class": own})
     np.testing.assert_allclose(grey.get_ydata(), expected.mean(("seed", "class", "sample")))
+
+
+def test_a_result_without_a_null_says_so(runs):
+    ds = runs["two-class"].drop_vars("random_cross_evaluation")
+    with style.styled():
+        figure = curves.draw([curves.cross_evaluation("x", ds, 0)], 1, "y")
+    assert "the result has no null for cross-evaluation" in figure.get_supxlabel()
+
+
+def test_the_empty_mask_stands_in_for_random_ones(runs):
+    ds = runs["two-class"].drop_vars("random_sufficiency")
+    with style.styled():
+        assert "empty mask (same colour)" not in texts(figures.PER_RUN["sufficiency"].draw(ds))
+        ds["empty_mask_accuracy"] = ds["sufficiency"]
+        assert "empty mask (same colour)" in texts(figures.PER_RUN["sufficiency"].draw(ds))
+
+
+def test_rounds_that_not_all_seeds_have_are_dotted():
+    """Seed 0 has no local circuit from round 2 on, and a circuit without channels has no share of them."""
+    ds = result("two-class", seeds=2, rounds=4, local=lambda s, r, k, c: -1 if s == 0 and r > 1 else 0)
+    with style.styled():
+        figure = figures.PER_RUN["kept"].draw(ds)
+    assert "dotted: the circuits of fewer seeds, the others' are empty" in figure.get_supxlabel()
+    lines = [line for line in figure.axes[0].lines if line.get_color() == style.BLUE and len(line.get_xdata()) == 4]
+    solid = [line for line in lines if not line.is_dashed() and line.get_zorder() == 3]
+    assert [np.isfinite(line.get_ydata()).tolist() for line in solid] == [[True, False, False, False]]
+    with style.styled():
+        assert "dotted" not in figures.PER_RUN["kept"].draw(ds.isel(seed=[1])).get_supxlabel()
+
+
+def test_full_markers_do_not_hide_hollow_ones():
+    ds = complete("two-class", seeds=1, rounds=2, local=-1)
+    with style.styled():
+        axes = figures.PER_RUN["sufficiency"].draw(ds).axes[0]
+    points = [line for line in axes.lines if line.get_ls() == "None" and len(line.get_xdata())]
+    hollow = [line.get_zorder() for line in points if line.get_markerfacecolor() == "white"]
+    full = [line.get_zorder() for line in points if line.get_markerfacecolor() != "white"]
+    assert min(hollow) > max(full)
+
+
+def test_degenerate_circuits_are_marked_in_every_figure_of_circuits(runs):
+    """Every local circuit of one-class is empty."""
+    ds = runs["one-class"]
+    with style.styled():
+        for name in ("drift", "sufficiency", "outages", "kept", "aligned"):
+            assert style.DEGENERATE in texts(figures.PER_RUN[name].draw(ds)), name
+        assert style.BOTH_EMPTY in texts(figures.PER_RUN["ceiling"].draw(ds))
+        for name in ("pairwise", "specificity", "heatmap"):
+            labels = [tick.get_text() for tick in figures.PER_RUN[name].draw(ds).axes[0].get_yticklabels()]
+            assert all(label.endswith("○") for label in labels), name
+
+
+def test_long_class_names_stand_upright_and_whole(runs):
+    names = ["airplane", "Ankle boot", "3 - three", "T-shirt/top"]
+    ds = runs["one-class"].assign_coords(true_class_name=("true_class", names))
+    with style.styled():
+        ticks = figures.PER_RUN["specificity"].draw(ds).axes[0].get_xticklabels()
+    assert [tick.get_text() for tick in ticks] == ["airplane", "Ankle boot", "3", "T-shirt/top"]
+    assert {tick.get_rotation() for tick in ticks} == {90}
 
 
 def test_every_figure_needs_no_more_than_it_says(runs):
@@ -287,11 +357,16 @@ def test_names_stand_for_presets():
 
 def test_a_figure_says_which_runs_it_shows_and_how_many_seeds():
     runs = {"iid": result("iid", seeds=1, rounds=2)} | {k: result(k, rounds=2) for k in ("one-class", "two-class")}
-    assert figures._of(runs, "bands") == "iid: 1 seed; one-class, two-class: 3 seeds (mean, 95 % interval)"
+    assert figures._of(runs, "bands") == (
+        "iid: 1 seed; one-class, two-class: 3 seeds "
+        "(mean, 95 % bootstrap interval, which holds the true mean in 73 % of cases)"
+    )
     assert figures._of({"iid": runs["iid"]}, "first") == "iid"
     figure = figures.PER_RUN["pairwise"].draw(result("two-class", local=-1, rounds=2))
     style.say(figure, "two-class: 3 seeds (mean)")
-    assert figure.get_supxlabel() == "two empty sets count as 1; two-class: 3 seeds (mean)"
+    said = figure.get_supxlabel().replace("\n", " ")
+    assert said.startswith("two empty sets count as 1; ")
+    assert said.endswith("; two-class: 3 seeds (mean)")
 
 
 def test_index_links_every_file(tmp_path):

@@ -50,11 +50,12 @@ def test_nothing_to_average():
     assert paired(per_seed([1]), per_seed([1], [7])).seeds == 0
 
 
-def test_how_often_intervals_of_few_seeds_hold_the_mean():
-    values = np.random.default_rng(3).normal(size=(3, 500))
+@pytest.mark.parametrize("seeds", [2, 3])  # two hold it when it lies between them: in half of the cases
+def test_how_often_intervals_of_few_seeds_hold_the_mean(seeds):
+    values = np.random.default_rng(3).normal(size=(seeds, 500))
     found = band(xr.DataArray(values, dims=("seed", "x")))
     held = float(((found["low"] <= 0) & (found["high"] >= 0)).mean())
-    assert held == pytest.approx(statistics.COVERAGE[3], abs=0.05)
+    assert held == pytest.approx(statistics.COVERAGE[seeds], abs=0.05)
 
 
 def test_an_interval_holds_the_mean_and_stays_in_the_range():

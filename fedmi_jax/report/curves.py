@@ -1,5 +1,5 @@
-"""Lines over rounds: the mean over seeds, its interval as a band, degenerate points hollow. Chance is grey; where every
-line has its own, it is dashed in the line's colour.
+"""Lines over rounds: the mean over seeds, its interval as a band, degenerate points hollow. Chance is a grey band;
+where every line has its own, it is dashed in the line's colour.
 
 Axes: S seeds, R rounds, K clients, C classes.
 """
@@ -7,14 +7,14 @@ Axes: S seeds, R rounds, K clients, C classes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 
 from fedmi_jax.analysis import measures, nulls
-from fedmi_jax.analysis.statistics import band
+from fedmi_jax.analysis.statistics import band, estimate
 from fedmi_jax.circuits.similarity import held
 from fedmi_jax.report import style
 
@@ -46,7 +46,7 @@ class Panel:
     null_label: str = ""
     """Also of the lines' own nulls."""
     note: str = ""
-    """For the legend."""
+    """For the small print."""
 
 
 def draw(panels: Sequence[Panel], columns: int, ylabel: str, height: float = 1.45) -> Figure:
@@ -54,15 +54,19 @@ def draw(panels: Sequence[Panel], columns: int, ylabel: str, height: float = 1.4
     figure, axes = style.grid(len(panels), columns, height)
     for one, panel in zip(axes, panels, strict=True):
         _fill(one, panel)
-        one.set(title=panel.title, ylim=(-0.04, 1.04), yticks=(0, 0.5, 1))
+        one.set(title=panel.title, ylim=(-0.07, 1.07), yticks=(0, 0.5, 1))
     for one in axes[:: min(columns, len(axes))]:
         one.set_ylabel(ylabel)
     for one in axes[-min(columns, len(axes)) :]:
         one.set_xlabel("round")
-    if any(_is_hollow(curve).any() for panel in panels for curve in panel.curves):
-        axes[0].plot([], [], "o", mfc="white", mec=style.BLACK, mew=0.8, label="degenerate")
-    for note in {panel.note for panel in panels if panel.note}:
-        axes[0].plot([], [], " ", label=note)
+    curves = [curve for panel in panels for curve in panel.curves]
+    if any(_is_hollow(curve).any() for curve in curves):
+        axes[0].plot([], [], "o", mfc="white", mec=style.BLACK, mew=0.8, label=style.DEGENERATE)
+        style.say(figure, style.HOLLOW)
+    if any(_partial(curve).any() for curve in curves):
+        style.say(figure, "dotted: the circuits of fewer seeds, the others' are empty")
+    for note in sorted({panel.note for panel in panels if panel.note}):
+        style.say(figure, note)
     style.legend(figure, axes)
     return figure
 
@@ -75,33 +79,52 @@ def _fill(axes: Axes, panel: Panel) -> None:
     for curve in panel.curves:
         if curve.null is not None:
             mean = curve.null.mean("seed")
-            axes.plot(mean["round"], mean, color=curve.colour, lw=0.7, ls=DASHES, zorder=2)
-            axes.plot([], [], color=style.NULL, lw=0.7, ls=DASHES, label=panel.null_label)
+            axes.plot(mean["round"], mean, color=curve.colour, lw=0.8, ls=DASHES, zorder=3.5, path_effects=_lifted())
+            axes.plot([], [], color=style.NULL, lw=0.8, ls=DASHES, label=f"{panel.null_label} (same colour)")
     rounds = panel.curves[0].values["round"].values if panel.curves else np.array([1])
     axes.set_xlim(rounds.min() - 0.5, rounds.max() + 0.5)
     if len(rounds) <= 10:
         axes.set_xticks(rounds[1::2] if len(rounds) > 5 else rounds)
 
 
-DASHES = (0, (3, 2))
+DASHES, DOTS = (0, (3, 2)), (0, (1, 1))
+
+
+def _lifted() -> list[Any]:
+    """A white rim, so that dashes are seen on a line of their own colour."""
+    from matplotlib.patheffects import withStroke
+
+    return [withStroke(linewidth=1.8, foreground="white")]
 
 
 def line(axes: Axes, curve: Curve, depth: int = 0) -> None:
     """The mean, its band where there are seeds, and a marker per round; many rounds get fewer of them, but all that are
-    degenerate. Lines are the thinner the later they are drawn, so that those that coincide are seen."""
+    degenerate. Lines are the thinner the later they are drawn, so that those that coincide are seen; bands have an
+    edge, so that those that overlap are told apart. Where some seeds have no value the line is dotted."""
     found = band(curve.values)
-    rounds, mean = found["round"].values, found["mean"].values
+    rounds, mean, partial = found["round"].values, found["mean"].values, _partial(curve)
     if not np.isfinite(mean).any():
         return
-    axes.plot(rounds, mean, color=curve.colour, lw=max(2.0 - 0.5 * depth, 0.8), zorder=3)
-    axes.fill_between(rounds, found["low"], found["high"], color=curve.colour, alpha=0.18, lw=0)
+    width = max(2.0 - 0.5 * depth, 0.8)
+    if partial.any():
+        axes.plot(rounds, mean, color=curve.colour, lw=0.8, ls=DOTS, zorder=3)
+    axes.plot(rounds, np.where(partial, np.nan, mean), color=curve.colour, lw=width, zorder=3)
+    axes.fill_between(rounds, found["low"], found["high"], color=curve.colour, alpha=0.12, lw=0)
+    for limit in ("low", "high"):
+        axes.plot(rounds, found[limit], color=curve.colour, lw=0.4, alpha=0.7, zorder=2)
     hollow = _is_hollow(curve)
     full = ~hollow & (np.arange(len(rounds)) % max(1, len(rounds) // 10) == 0)
-    look = {"ls": "", "marker": curve.marker, "mec": curve.colour, "mew": 0.8, "zorder": 4}
-    look["ms"] = max(4.4 - 0.8 * depth, 2.4)
-    axes.plot(rounds[full], mean[full], mfc=curve.colour, **look)
-    axes.plot(rounds[hollow], mean[hollow], mfc="white", **look)
+    look = {"ls": "", "marker": curve.marker, "mec": curve.colour, "mew": 0.8, "ms": max(4.4 - 0.8 * depth, 2.4)}
+    axes.plot(rounds[full], mean[full], mfc=curve.colour, zorder=4, **look)
+    axes.plot(rounds[hollow], mean[hollow], mfc="white", zorder=5, **look)  # no full one hides them
     axes.plot([], [], color=curve.colour, marker=curve.marker, label=curve.label)
+
+
+def _partial(curve: Curve) -> np.ndarray:
+    """bool (R,): some seeds have no value here, though they have one in another round."""
+    there = curve.values.notnull()
+    seeds = there.sum("seed").values
+    return (seeds > 0) & (seeds < int(there.any("round").sum("seed")))
 
 
 def _is_hollow(curve: Curve) -> np.ndarray:
@@ -109,6 +132,25 @@ def _is_hollow(curve: Curve) -> np.ndarray:
     if curve.hollow is None:
         return np.zeros(curve.values.sizes["round"], bool)
     return curve.hollow.mean("seed").values >= 0.5
+
+
+def bars(
+    axes: Axes, at: np.ndarray, values: xr.DataArray, empty: xr.DataArray | None, width: float, colour: str, label: str
+) -> None:
+    """One per layer with its interval, of values[seed, layer]; the part that pairs of two empty sets contribute,
+    empty[seed, layer], is hollow."""
+    total = values.mean("seed").values
+    hollow = np.zeros_like(total) if empty is None else np.nan_to_num(empty.mean("seed").values)
+    axes.bar(at, total - hollow, width, color=colour, label=label)
+    some = hollow > 0
+    if some.any():
+        look = {"fill": False, "ec": colour, "label": style.BOTH_EMPTY}
+        axes.bar(at[some], hollow[some], width, (total - hollow)[some], **look)
+    for x, layer in zip(at, values["layer"].values, strict=True):
+        one = estimate(values.sel(layer=layer))
+        if one.low is not None and one.high is not None:
+            ends = [[one.mean - one.low], [one.high - one.mean]]
+            axes.errorbar(x, one.mean, ends, color=style.BLACK, lw=0.8, capsize=2)
 
 
 def chance(axes: Axes, null: xr.DataArray, label: str) -> None:
@@ -171,6 +213,10 @@ def cross_evaluation(title: str, ds: xr.Dataset, client: int) -> Panel:
     ]
     found = measures.random_cross_evaluation(ds)
     if found is None:
-        return Panel(title, curves)
+        return Panel(title, curves, note="the result has no null for cross-evaluation")
     name, null = found
-    return Panel(title, curves, over_rounds(null.sel(client=client)), name)
+    nulls_ = [over_rounds(null.sel({"client": client, "class": c})) for c in own_classes(ds, client)]
+    if len(curves) == 1:
+        return Panel(title, curves, nulls_[0], name)
+    curves = [replace(curve, null=one) for curve, one in zip(curves, nulls_, strict=True)]
+    return Panel(title, curves, null_label=name)  # a mean over classes would be the chance of none of them

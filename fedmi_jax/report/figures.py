@@ -11,6 +11,7 @@ import xarray as xr
 
 from fedmi_jax.analysis import alignment
 from fedmi_jax.analysis.runs import ABLATION, Runs, is_a
+from fedmi_jax.analysis.statistics import COVERAGE
 from fedmi_jax.circuits.similarity import LAYERS
 from fedmi_jax.config import ConfigError
 from fedmi_jax.presets import PRESETS
@@ -82,9 +83,7 @@ PAPER: dict[str, Paper] = {
 PER_RUN: dict[str, PerRun] = {
     "heatmap": PerRun(_CIRCUITS, more_figures.heatmap, shows="first"),
     "drift": PerRun(("drift_gap", *_CIRCUITS), more_figures.drift),
-    "pairwise": PerRun(
-        ("class_pair_iou", "empty_pairs_class_pair", "class_name"), more_figures.pairwise, shows="means"
-    ),
+    "pairwise": PerRun(("class_pair_iou", "empty_pairs_class_pair", *_CIRCUITS), more_figures.pairwise, shows="means"),
     "partition": PerRun(("samples", "true_class_name"), more_figures.partition, shows="first"),
     "sparsity": PerRun(("realised_sparsity_local", "realised_sparsity_global"), more_figures.sparsity),
     "accuracy": PerRun(("global_class_accuracy", "local_class_accuracy", "true_class_name"), more_figures.accuracy),
@@ -98,7 +97,9 @@ PER_RUN: dict[str, PerRun] = {
     "kept": PerRun(_CIRCUITS, more_figures.kept),
     "ceiling": PerRun(_AGAIN, more_figures.ceiling, asked=True),
     "aligned": PerRun(
-        ("aligned_local_global_iou", "local_global_iou", "empty_pairs_local_global"), more_figures.aligned, asked=True
+        ("aligned_local_global_iou", "local_global_iou", "empty_pairs_local_global", "degenerate"),
+        more_figures.aligned,
+        asked=True,
     ),
 }
 ALL: dict[str, Paper | PerRun] = PAPER | PER_RUN
@@ -136,9 +137,15 @@ def _of(runs: Runs, shows: Shows) -> str:
     by_seeds: dict[int, list[str]] = {}
     for name, ds in runs.items():
         by_seeds.setdefault(ds.sizes["seed"], []).append(name)
-    many = "mean, 95 % interval" if shows == "bands" else "mean"
-    said = {n: f": {n} seeds ({many})" if n > 1 else ": 1 seed" for n in by_seeds}
+    said = {n: f": {n} seeds ({_many(n, shows)})" if n > 1 else ": 1 seed" for n in by_seeds}
     return "; ".join(", ".join(names) + (said[n] if shows != "first" else "") for n, names in by_seeds.items())
+
+
+def _many(seeds: int, shows: Shows) -> str:
+    if shows != "bands":
+        return "mean"
+    narrow = f", which holds the true mean in {100 * COVERAGE[seeds]:.0f} % of cases" if seeds in COVERAGE else ""
+    return f"mean, 95 % bootstrap interval{narrow}"
 
 
 def index(files: Sequence[Path]) -> str:

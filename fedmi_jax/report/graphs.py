@@ -73,6 +73,8 @@ def overlay(first: Circuit, second: Circuit, labels: tuple[str, str], title: str
     axes.set_title(title)
     axes.set_axis_off()
     style.legend(figure, [axes], 3)
+    if any(np.unique(one.edges[layer]).size > 2 for one in (first, second) for layer in LAYERS):
+        style.say(figure, "width of an edge: norm of its kernel")
     return figure
 
 
@@ -101,15 +103,15 @@ def _spread(used: np.ndarray) -> np.ndarray:
     return heights
 
 
-_PLATE = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.3}
-
-
 def _numbers(axes: Axes, x: int, heights: np.ndarray) -> None:
     """Channel numbers, where there is room for them."""
+    from matplotlib.patheffects import withStroke
+
     used = np.flatnonzero(~np.isnan(heights))
-    if len(used) <= 36:
+    look = {"va": "center", "fontsize": 6, "path_effects": [withStroke(linewidth=1.2, foreground="white")]}
+    if len(used) <= 32:
         for channel in used:
-            axes.text(x + 0.04, heights[channel], str(channel), va="center", fontsize=5, color="#333333", bbox=_PLATE)
+            axes.text(x + 0.04, heights[channel], str(channel), **look)
 
 
 def _edges(axes: Axes, layer: str, first: np.ndarray, second: np.ndarray, heights: dict[str, np.ndarray]) -> None:

@@ -14,7 +14,7 @@ from fedmi_jax.analysis import alignment, interference, measures, nulls
 from fedmi_jax.analysis.statistics import estimate, over_seeds
 from fedmi_jax.circuits.similarity import LAYERS, held
 from fedmi_jax.report import style
-from fedmi_jax.report.curves import Curve, Panel, degenerate, draw, names, over_rounds, own_classes
+from fedmi_jax.report.curves import Curve, Panel, bars, degenerate, draw, names, over_rounds, own_classes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 MOST_CIRCUITS = 40
 """Rows that a heat map can hold."""
+MARK = " ○"
+"""Behind the name of a degenerate circuit."""
 
 
 def _circuits(ds: xr.Dataset) -> list[tuple[int, int]]:
@@ -36,8 +38,8 @@ def _rows(axes: Axes, ds: xr.Dataset, circuits: list[tuple[int, int]]) -> None:
     """A label per local circuit of the last round; marked are those that are degenerate in at least half of the
     seeds."""
     labels, share = names(ds), degenerate(ds, "local").isel(round=-1).mean("seed")
-    said = [f"{k}: {labels[c]}{' ○' if share.sel({'client': k, 'class': c}) >= 0.5 else ''}" for k, c in circuits]
-    axes.set_yticks(range(len(said)), said, fontsize=5.5 if len(said) > 12 else 6.5)
+    said = [f"{k}: {labels[c]}{MARK if share.sel({'client': k, 'class': c}) >= 0.5 else ''}" for k, c in circuits]
+    axes.set_yticks(range(len(said)), said, fontsize=6 if len(said) > 12 else 6.5)
     axes.tick_params(length=0)
 
 
@@ -48,7 +50,7 @@ def heatmap(ds: xr.Dataset) -> Figure:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    circuits, last = _circuits(ds), ds.isel(seed=0, round=-1)
+    circuits, last, marked = _circuits(ds), ds.isel(seed=0, round=-1), False
     seed = f"seed {last['seed'].item()}, round {last['round'].item()}"
     figure = Figure(figsize=(style.PAGE, 0.75 + 0.13 * len(circuits)), layout="constrained")
     colours = ("white", style.BLUE, style.ORANGE, style.BLACK)
@@ -59,10 +61,15 @@ def heatmap(ds: xr.Dataset) -> Figure:
         axes.invert_yaxis()
         axes.set(title=f"{layer}, {seed}" if i == 2 else layer, xlabel="channel")
         _rows(axes, ds.isel(seed=[0]), circuits if i == 0 else [])
-        axes.set_yticks(np.arange(len(circuits) if i == 0 else 0) + 0.5, [t.get_text() for t in axes.get_yticklabels()])
+        said = [t.get_text() for t in axes.get_yticklabels()]
+        axes.set_yticks(np.arange(len(said)) + 0.5, said)
+        if i == 0:
+            axes.set_ylabel("client: class")
+            marked = any(name.endswith(MARK) for name in said)
     patches = [Patch(fc=c, label=n) for c, n in zip(colours[1:], ("local only", "global only", "both"), strict=True)]
-    circle = Line2D([], [], ls="", marker="o", mfc="white", mec=style.BLACK, ms=5, label="local circuit degenerate")
-    figure.legend(handles=[*patches, circle], loc="outside upper center", ncols=4)
+    label = "degenerate local circuit (no channel in some layer)"
+    circle = Line2D([], [], ls="", marker="o", mfc="white", mec=style.BLACK, ms=5, label=label)
+    figure.legend(handles=[*patches, *[circle] * marked], loc="outside upper center", ncols=4)
     return figure
 
 
@@ -76,21 +83,21 @@ def drift(ds: xr.Dataset) -> Figure:
             for c in own_classes(ds, k)
         ]
         panels.append(Panel(f"client {k}", curves))
-    figure = draw(panels, 3, "drift gap")
+    figure = draw(panels, 3, "drift gap: accuracy,\nglobal minus local circuit")
     for axes in figure.axes[: len(panels)]:
-        axes.set(ylim=(-1.04, 1.04), yticks=(-1, 0, 1))
+        axes.set(ylim=(-1.14, 1.14), yticks=(-1, 0, 1))
         axes.axhline(0, color=style.NULL, lw=0.6, zorder=0)
     return figure
 
 
 def pairwise(ds: xr.Dataset) -> Figure:
     """IoU of every two classes' circuits in the last round, mean over seeds and pairs of clients."""
-    last, labels = ds["class_pair_iou"].isel(round=-1).mean("seed"), list(names(ds).values())
-    figure, axes = style.grid(6, 3, 2.3)
+    last, labels = ds["class_pair_iou"].isel(round=-1).mean("seed"), {o: _marked(ds, o) for o in ("local", "global")}
+    figure, axes = style.grid(6, 3, 2.3, share=False)
     image = None
-    places = [(origin, layer) for origin in ("local", "global") for layer in LAYERS]
+    places = [(origin, layer) for origin in labels for layer in LAYERS]
     for one, (origin, layer) in zip(axes, places, strict=True):
-        image = _matrix(one, last.sel(origin=origin, layer=layer).values, labels, labels)
+        image = _matrix(one, last.sel(origin=origin, layer=layer).values, labels[origin], labels[origin])
         one.set_title(f"{layer}, {origin} circuits")
     for one in axes[::3]:
         one.set_ylabel("class")
@@ -98,8 +105,16 @@ def pairwise(ds: xr.Dataset) -> Figure:
         one.set_xlabel("class")
     if image is not None:
         figure.colorbar(image, ax=axes, label="IoU")
-    figure.supxlabel(_convention(ds["empty_pairs_class_pair"].isel(round=-1)), fontsize=6.5)
+    style.say(figure, _convention(ds["empty_pairs_class_pair"].isel(round=-1)))
+    if any(name.endswith(MARK) for said in labels.values() for name in said):
+        style.say(figure, f"{MARK.strip()}: at least half of the circuits degenerate (no channel in some layer)")
     return figure
+
+
+def _marked(ds: xr.Dataset, origin: str) -> list[str]:
+    """Short names of the classes, with a mark where at least half of the last round's circuits are degenerate."""
+    share = degenerate(ds, origin).isel(round=-1).mean(("seed", "client"))
+    return [f"{style.short(n)}{MARK if share.sel({'class': c}) >= 0.5 else ''}" for c, n in names(ds).items()]
 
 
 def _convention(empty: xr.DataArray) -> str:
@@ -110,28 +125,30 @@ def _convention(empty: xr.DataArray) -> str:
 def _matrix(axes: Axes, values: np.ndarray, rows: list[str], columns: list[str]) -> AxesImage | None:
     """Shares from 0 to 1 as colours, and as numbers; where these have no room, what needs a colour bar."""
     image = axes.imshow(values, cmap="cividis", vmin=0, vmax=1, aspect="auto")
-    short = [name.split(" ")[0] for name in columns]
-    axes.set_xticks(range(len(columns)), short)
-    axes.set_yticks(range(len(rows)), [name.split(" ")[0] for name in rows] if rows is columns else rows)
+    style.ticks(axes, columns)
+    axes.set_yticks(range(len(rows)), rows)
     axes.tick_params(length=0)
     if values.size > 120:
         return image
     for (i, j), value in np.ndenumerate(values):
         if np.isfinite(value):
             colour = "white" if value < 0.55 else "black"
-            axes.text(j, i, f"{value:.2f}".lstrip("0") or "0", ha="center", va="center", fontsize=4.8, color=colour)
+            axes.text(j, i, f"{value:.2f}".lstrip("0") or "0", ha="center", va="center", fontsize=6, color=colour)
     return None
 
 
 def partition(ds: xr.Dataset) -> Figure:
-    """Training images of every client and class, of the first seed; area is their number."""
+    """Training images of every client and class, of the first seed; area is their number, which stands beside it where
+    there is room."""
     counts = ds["samples"].isel(seed=0).values
-    figure, (axes,) = style.grid(1, 1, max(1.2, min(4.0, 0.22 * len(counts) + 0.8)), style.COLUMN)
+    figure, (axes,) = style.grid(1, 1, max(1.2, min(4.0, 0.26 * len(counts) + 0.8)), style.COLUMN)
     k, c = np.nonzero(counts)
-    room = min(220.0, 9000 / max(len(counts), 1))
-    axes.scatter(c, k, room * counts[k, c] / counts.max(), color=style.BLUE, lw=0)
+    room, few = min(220.0, 9000 / max(len(counts), 1)), len(counts) <= 12 and counts.shape[1] <= 10
+    axes.scatter(c, k, room * counts[k, c] / counts.max(), color=style.BLUE, lw=0, alpha=0.4 if few else 1)
+    for x, y in zip(c.tolist(), k.tolist(), strict=True) if few else ():
+        axes.text(x, y, str(counts[y, x]), ha="center", va="center", fontsize=6)
     axes.set(ylim=(len(counts) - 0.4, -0.6), xlim=(-0.6, counts.shape[1] - 0.4), ylabel="client", xlabel="class")
-    axes.set_xticks(range(counts.shape[1]), [str(n).split(" ")[0] for n in ds["true_class_name"].values])
+    style.ticks(axes, [style.short(str(name)) for name in ds["true_class_name"].values])
     axes.set_yticks(np.unique(np.linspace(0, len(counts) - 1, min(len(counts), 11)).astype(int)))
     axes.set_title(f"training images, seed {ds['seed'].values[0]}; largest dot {counts.max()}")
     return figure
@@ -176,7 +193,7 @@ def specificity(ds: xr.Dataset) -> Figure:
     figure, axes = style.grid(2, 2, max(1.5, 0.16 * len(circuits) + 0.9))
     image, seeds = None, f", mean of {n} seeds" if (n := ds.sizes["seed"]) > 1 else ""
     last = ds.isel(round=-1).sel(origin="local")
-    truths = [str(name) for name in ds["true_class_name"].values]
+    truths = [style.short(str(name)) for name in ds["true_class_name"].values]
     for one, name, title in zip(
         axes, ("call_rate", "cross_evaluation_call_rate"), ("on its own model", "on the global model"), strict=True
     ):
@@ -206,19 +223,19 @@ def _outline(axes: Axes, ds: xr.Dataset, circuits: list[tuple[int, int]]) -> Non
 
 def sufficiency(ds: xr.Dataset) -> Figure:
     """Accuracy on the class with only the circuit kept, and with exactly the circuit removed, means over circuits;
-    dashed, the same of random masks of their sizes, where the run has them."""
+    dashed, the same of random masks of their sizes, where the run has them, else of the empty mask."""
     panels = []
-    for name in ("sufficiency", "necessity"):
+    for name, title in (("sufficiency", "circuit kept"), ("necessity", "circuit removed")):
+        chances = {f"random_{name}": "random masks"}
+        if name == "sufficiency":
+            chances["empty_mask_accuracy"] = "empty mask"
+        random = next((of for of in chances if of in ds), None)
         curves = []
         for (origin, colour), mark in zip(style.ORIGINS.items(), style.MARKERS, strict=False):
-            value, null = (
-                over_rounds(ds[of].sel(origin=origin).where(held(ds))) if of in ds else None
-                for of in (name, f"random_{name}")
-            )
+            value, null = (of and over_rounds(ds[of].sel(origin=origin).where(held(ds))) for of in (name, random))
             flags = over_rounds(degenerate(ds, origin))
             curves.append(Curve(f"{origin} circuits", value, colour, mark, flags, null))  # type: ignore[arg-type]
-        panels.append(Panel(f"{name}: circuit {'kept' if name == 'sufficiency' else 'removed'}", curves,
-                            null_label="random masks"))  # fmt: skip
+        panels.append(Panel(f"{name}: {title}", curves, null_label=chances.get(random or "", "")))
     return draw(panels, 2, "accuracy on the class", 1.7)
 
 
@@ -232,7 +249,7 @@ def outages(ds: xr.Dataset) -> Figure:
     falls, back = (estimate(over_seeds(of(cross))) for of in (interference.collapses, interference.recoveries))
     longest = float(interference.longest_outage(cross).max())
     title = f"per circuit: collapses {falls}, recoveries {back} (also of circuits out from the start); longest outage "
-    title += f"{longest:.0f} rounds" if np.isfinite(longest) else "-"
+    title += f"{longest:.0f} round{'' if longest == 1 else 's'}" if np.isfinite(longest) else "-"
     return draw([Panel(title, [curve], null, label)], 1, "share of circuits under 1 %", 1.9)
 
 
@@ -244,12 +261,12 @@ def kept(ds: xr.Dataset) -> Figure:
         ("global circuit's channels that are in the local one", "global", "local", style.ORANGE, "s"),
     )
     found = [(label, measures.contained(ds, inner, outer), colour, mark) for label, inner, outer, colour, mark in ways]
-    panels = []
+    panels, flags = [], over_rounds(degenerate(ds, None))
     for layer in LAYERS:
         curves = []
         for label, parts, colour, mark in found:
             value, null = (over_rounds(part.sel(layer=layer)) for part in parts)
-            curves.append(Curve(label, value, colour, mark, null=null))
+            curves.append(Curve(label, value, colour, mark, flags, null))
         panels.append(Panel(layer, curves, null_label="random sets"))
     return draw(panels, 3, "share of channels", 1.7)
 
@@ -257,23 +274,18 @@ def kept(ds: xr.Dataset) -> Figure:
 def ceiling(ds: xr.Dataset) -> Figure:
     """Local-to-global IoU in the last round between its ceiling, a circuit found twice, and chance."""
     last, chance = ds.isel(round=-1), nulls.expected(ds).isel(round=-1)
-    rows: list[tuple[str, Any, str]] = [
-        ("found again, local", last["rediscovery_iou"].sel(origin="local"), style.BLUE),
-        ("found again, global", last["rediscovery_iou"].sel(origin="global"), style.ORANGE),
-        ("local to global", last["local_global_iou"], style.GREEN),
-        ("random sets", chance["local_global_iou"], style.NULL),
+    again, twice = last["rediscovery_iou"], last["empty_pairs_rediscovery"]
+    rows: list[tuple[str, Any, Any, str]] = [
+        (f"found again, {o}", again.sel(origin=o), twice.sel(origin=o), colour) for o, colour in style.ORIGINS.items()
+    ]
+    rows += [
+        ("local to global", last["local_global_iou"], last["empty_pairs_local_global"], style.GREEN),
+        ("random sets", chance["local_global_iou"], last["empty_pairs_local_global"], style.NULL),
     ]
     figure, (axes,) = style.grid(1, 1, 1.9, style.COLUMN)
-    for i, (label, values, colour) in enumerate(rows):
-        found = [estimate(over_seeds(values.sel(layer=layer))) for layer in LAYERS]
-        at = np.arange(len(LAYERS)) + 0.2 * i
-        axes.bar(at, [one.mean for one in found], 0.18, color=colour, label=label)
-        for x, one in zip(at, found, strict=True):
-            if one.low is not None and one.high is not None:
-                axes.errorbar(x, one.mean, [[one.mean - one.low], [one.high - one.mean]], color="black", lw=0.8)
+    for i, (label, values, empty, colour) in enumerate(rows):
+        bars(axes, np.arange(len(LAYERS)) + 0.2 * i, over_rounds(values), over_rounds(empty), 0.18, colour, label)
     axes.set_xticks(np.arange(len(LAYERS)) + 0.3, list(LAYERS))
-    empty = (last[f"empty_pairs_{name}"] for name in ("local_global", "rediscovery"))
-    axes.set_xlabel(max(map(_convention, empty)))
     axes.set(ylabel="IoU, last round", ylim=(0, 1.04))
     style.legend(figure, [axes], 2)
     return figure
@@ -282,7 +294,7 @@ def ceiling(ds: xr.Dataset) -> Figure:
 def aligned(ds: xr.Dataset) -> Figure:
     """Local-to-global IoU, the same after the best matching of channels, and the share of channels that this moves."""
     found, chance = alignment.aligned(ds), nulls.expected(ds)["local_global_iou"]
-    note = _convention(ds["empty_pairs_local_global"])
+    note, flags = _convention(ds["empty_pairs_local_global"]), over_rounds(degenerate(ds, None))
     panels = []
     for layer in LAYERS:
         pairs = (
@@ -290,7 +302,9 @@ def aligned(ds: xr.Dataset) -> Figure:
             ("channels aligned", found["aligned_local_global_iou"], "s", style.VERMILLION),
             ("share of channels moved", found["moved"], "^", style.PURPLE),
         )
-        curves = [Curve(label, over_rounds(v.sel(layer=layer)), colour, mark) for label, v, mark, colour in pairs]
+        curves = [
+            Curve(label, over_rounds(v.sel(layer=layer)), colour, mark, flags) for label, v, mark, colour in pairs
+        ]
         null = over_rounds(chance.sel(layer=layer))
         panels.append(Panel(layer, curves, null, "random sets", note))
-    return draw(panels, 3, "local-to-global IoU")
+    return draw(panels, 3, "local-to-global IoU,\nor share of channels")

@@ -13,12 +13,10 @@ import xarray as xr
 
 from fedmi_jax.analysis import nulls
 from fedmi_jax.analysis.runs import Runs, levels, sparsity_level
-from fedmi_jax.analysis.statistics import estimate
 from fedmi_jax.report import style
-from fedmi_jax.report.curves import Panel, cross_evaluation, draw, names, overlap, own_classes
+from fedmi_jax.report.curves import Panel, bars, cross_evaluation, draw, names, overlap, own_classes
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -54,36 +52,16 @@ def fig03(runs: Runs) -> Figure:
     ds = runs["one-class"]
     figure, (axes,) = style.grid(1, 1, 1.9, style.COLUMN)
     last, chance = (part.isel(round=-1) for part in (ds, nulls.expected(ds)))
-    for i, origin in enumerate(style.ORIGINS):
-        _bars(axes, last.sel(origin=origin), chance.sel(origin=origin), origin, i)
-    axes.set_xticks(np.arange(len(style.LAYERS)) + 0.19, list(style.LAYERS))
+    value, null = last["specialist_distinctness"], chance["specialist_distinctness"].mean("seed")
+    empty, places = last["empty_pairs_specialist_distinctness"], np.arange(len(style.LAYERS))
+    for at, (origin, colour) in zip((places, places + 0.38), style.ORIGINS.items(), strict=True):
+        own = {"origin": origin}
+        bars(axes, at, value.sel(own), empty.sel(own), 0.34, colour, f"{origin} circuits")
+        axes.hlines(null.sel(own), at - 0.19, at + 0.19, color=style.NULL, lw=2, label="random sets")
+    axes.set_xticks(places + 0.19, list(style.LAYERS))
     axes.set(ylabel="IoU between clients, last round", ylim=(0, 1.04))
     style.legend(figure, [axes], 2)
     return figure
-
-
-def _bars(axes: Axes, last: xr.Dataset, chance: xr.Dataset, origin: str, place: int) -> None:
-    """One per layer; the part that pairs of two empty sets contribute is hollow."""
-    value, empty = last["specialist_distinctness"], last["empty_pairs_specialist_distinctness"]
-    at, colour = np.arange(value.sizes["layer"]) + 0.38 * place, style.ORIGINS[origin]
-    total, hollow = value.mean("seed").values, empty.mean("seed").values
-    axes.bar(at, total - hollow, 0.34, color=colour, label=f"{origin} circuits")
-    where = hollow > 0
-    axes.bar(
-        at[where],
-        hollow[where],
-        0.34,
-        (total - hollow)[where],
-        fill=False,
-        ec=colour,
-        label="both empty, counted as 1",
-    )
-    for x, layer, mean in zip(at, value["layer"].values, total, strict=True):
-        one = estimate(value.sel(layer=layer))
-        if one.low is not None and one.high is not None:
-            axes.errorbar(x, mean, [[mean - one.low], [one.high - mean]], color=style.BLACK, lw=0.8, capsize=2)
-    null = chance["specialist_distinctness"].mean("seed").values
-    axes.hlines(null, at - 0.19, at + 0.19, color=style.NULL, lw=2, label="random sets")
 
 
 def _cross_panels(ds: xr.Dataset, prefix: str = "") -> list[Panel]:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from math import ceil
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from fedmi_jax.results import replacing
@@ -29,8 +31,11 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p")
 """Beside the colour, for whoever sees none."""
 NULL = "#999999"
 EMPTY_COUNT = "two empty sets count as 1"
-NO_CURVE = ("random sets", "random masks", "empty mask", "degenerate", EMPTY_COUNT)
-"""Labels that stand last in a legend, in this order."""
+DEGENERATE = "degenerate"
+HOLLOW = "hollow: at least half of the circuits degenerate (no channel in some layer)"
+BOTH_EMPTY = "both empty, counted as 1"
+NO_CURVE = ("random sets", "random masks", "empty mask", DEGENERATE, BOTH_EMPTY)
+"""What labels begin with that stand last in a legend."""
 ORIGINS = {"local": BLUE, "global": ORANGE}
 
 _STYLE: dict[str, Any] = {
@@ -75,17 +80,31 @@ def legend(figure: Figure, axes: Sequence[Axes], columns: int | None = None) -> 
     for one in axes:
         for handle, label in zip(*one.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
-    order = sorted(found, key=lambda label: (label in NO_CURVE, _number(label)))
+    order = sorted(found, key=lambda label: (label.startswith(NO_CURVE), _number(label)))
+    room = 72 * figure.get_figwidth() / sum(3.5 * len(label) + 24 for label in order)  # in points: letters and handles
+    rows = max(ceil(len(found) / 9), ceil(1 / room))
     figure.legend(
-        [found[label] for label in order], order, loc="outside upper center", ncols=columns or min(len(found), 9),
+        [found[label] for label in order], order, loc="outside upper center", ncols=columns or -(-len(found) // rows),
         handlelength=1.4, columnspacing=1.0, handletextpad=0.5, borderaxespad=0.2,
     )  # fmt: skip
 
 
 def say(figure: Figure, text: str) -> None:
-    """In small print at the lower edge, after what the figure says there itself."""
-    said = (part for part in (figure.get_supxlabel(), text) if part)
-    figure.supxlabel("; ".join(said), fontsize=5.5, x=0.995, ha="right")
+    """In small print at the lower edge, after what the figure says there already."""
+    said = "; ".join(part for part in (figure.get_supxlabel().replace("\n", " "), text) if part)
+    lines = fill(said, round(21 * figure.get_figwidth()), break_on_hyphens=False)
+    figure.supxlabel(lines, fontsize=6, x=0.995, ha="right")
+
+
+def short(name: str) -> str:
+    """Of a class: the number that its name begins with, as in "7 - seven", or else the whole name."""
+    first = name.split(" ")[0]
+    return first if first.isdecimal() else name
+
+
+def ticks(axes: Axes, labels: Sequence[str]) -> None:
+    """One on the x axis for each label, from 0 on; long ones upright."""
+    axes.set_xticks(range(len(labels)), labels, rotation=90 if max(map(len, labels), default=0) > 4 else 0)
 
 
 def _number(label: str) -> int:
