@@ -4,11 +4,10 @@
     python -m experiments.choices runs/choices --seeds 3 --base runs/paper    # whose two-class is not run again
 
 The two-class experiment as the authors' code runs it, and with one choice changed: one global budget of weights instead
-of one per layer, no floor of weights per filter, both (the paper's equation 1), mean instead of zero ablation, no
-sparsity at all. At 99.5 % the floor, not the budget, decides how many weights a convolution keeps, so it changes the
-sparsity too: the table says how many are left. The base is `two-class`: results of it that lie in OUT/two-class (of
-`experiments.paper`, say) are not run again. Writes OUT/choices.md: every figure of the last round with its interval,
-and its paired difference to the base.
+of one per layer, no floor of weights per filter, no sparsity at all, mean instead of zero ablation, and both a global
+budget and no floor (the paper's equation 1). At 99.5 % the floor, not the budget, decides how many weights a
+convolution keeps, so it changes the sparsity too: the table says how many are left. Writes OUT/choices.md: every figure
+of the last round with its interval, and its difference to the base, `two-class`, over the seeds that both have.
 
 On one CPU core about 100 s a round, dense twice that. Not run yet: no numbers to expect.
 """
@@ -53,9 +52,9 @@ def variants(option: Choices) -> list[Experiment]:
         two,
         replace(two, name="global-scope", sparsity=replace(two.sparsity, scope="global")),
         replace(two, name="no-floor", sparsity=replace(two.sparsity, floor=0)),
-        replace(two, name="equation-1", sparsity=replace(two.sparsity, scope="global", floor=0)),
-        replace(two, name="mean-ablation", discovery=replace(two.discovery, ablation="mean")),
         replace(two, name="dense", sparsity=replace(two.sparsity, target=0)),
+        replace(two, name="mean-ablation", discovery=replace(two.discovery, ablation="mean")),
+        replace(two, name="equation-1", sparsity=replace(two.sparsity, scope="global", floor=0)),
     ]
 
 
@@ -111,20 +110,24 @@ def _cell(values: Mapping[str, Mapping[str, xr.DataArray]], name: str, label: st
     return own if name == BASE else f"{own}<br>{paired(values[name][label], values[BASE][label])}"
 
 
-def _all_there(folder: Path, experiments: list[Experiment], make: str) -> dict[str, list[xr.Dataset]]:
-    there = pieces.load(folder, experiments)
-    if lacking := [name for name, one in there.items() if not one]:
-        raise FedmiError(f"{folder}: no results of {', '.join(lacking)} yet; {make}")
-    return there
+def gathered(option: Choices) -> dict[str, xr.Dataset]:
+    """Every variant of which there are results, the seeds of each joined; the base first."""
+    base, *others = variants(option)
+    at = option.base or option.out
+    there = pieces.load(at, [base]) | pieces.load(option.out, others)
+    if not there[BASE]:
+        how = "run experiments.paper there" if option.base else "give --seeds"
+        raise FedmiError(f"{at}: no results of {BASE} yet; {how}")
+    return {name: runs.joined([(option.out / name, ds) for ds in found]) for name, found in there.items() if found}
 
 
 def main(option: Choices) -> None:
     wanted = variants(option)
-    given = {} if option.base is None else _all_there(option.base, wanted[:1], "run experiments.paper there")
-    own = [experiment for experiment in wanted if experiment.name not in given]
-    pieces.run_missing(option.out, own, range(option.seeds), option.at_once)
-    there = given | _all_there(option.out, own, "give --seeds")
-    text = markdown({name: runs.joined([(option.out / name, ds) for ds in one]) for name, one in there.items()})
+    if option.base is not None:
+        gathered(option)  # before hours of work
+        wanted = wanted[1:]
+    pieces.run_missing(option.out, wanted, range(option.seeds), option.at_once)
+    text = markdown(gathered(option))
     with results.replacing(option.out / "choices.md") as temporary:
         temporary.write_text(text, "utf-8")
     print(text)

@@ -1,5 +1,6 @@
 """The scripts: what is there is not run again, seeds are joined, sweeps are tabled."""
 
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -177,7 +178,7 @@ def test_circuits_of_classes_without_images_do_not_count():
 def test_choices(runner, tmp_path):
     choices.main(choices.Choices(tmp_path, seeds=1, rounds=2))
     rows = (tmp_path / "choices.md").read_text().splitlines()
-    assert rows[0] == "| last round | two-class | global-scope | no-floor | equation-1 | mean-ablation | dense |"
+    assert rows[0] == "| last round | two-class | global-scope | no-floor | dense | mean-ablation | equation-1 |"
     accuracy = next(row for row in rows if row.startswith("| its balanced accuracy"))
     assert accuracy == "| its balanced accuracy | 0.50" + " | 0.50<br>0.00" * 5 + " |"  # below: paired differences
     names = [e.name for e in choices.variants(choices.Choices(tmp_path))]
@@ -193,8 +194,12 @@ def test_the_base_of_the_choices_can_be_there_already(runner, tmp_path):
     pieces.run_missing(base, [controlled], range(2))
     runner.asked.clear()
     choices.main(choices.Choices(out, seeds=1, rounds=2, base=base))
-    assert [name for name, _ in runner.asked] == ["global-scope", "no-floor", "equation-1", "mean-ablation", "dense"]
+    assert [name for name, _ in runner.asked] == ["global-scope", "no-floor", "dense", "mean-ablation", "equation-1"]
     assert "\n| seeds | 2 | 1 | 1 | 1 | 1 | 1 |\n" in (out / "choices.md").read_text()
+    shutil.rmtree(out / "dense")
+    choices.main(choices.Choices(out, seeds=0, rounds=2, base=base))  # what is there
+    head = "| last round | two-class | global-scope | no-floor | mean-ablation | equation-1 |\n"
+    assert head in (out / "choices.md").read_text()
 
 
 def test_the_stored_sweep_is_tabled_as_it_is():
