@@ -103,6 +103,7 @@ def point(e: Experiment, ds: xr.Dataset) -> Point:
     channels = ds["size"].where(ds["analysed"]).sum("layer", min_count=len(LAYERS))
     for origin in results.ORIGINS:
         found[f"channels of 224, {origin}"] = _mean(channels, origin)
+        found[f"degenerate, {origin}"] = _mean(ds["degenerate"].where(ds["analysed"]), origin)
     for label, (measure, origin) in MEASURED.items():
         found[label] = _mean(ds[measure], origin)
     for label, (measure, origin) in OVERLAPS.items():

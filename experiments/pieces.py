@@ -101,7 +101,8 @@ def run_missing(out: Path, experiments: Sequence[Experiment], seeds: Sequence[in
     for experiment in experiments:  # cut off while it was shared out
         for done in (out / experiment.name).glob(f"{TOGETHER}*/{results.FILE}"):
             _share_out(done.parent)
-    load(out, experiments)  # before hours of work, not after
+    if seeds:
+        load(out, experiments)  # before hours of work, not after
     for first in range(0, len(seeds), at_once):
         for experiment in experiments:
             todo = missing(out, experiment, seeds[first : first + at_once])

@@ -1,7 +1,8 @@
 """A table of every experiment's last round: `python -m experiments.table FOLDER [--authors FOLDER]`.
 
 FOLDER holds results at any depth, as `experiments.paper` writes them; `--authors` those imported from the files of the
-paper's authors. Prints markdown: means over seeds, ours over the authors'.
+paper's authors. Prints markdown: means over seeds, ours over the authors'. Two empty sets count as 1 in IoU; the
+share of such pairs stands beside it.
 """
 
 from __future__ import annotations
@@ -21,10 +22,13 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def layers(values: dict[str, Any]) -> str:
+def layers(values: dict[str, Any], empty: dict[str, Any]) -> str:
+    """Per layer; beside it the share of pairs that were both empty and count as 1, where there are any."""
     if all(v is None for v in values.values()):
         return "-"
-    return " / ".join("-" if v is None else f"{v:.2f}" for v in values.values())
+    said = " / ".join("-" if v is None else f"{v:.2f}" for v in values.values())
+    shares = " / ".join(f"{100 * (share or 0):.0f}" for share in empty.values())
+    return f"{said} ({shares} % empty)" if any(empty.values()) else said
 
 
 def percent(value: float | None) -> str:
@@ -32,17 +36,17 @@ def percent(value: float | None) -> str:
 
 
 def row(name: str, short: dict[str, Any]) -> list[str]:
-    cross, degenerate = short["cross_evaluation"], short["degenerate_share"]
+    cross, degenerate, empty = short["cross_evaluation"], short["degenerate_share"], short["empty_pairs"]
     return [
         name,
         str(len(short["seeds"])),
         str(short["rounds"]),
         percent(short["global_accuracy"]),
-        layers(short["specialist_distinctness"]["local"]),
-        layers(short["specialist_distinctness"]["global"]),
-        layers(short["local_global_iou"]),
-        layers(short["inter_client_iou"]["global"]),
-        layers(short["stability_iou"]["global"]),
+        layers(short["specialist_distinctness"]["local"], empty["specialist_distinctness"]["local"]),
+        layers(short["specialist_distinctness"]["global"], empty["specialist_distinctness"]["global"]),
+        layers(short["local_global_iou"], empty["local_global_iou"]),
+        layers(short["inter_client_iou"]["global"], empty["inter_client_iou"]["global"]),
+        layers(short["stability_iou"]["global"], empty["stability_iou"]["global"]),
         f"{percent(cross['mean'])} / {percent(cross['last_round'])}",
         percent(short.get("cross_evaluation_false_positive_rate", {}).get("local")),
         f"{percent(degenerate['local'])} / {percent(degenerate['global'])}",

@@ -72,7 +72,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from fedmi_jax.circuits.similarity import LAYERS, MEASURES, held
-from fedmi_jax.config import Experiment, FedmiError, printable, to_json
+from fedmi_jax.config import Experiment, FedmiError, from_json, printable, to_json
 from fedmi_jax.files import replacing, seal, sealed
 
 FILE = "result.nc"
@@ -135,10 +135,14 @@ def load(path: str | Path) -> xr.Dataset:
         raise FedmiError(f"{path}: damaged or not a netCDF4 file ({' '.join(str(error).split())[:120]})") from None
     if "schema_version" not in ds.attrs or any(name not in ds for name in _REQUIRED):
         raise FedmiError(f"{path}: a netCDF4 file, but not a result of fedmi_jax")
-    if ds.attrs["schema_version"] > SCHEMA_VERSION:
-        raise FedmiError(
-            f"{path}: schema {ds.attrs['schema_version']} is newer than this fedmi_jax reads ({SCHEMA_VERSION})"
-        )
+    schema = str(ds.attrs["schema_version"])
+    if not schema.isdecimal() or int(schema) > SCHEMA_VERSION:
+        raise FedmiError(f"{path}: schema {schema} is newer than this fedmi_jax reads ({SCHEMA_VERSION})")
+    try:
+        if "config" in ds.attrs:
+            from_json(ds.attrs["config"])
+    except FedmiError as error:
+        raise FedmiError(f"{path}: its configuration is not one that this fedmi_jax reads ({error})") from None
     return ds
 
 
@@ -186,7 +190,8 @@ def summary(ds: xr.Dataset) -> dict[str, Any]:
 
     - name, seeds, rounds (how many), clients (how many), classes (names)
     - cross_evaluation: of local circuits on the global model: mean (all rounds), last_round,
-      per_client_and_class {"0": {"0 - zero": ...}}
+      per_client_and_class {"0": {"0 - zero": ...}}; degenerate {"0": ["0 - zero"]}, of which circuits at least half of
+      the seeds' are degenerate
     - degenerate_share {origin}: circuits with an empty layer
     - global_accuracy
     - circuit_size {origin: {layer}}: mean number of channels
@@ -259,7 +264,15 @@ def _cross_evaluation(ds: xr.Dataset) -> dict[str, Any]:
         for i, client in enumerate(clients)
         if there[i].any()
     }
-    return {"mean": _mean(local), "last_round": _mean(last), "per_client_and_class": per_client}
+    empty = ds["degenerate"].sel(origin="local").isel(round=-1).where(held(ds).isel(round=-1)).mean("seed")
+    flagged = empty.transpose("client", "class").values >= 0.5
+    degenerate = {str(k): [names[j] for j in np.flatnonzero(flagged[i])] for i, k in enumerate(clients)}
+    return {
+        "mean": _mean(local),
+        "last_round": _mean(last),
+        "per_client_and_class": per_client,
+        "degenerate": {client: classes for client, classes in degenerate.items() if classes},
+    }
 
 
 def render(short: dict[str, Any]) -> Group:
@@ -335,7 +348,13 @@ def _cross_table(cross: dict[str, Any]) -> list[Table | str]:
     clients = cross["per_client_and_class"]
     if len(clients) > _SHOWN_CLIENTS:
         return [line]
-    table = Table("client", "cross-evaluation per class, last round")
+    marked = {client: set(classes) for client, classes in cross["degenerate"].items()}
+    caption = "○ degenerate: no channel in some layer, so the answer cannot depend on the image" if marked else None
+    table = Table("client", "cross-evaluation per class, last round", caption=caption, caption_justify="left")
     for client, classes in clients.items():
-        table.add_row(client, "   ".join(f"{shown(name)}: {_percent(value)}" for name, value in classes.items()))
+        cells = (
+            f"{shown(name)}: {_percent(value)}{' ○' if name in marked.get(client, ()) else ''}"
+            for name, value in classes.items()
+        )
+        table.add_row(client, "   ".join(cells))
     return [line, table]

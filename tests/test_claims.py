@@ -252,7 +252,7 @@ def test_circuits_that_are_not_degenerate_are_judged_alone():
     assert [f.verdict for f in found.values()] == [HOLDS, HOLDS, HOLDS, FAILS, FAILS, FAILS]
     assert "95.0%: 0.45 (50% degenerate)" in found["share of circuits and rounds out, falling at every level"].detail
     sound = found["share of circuits and rounds out, not degenerate, falling at every level"]
-    assert "95.0%: 0.00 (9 of 18 circuits)" in sound.detail
+    assert "95.0%: 0.00 (90 of 180 circuits and rounds)" in sound.detail
     for name, kind in (("C8", "three-class"), ("C11", "shared-class")):
         empty = only(kind, cross=sometimes_out, local=lambda s, r, k, c: -1 if c % 3 else 0)
         assert any("not degenerate" in f.definition for f in row_of(name, empty).findings)
@@ -394,6 +394,35 @@ def test_empty_circuits_are_judged_under_both_conventions():
     assert five.seeds == 3  # of what was measured
 
 
+def test_accuracy_of_nothing_but_degenerate_circuits_has_no_say():
+    """Three seeds at 100 %, each by a circuit whose answer cannot depend on the image."""
+    ds = result("one-class", local=-1, cross=1.0).drop_vars("cross_evaluation_balanced_accuracy")
+    row = row_of("C5", {"one-class": ds})
+    assert (row.verdict, row.leaning) == (OPEN, "nothing to judge")
+    assert [f.caution for f in row.findings] == ["100% degenerate", ""]
+    some = result("one-class", local=lambda s, r, k, c: -1 if k else 0, cross=1.0)
+    found = row_of("C5", {"one-class": some}).findings
+    assert [(f.verdict, f.caution) for f in found[:2]] == [(HOLDS, "67% degenerate"), (HOLDS, "")]
+
+
+def test_too_few_levels_are_said():
+    two = {name: ds for name, ds in ablation((3, 2, 1, 0)).items() if name.endswith(("0.95", "0.995"))}
+    said = claims_table.verdict_text(row_of("C12", two))
+    assert said == f"{OPEN} (without a third level besides sparsity-ablation-0.95 and sparsity-ablation-0.995)"
+
+
+def test_how_many_layers_the_share_of_channels_is_of():
+    made = only("one-class", local=lambda s, r, k, c: -1 if r > 8 and k else 0)
+    (kept,) = [f for f in row_of("C6", made).findings if f.definition.endswith("channels kept")]
+    assert kept.detail == "layers with channels: 100% in the first round, 33% in the last"
+
+
+def test_overlap_is_given_corrected_for_chance_too():
+    found = row_of("C7", only("three-class", global_=by_client)).findings[0]
+    by_hand = (found.estimate.mean - found.null) / (1 - found.null)
+    assert found.detail == f"corrected for chance {by_hand:.2f}"
+
+
 # --- which runs belong together ---
 
 
@@ -525,8 +554,9 @@ def test_the_authors_published_numbers_now_with_nulls(authors, capsys):
     one = overlap["one-class, global circuits"]
     assert (round(one["mean"], 2), one["low"], one["seeds"], one["null_meets_it"]) == (0.27, None, 1, True)
     assert overlap["one-class, local circuits, two empty sets count as 1"]["mean"] == 1.0
-    assert [f["mean"] for f in rows["C5"]["findings"][:1]] == [1.0]
-    assert rows["C5"]["findings"][1]["mean"] is None  # of the one-class run no local circuit is left
+    plain, sound = rows["C5"]["findings"][:2]
+    assert (plain["mean"], plain["caution"]) == (1.0, "100% degenerate")
+    assert sound["mean"] is None  # of the one-class run no local circuit is left
     assert rows["C1"]["findings"] == []
     assert {row["verdict"] for row in rows.values()} == {OPEN}
 
@@ -534,9 +564,12 @@ def test_the_authors_published_numbers_now_with_nulls(authors, capsys):
 def test_every_degenerate_local_circuit_is_flagged(authors, capsys):
     cli.main(["claims", str(authors), "--json"])
     described = json.loads(capsys.readouterr().out)["runs"]
-    flagged = described["one-class"]["degenerate_local_circuits_last_round"]
-    assert flagged == [{"seed": 0, "client": k, "class": 3 * k} for k in range(3)]
-    assert described["two-class"]["degenerate_local_circuits_last_round"] == []
+    circuits = {name: one["degenerate_circuits"] for name, one in described.items()}
+    last = [f for f in circuits["one-class"] if 10 in f["rounds"]]
+    assert [(f["origin"], f["client"], f["class"]) for f in last] == [("local", k, 3 * k) for k in range(3)]
+    assert sum(len(f["rounds"]) for f in circuits["one-class"] if f["origin"] == "local") == 18
+    assert all(10 not in f["rounds"] for f in circuits["two-class"])
+    assert {"origin": "global", "seed": 0, "client": 2, "class": 0, "rounds": [2, 3, 4, 10]} in circuits["shared-class"]
 
 
 def test_table_and_markdown(authors, tmp_path, capsys):
@@ -553,7 +586,8 @@ def test_table_and_markdown(authors, tmp_path, capsys):
     console.print(claims_table.render(claims.judge(found), found))
     printed = console.export_text()
     said = " ".join(printed.split())
-    assert "degenerate in the last round: client 0 class 0, client 1 class 3, client 2 class 6" in said
+    assert "degenerate in the last round: client 0 class 0 (local), client 1 class 3 (local), client 2" in said
+    assert "one-class, accuracy on the class: 1.00 (100% degenerate)<br>two-class, accuracy on the class" in text
     for row in claims.CLAIMS:
         assert row.id in printed
 

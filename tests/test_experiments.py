@@ -111,6 +111,19 @@ def test_paper_runs_what_is_missing_and_writes_the_claims(runner, tmp_path):
     assert "cannot tell yet (needs three-class)" in (tmp_path / "claims.md").read_text()
 
 
+def test_figures_and_claims_again_of_whatever_is_there(runner, tmp_path):
+    """Of results that were made without controls, too."""
+    pieces.run_missing(tmp_path, preset("two-class").experiments, range(1))
+    paper.main(paper.Paper(tmp_path, seeds=0, draw=False))
+    assert "| C6 | two-class" in (tmp_path / "claims.md").read_text()
+
+
+def test_the_table_says_how_many_pairs_were_empty():
+    ds = result("one-class", seeds=2, rounds=2, local=lambda s, r, k, c: -1 if k and s else 0)
+    (row,) = table.table({"one-class": ds}, {}).splitlines()[2:]
+    assert "| 0.67 / 0.67 / 0.67 (17 / 17 / 17 % empty) |" in row
+
+
 def test_controls_are_on_unless_they_are_refused(tmp_path):
     (iid,) = preset("iid").experiments
     found = paper.controlled(iid, paper.Paper(tmp_path))

@@ -120,6 +120,7 @@ def test_every_class_has_its_own_chance_and_a_lone_one_a_grey_band(runs):
         expected = ds["random_cross_evaluation"].sel({"origin": "local", "client": 0, "class": c})
         np.testing.assert_allclose(line.get_ydata(), expected.mean(("seed", "sample")))
         assert line.get_color() == style.look(c)[0]
+    assert not [line for line in axes.lines if line.get_color() == style.NULL and len(line.get_xdata())]
     ds = runs["one-class"]
     with style.styled():
         axes = curves.draw([curves.cross_evaluation("x", ds, 1)], 1, "y").axes[0]
@@ -330,6 +331,23 @@ def test_a_run_that_is_too_short(tmp_path, capsys):
     printed = capsys.readouterr()
     assert "fig12: iid has 1 round, 2 are needed" in printed.err
     assert "fig11.svg" in printed.out
+
+
+def test_circuit_graphs_of_runs_with_gaps(runs, tmp_path):
+    """Clients that are absent in the last round are passed over; rounds that are left out are no rounds before."""
+    ds = runs["iid"].isel(round=[0, 2])
+    there = np.ones((ds.sizes["seed"], 2, 3), bool)
+    there[:, -1, 0] = False
+    absent = ds.assign(participates=(("seed", "round", "client"), there))
+    drawn, problems = figures.draw_all({"iid": absent}, tmp_path, ("fig11", "fig12", "fig13"), ("svg",))
+    assert (len(drawn), problems) == (3, [])
+    with style.styled():
+        assert any("only client 1" in said for said in texts(figures.PAPER["fig11"].draw({"iid": absent})))
+        assert any("only round 1:" in said for said in texts(figures.PAPER["fig12"].draw({"iid": absent})))
+    there[:, -1, 1] = False
+    drawn, problems = figures.draw_all({"iid": absent}, tmp_path, ("fig11", "fig13"), ("svg",))
+    assert [path.stem for path in drawn] == ["fig13"]
+    assert problems == ["fig11: fewer than 2 clients have a circuit of the same class in round 3"]
 
 
 def test_a_failed_figure_leaves_the_old_one(runs, tmp_path, monkeypatch):

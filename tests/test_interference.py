@@ -12,7 +12,8 @@ from fedmi_jax.analysis import interference
 def cross(*circuits):
     """One seed, one client; each circuit's accuracies over the rounds. None: no such circuit."""
     values = np.array([[np.nan] * 6 if c is None else c for c in circuits], float)
-    return xr.DataArray(values[None, None], dims=("seed", "client", "class", "round")).transpose("seed", "round", ...)
+    found = xr.DataArray(values[None, None], {"round": range(1, 7)}, ("seed", "client", "class", "round"))
+    return found.transpose("seed", "round", ...)
 
 
 HISTORIES = cross(
@@ -43,9 +44,19 @@ def test_shares():
 
 
 def test_rounds_without_the_circuit_are_no_steps():
-    gaps = HISTORIES.isel({"class": [1]}).where(HISTORIES["round"] != 2)  # 1, 0, -, 1, 0, 1
-    assert interference.collapses(gaps).item() == 2
-    assert interference.collapse_rate(gaps).item() == pytest.approx(2 / 3)
+    gaps = HISTORIES.isel({"class": [1]}).where(HISTORIES["round"] != 3)  # 1, 0, -, 1, 0, 1
+    for one in (gaps, gaps.isel(round=[0, 1, 3, 4, 5])):  # a round that the result leaves out altogether
+        assert interference.collapses(one).item() == 2
+        assert interference.collapse_rate(one).item() == pytest.approx(2 / 3)
+        assert interference.recoveries(one).item() == 1
+    apart = HISTORIES.isel({"class": [3], "round": [2, 5]})
+    assert interference.longest_outage(apart).item() == 1
+
+
+def test_who_came_back_before_falling_has_not_recovered():
+    assert (
+        interference.recovered_share(cross([0, 1, 1, 0, 0, 0], [0, 1, 0, 0, 1, 1], [1, 0, 0, 0, 0, 1])).item() == 2 / 3
+    )
 
 
 def test_trend_of_one_row_of_each_order():

@@ -86,6 +86,9 @@ def test_what_is_no_result_is_refused_in_one_line(one_class, tmp_path):
         (xr.Dataset({"x": 1}), "not a result of fedmi_jax"),
         (one_class.drop_vars("mask_conv3"), "not a result of fedmi_jax"),
         (one_class.assign_attrs(schema_version=99), "schema 99 is newer than this fedmi_jax reads"),
+        (one_class.assign_attrs(schema_version="x"), "schema x is newer than this fedmi_jax reads"),
+        (one_class.assign_attrs(config='{"zzz": 1}'), r"its configuration is not one .* \(zzz: unexpected"),
+        (one_class.assign_attrs(config="{"), r"its configuration is not one that this fedmi_jax reads \("),
     ):
         ds.to_netcdf(other, engine="h5netcdf")
         files.seal(other)
@@ -143,6 +146,7 @@ def test_summary_of_an_imported_file(one_class):
         "1": {"3 - three": 1.0},
         "2": {"6 - six": 1.0},
     }
+    assert short["cross_evaluation"]["degenerate"] == {"0": ["0 - zero"], "1": ["3 - three"], "2": ["6 - six"]}
     assert short["inter_client_iou"]["global"]["conv1"] is None  # no class is held by two clients
     assert short["global_accuracy"] is None
     assert "balanced_accuracy" not in short
@@ -153,6 +157,7 @@ def test_summary_averages_over_seeds_rounds_and_circuits(shared):
     short = results.summary(shared)
     assert short["cross_evaluation"]["mean"] == pytest.approx(np.nanmean(cross))
     assert short["cross_evaluation"]["last_round"] == pytest.approx(7 / 9, abs=1e-4)
+    assert short["cross_evaluation"]["degenerate"] == {}
     assert list(short["cross_evaluation"]["per_client_and_class"]["1"]) == ["0 - zero", "3 - three", "4 - four"]
     pairs = shared["class_pair_iou"].isel(seed=0, round=-1).sel(origin="global", layer="conv1").values
     assert not np.isnan(pairs[0, 0])  # class 0 is held by all three clients

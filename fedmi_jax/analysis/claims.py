@@ -6,7 +6,7 @@ Where the paper says "near 1.0", "about 100 %" or "often" a number had to be cho
 beside each claim and are printed with every table: near 1 is at least 0.9; about 100 % at least 0.95, and as a
 detector that must not fire on other classes, a one-vs-rest balanced accuracy of at least 0.75, halfway from chance to
 perfect. A degenerate circuit's output cannot depend on the image, so its accuracy of 0 or 1 is no finding: circuits
-that are not degenerate are judged alone, too, wherever some are.
+that are not degenerate are judged alone, too, wherever some are, and where all are, nobody's accuracy has a say.
 
 A run shorter than the paper's decides only what more rounds could not undo: a circuit that has collapsed has collapsed.
 """
@@ -26,6 +26,7 @@ from fedmi_jax.analysis.measures import ALL_ROUNDS, LAST_ROUND, LAST_ROUNDS, Red
 from fedmi_jax.analysis.runs import ABLATION, Runs, is_a, levels, paper, sparsity_level
 from fedmi_jax.analysis.statistics import Estimate, estimate, over_seeds, paired
 from fedmi_jax.analysis.verdicts import FAILS, HOLDS, OPEN, Criterion, Finding, Verdict, decide, judged
+from fedmi_jax.circuits.similarity import held
 
 NEAR_ONE, WORKS, DETECTS = Criterion(low=0.9), Criterion(low=0.95), Criterion(low=0.75)
 _SKEWED = ("one-class", "two-class")
@@ -103,7 +104,10 @@ def _row(claim: Claim, runs: Runs) -> Row:
     about = [*claim.kinds] if ABLATION not in claim.kinds else [f"{ABLATION}-{level:g}" for level in presets.LEVELS]
     absent = [name for name in about if name not in there]
     lacking = [f"{name} (no {', '.join(variables)})" for name, variables in lacks.items() if variables]
-    return Row(claim, claim.judge(usable) if usable else [], absent, lacking)
+    findings = claim.judge(usable) if usable else []
+    if usable and not findings:
+        lacking.append(f"a third level besides {' and '.join(usable)}")
+    return Row(claim, findings, absent, lacking)
 
 
 def _so_far(finding: Finding, rounds: int, of: int, firm: tuple[Verdict, ...] = ()) -> Finding:
@@ -130,8 +134,12 @@ def _overlap(
     what = _label(label, f"{origin} circuits" if origin else "", "channels aligned" if aligned else "")
     for one in measures.overlaps(ds, measure, origin, rounds, aligned):
         null, ceiling = (measures.number(reduce, part) for part in (one.null, one.ceiling))
-        empty = f"{one.empty:.0%} of pairs empty" if one.empty else ""
-        made = judged(_label(what, one.convention), estimate(reduce(one.value)), criterion, null, empty, ceiling)
+        corrected = measures.number(reduce, nulls.corrected(one.value, one.null))
+        detail = _label(
+            f"{one.empty:.0%} of pairs empty" if one.empty else "",
+            "" if corrected is None else f"corrected for chance {corrected:.2f}",
+        )
+        made = judged(_label(what, one.convention), estimate(reduce(one.value)), criterion, null, detail, ceiling)
         found.append(_so_far(made, ds.sizes["round"], paper(name).rounds, firm))
     return found
 
@@ -172,8 +180,17 @@ def _in_place(
     """The share of the local circuit's channels that the global one has: a circuit that only grew has not moved."""
     value, null = (part.isel(round=rounds) for part in measures.contained(runs[name]))
     chance = measures.number(reduce, null)
-    made = judged(_label(label, "share of its channels kept"), estimate(reduce(value)), criterion, chance)
+    first, last = (_with_channels(runs[name], value, at) for at in (0, -1))
+    left = f"layers with channels: {first:.0%} in the first round, {last:.0%} in the last" if first * last < 1 else ""
+    made = judged(_label(label, "share of its channels kept"), estimate(reduce(value)), criterion, chance, left)
     return [_so_far(made, runs[name].sizes["round"], paper(name).rounds, firm)]
+
+
+def _with_channels(ds: xr.Dataset, kept: xr.DataArray, at: int) -> float:
+    """Of the circuits of one of these rounds, the share of layers in which the local one has channels at all."""
+    here = kept.isel(round=at)
+    there = held(ds).sel(round=here["round"]).broadcast_like(here)
+    return float(here.notnull().sum() / there.sum())
 
 
 def _c1(runs: Runs) -> list[Finding]:
@@ -205,7 +222,8 @@ def _c4(runs: Runs) -> list[Finding]:
 def _c6(runs: Runs) -> list[Finding]:
     found: list[Finding] = []
     for name, ds in runs.items():
-        found += _overlap(runs, name, "local_global_iou", None, f"{name}, as measured", measures.decline, LESS)
+        measured = _overlap(runs, name, "local_global_iou", None, f"{name}, as measured", measures.decline, LESS)
+        found += [replace(one, ceiling=None) for one in measured]  # what search noise leaves of a decline is no limit
         one = measures.overlaps(ds, "local_global_iou")[0]  # under either convention corrected IoU is the same
         corrected = estimate(measures.decline(nulls.corrected(one.value, one.null)))
         made = judged(f"{name}, corrected for chance", corrected, LESS)
@@ -243,6 +261,7 @@ def _function(
     cross = _part(measures.cross_evaluation(ds), classes, rounds)
     what, random = measures.random_cross_evaluation(ds) or ("", None)
     random = None if random is None else _part(random, classes, rounds)
+    empty = _part(measures.degenerate(ds), classes, rounds)
     found = []
     for said, which in _sorts(ds):
         keep = True if which is None else _part(which, classes, rounds)
@@ -250,9 +269,11 @@ def _function(
         if said:
             if kept.notnull().equals(cross.notnull()):
                 continue
-            detail = _label(f"{_circuits(kept)} of {_circuits(cross)} circuits", detail)
+            detail = _label(_share_left(kept, cross), detail)
         chance = None if random is None else _chance(random.where(keep), reduce)
         made = judged(_label(label, said), estimate(reduce(kept)), criterion, chance, detail)
+        bad = float(empty.where(kept.notnull()).mean())
+        made = replace(made, caution=f"{bad:.0%} degenerate" if bad > 0 else "", void=bad == 1)
         found.append(_so_far(made, ds.sizes["round"], paper(name).rounds, firm))
     return found
 
@@ -276,9 +297,10 @@ def _part(values: xr.DataArray, classes: list[int] | None, rounds: slice) -> xr.
     return values if classes is None else values.sel({"class": classes})
 
 
-def _circuits(cross: xr.DataArray) -> int:
-    """How many circuits there are in any of these rounds, over all seeds."""
-    return int(cross.notnull().any("round").sum())
+def _share_left(kept: xr.DataArray, cross: xr.DataArray) -> str:
+    """How many of the circuits, over all seeds; of several rounds each counts as often as it is there."""
+    many = " and rounds" if cross.sizes.get("round", 1) > 1 else ""
+    return f"{int(kept.notnull().sum())} of {int(cross.notnull().sum())} circuits{many}"
 
 
 def _chance(random: xr.DataArray, reduce: Reduce) -> float | None:
@@ -363,7 +385,7 @@ def _c12(runs: Runs) -> list[Finding]:
         kept = [all_.where(one) for one, all_ in zip(which, cross, strict=True)]
         if all(some.notnull().equals(all_.notnull()) for some, all_ in zip(kept, cross, strict=True)):
             continue
-        beside = [f"{_circuits(some)} of {_circuits(all_)} circuits" for some, all_ in zip(kept, cross, strict=True)]
+        beside = [_share_left(some, all_) for some, all_ in zip(kept, cross, strict=True)]
         found += _trends(names, kept, said, beside)
     rounds = min(ds.sizes["round"] for ds in runs.values())
     return [_so_far(finding, rounds, paper(names[0]).rounds) for finding in found]

@@ -50,8 +50,10 @@ def collapsed_share(cross: xr.DataArray) -> xr.DataArray:
 
 
 def recovered_share(cross: xr.DataArray) -> xr.DataArray:
-    """Share of circuits that collapse at least once and recover at least once, per seed."""
-    return over_seeds(_ever(collapses(cross)) * _ever(recoveries(cross)))
+    """Share of circuits that collapse and come back in a later round, per seed."""
+    falls, back = _turns(cross, 1), _turns(cross, -1)
+    after = back.where(falls.fillna(0).cumsum("round") > 0, 0).where(back.notnull())
+    return over_seeds(_ever(_count(after)))
 
 
 def collapse_rate(cross: xr.DataArray) -> xr.DataArray:
@@ -62,9 +64,15 @@ def collapse_rate(cross: xr.DataArray) -> xr.DataArray:
 
 def _turns(cross: xr.DataArray, step: int) -> xr.DataArray:
     """1 in rounds in which the circuit is out where it was not in the round before (step 1) or the reverse (-1), else
-    0; NaN where one of the two rounds has no such circuit."""
-    change = out(cross).diff("round")
+    0; NaN where one of the two rounds is not there or has no such circuit."""
+    change = _every_round(out(cross)).diff("round")
     return (change == step).where(change.notnull()).astype(float)
+
+
+def _every_round(values: xr.DataArray) -> xr.DataArray:
+    """With NaN in the rounds that the result leaves out: what is two rounds apart is not a step."""
+    rounds = values["round"].values
+    return values.reindex(round=np.arange(rounds[0], rounds[-1] + 1))
 
 
 def _count(turns: xr.DataArray) -> xr.DataArray:
@@ -77,7 +85,7 @@ def _ever(counts: xr.DataArray) -> xr.DataArray:
 
 def longest_outage(cross: xr.DataArray) -> xr.DataArray:
     """Most rounds in a row in which each circuit is out; NaN where there is none."""
-    values = out(cross).transpose("round", ...)
+    values = _every_round(out(cross)).transpose("round", ...)
     run = best = xr.zeros_like(values.isel(round=0, drop=True))
     for number in range(values.sizes["round"]):
         run = (run + 1) * (values.isel(round=number, drop=True) == 1)

@@ -61,6 +61,10 @@ class Finding:
     detail: str = ""
     rule: str = ""
     """What decides, where it is more than the criterion."""
+    caution: str = ""
+    """What the number must not be read without."""
+    void: bool = False
+    """The number says nothing about the claim, so that the definition has no say."""
 
     @property
     def null_meets_it(self) -> bool:
@@ -76,7 +80,7 @@ class Finding:
     @property
     def measured(self) -> bool:
         """Whether there was anything to measure."""
-        return not math.isnan(self.estimate.mean)
+        return not (self.void or math.isnan(self.estimate.mean))
 
 
 def judged(

@@ -50,12 +50,14 @@ def describe(runs: Runs, name: str) -> dict[str, Any]:
 def _degenerate(ds: xr.Dataset) -> dict[str, Any]:
     bad = ds["degenerate"].where(held(ds)).astype(float).mean(("seed", "round", "client", "class"))
     shares = {str(origin): round(float(bad.sel(origin=origin)), 4) for origin in ds["origin"].values}
-    last = ds["degenerate"].isel(round=-1).sel(origin="local").stack(circuit=("seed", "client", "class"))
+    each = ds["degenerate"].where(held(ds), False).stack(circuit=("origin", "seed", "client", "class"))
+    rounds = ds["round"].values
     flagged = [
-        {"seed": int(s), "client": int(k), "class": int(c)}
-        for s, k, c in last["circuit"].values[last.values.astype(bool)]
+        {"origin": str(o), "seed": int(s), "client": int(k), "class": int(c), "rounds": rounds[own].tolist()}
+        for (o, s, k, c), own in zip(each["circuit"].values, each.transpose("circuit", "round").values, strict=True)
+        if own.any()
     ]
-    return {"degenerate_share": shares, "degenerate_local_circuits_last_round": flagged}
+    return {"degenerate_share": shares, "degenerate_circuits": flagged}
 
 
 def _row_values(row: Row) -> dict[str, Any]:
@@ -75,7 +77,7 @@ def _finding_values(finding: Finding) -> dict[str, Any]:
         "seeds": e.seeds, "null": finding.null, "ceiling": finding.ceiling,
         "criterion": finding.rule or str(finding.criterion), "verdict": finding.verdict,
         "mean_meets_it": finding.mean_meets_it, "null_meets_it": finding.null_meets_it,
-        "ceiling_decides": finding.ceiling_decides, "detail": finding.detail,
+        "ceiling_decides": finding.ceiling_decides, "caution": finding.caution, "detail": finding.detail,
     }  # fmt: skip
 
 
@@ -104,14 +106,14 @@ def _beside(finding: Finding) -> str:
     again = (
         "" if finding.ceiling is None else f"found again {finding.ceiling:.2f}{'†' if finding.ceiling_decides else ''}"
     )
-    said = "; ".join(part for part in (finding.detail, again) if part)
+    said = "; ".join(part for part in (finding.caution, finding.detail, again) if part)
     return f" ({said})" if said else ""
 
 
 def _mark(finding: Finding) -> str:
     """How one definition stands."""
     if not finding.measured:
-        return "no data"
+        return "no say" if finding.void else "no data"
     alone = "yes" if finding.mean_meets_it else "no"
     return finding.verdict if finding.verdict != OPEN else f"{OPEN} ({alone})"
 
@@ -138,8 +140,9 @@ def _described(runs: Runs, name: str) -> str:
     found = describe(runs, name)
     unlike = f"; unlike the paper's: {', '.join(found['not_the_papers'])}" if found["not_the_papers"] else ""
     shares = " / ".join(f"{100 * share:.0f} %" for share in found.get("degenerate_share", {}).values())
-    flagged = found.get("degenerate_local_circuits_last_round", [])
-    circuits = ", ".join(f"client {f['client']} class {f['class']}" + _of_seed(found, f) for f in flagged[:12])
+    last = runs[name]["round"].values[-1]
+    flagged = [f for f in found.get("degenerate_circuits", []) if last in f["rounds"]]
+    circuits = ", ".join(f"client {f['client']} class {f['class']} ({_which(found, f)})" for f in flagged[:12])
     more = f" and {len(flagged) - 12} more" if len(flagged) > 12 else ""
     degenerate = f"; degenerate in the last round: {circuits}{more}" if flagged else ""
     seeds = ", ".join(map(str, found["seeds"]))
@@ -147,8 +150,8 @@ def _described(runs: Runs, name: str) -> str:
     return f"{name}: seeds {seeds}; {found['rounds']} rounds{unlike}{all_}{degenerate}"
 
 
-def _of_seed(found: dict[str, Any], flagged: dict[str, int]) -> str:
-    return f" (seed {flagged['seed']})" if len(found["seeds"]) > 1 else ""
+def _which(found: dict[str, Any], flagged: dict[str, Any]) -> str:
+    return flagged["origin"] + (f", seed {flagged['seed']}" if len(found["seeds"]) > 1 else "")
 
 
 def markdown(rows: list[Row], runs: Runs) -> str:
@@ -170,7 +173,7 @@ def overview(rows: list[Row]) -> str:
 
 def _overview_row(row: Row) -> str:
     first = _as_in_the_paper(row)
-    ours = "<br>".join(f"{_label(f)}{_number(f)}" for f in first) or "-"
+    ours = "<br>".join(f"{_label(f)}{_number(f)}{f' ({f.caution})' if f.caution else ''}" for f in first) or "-"
     chance = "<br>".join(map(_chance, first)) or "-"
     cells = (f"**{row.claim.id}** {row.claim.says}", row.claim.paper, ours, chance, _seeds(row), verdict_text(row))
     return f"| {' | '.join(cells)} |"
@@ -192,7 +195,7 @@ def _label(f: Finding) -> str:
 
 
 def _number(f: Finding) -> str:
-    return str(f.estimate) if f.measured else "no data"
+    return str(f.estimate) if f.measured or f.void else "no data"
 
 
 def _chance(f: Finding) -> str:

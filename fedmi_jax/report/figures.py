@@ -13,7 +13,7 @@ from fedmi_jax.analysis import alignment
 from fedmi_jax.analysis.runs import ABLATION, Runs, is_a
 from fedmi_jax.analysis.statistics import COVERAGE
 from fedmi_jax.circuits.similarity import LAYERS
-from fedmi_jax.config import ConfigError
+from fedmi_jax.config import ConfigError, FedmiError
 from fedmi_jax.presets import PRESETS
 from fedmi_jax.report import graphs, more_figures, paper_figures, style
 
@@ -125,9 +125,13 @@ def draw_all(runs: Runs, out: Path, only: Sequence[str], formats: Sequence[str])
         figures, missing = (_paper if name in PAPER else _per_run)(name, runs, bool(only))
         problems += missing
         for stem, draw, data, shown in figures:
-            with style.styled():
-                figure = draw(data)
-                style.say(figure, _of(shown, ALL[name].shows))
+            try:
+                with style.styled():
+                    figure = draw(data)
+                    style.say(figure, _of(shown, ALL[name].shows))
+            except FedmiError as error:  # too little to draw, which only the figure could tell
+                problems.append(f"{stem}: {error}")
+                continue
             drawn += [style.save(figure, out / f"{stem}.{kind}") for kind in formats]
     return drawn, problems
 

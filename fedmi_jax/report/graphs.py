@@ -17,6 +17,7 @@ from fedmi_jax.analysis.compact import strengths
 from fedmi_jax.analysis.runs import Runs
 from fedmi_jax.circuits.connectivity import connected, functional
 from fedmi_jax.circuits.similarity import LAYERS, held, iou
+from fedmi_jax.config import FedmiError
 from fedmi_jax.report import style
 from fedmi_jax.report.curves import names
 
@@ -139,36 +140,41 @@ def _count(a: np.ndarray, b: np.ndarray, pick: tuple[bool, bool]) -> int:
     return int(((a == pick[0]) & (b == pick[1])).sum())
 
 
-def _first_place(ds: xr.Dataset) -> tuple[int, int, int]:
-    """Seed, last round and the lowest class that all clients hold, or else the first's own."""
-    there = held(ds).isel(seed=0, round=-1)
-    everyone = there.all("client").values
-    choose = everyone if everyone.any() else there.isel(client=0).values
-    return ds["seed"].values[0].item(), ds["round"].values[-1].item(), int(ds["class"].values[choose][0])
+def _place(ds: xr.Dataset, clients: int, rounds: int) -> tuple[int, list[int], list[int], int]:
+    """First seed, so many last rounds, the lowest of the classes that most clients hold in all of them, and so many of
+    these clients: seed, rounds, clients, class. Raises FedmiError where there are too few."""
+    last = held(ds).isel(seed=0, round=slice(-rounds, None)).transpose("round", "client", "class")
+    there = last.all("round").values
+    label = int(there.sum(0).argmax())
+    who = ds["client"].values[there[:, label]][:clients].tolist()
+    if len(who) < clients:
+        final = last["round"].values[-1]
+        raise FedmiError(f"fewer than {clients} clients have a circuit of the same class in round {final}")
+    return ds["seed"].values[0].item(), last["round"].values.tolist(), who, int(ds["class"].values[label])
 
 
 def fig11(runs: Runs) -> Figure:
     """IID: circuits of two clients in the last round, on their own models."""
     ds = runs["iid"]
-    seed, round_, label = _first_place(ds)
-    pair = [circuit(ds, seed, round_, "local", k, label) for k in (0, 1)]
+    seed, (round_,), clients, label = _place(ds, 2, 1)
+    first, second = (circuit(ds, seed, round_, "local", k, label) for k in clients)
     title = f"{names(ds)[label]}, round {round_}, seed {seed}: local circuits of two clients"
-    return overlay(pair[0], pair[1], ("client 0", "client 1"), title)
+    return overlay(first, second, (f"client {clients[0]}", f"client {clients[1]}"), title)
 
 
 def fig12(runs: Runs) -> Figure:
     """IID: one client's circuit in the last two rounds, on the global model."""
     ds = runs["iid"]
-    seed, round_, label = _first_place(ds)
-    pair = [circuit(ds, seed, r, "global", 0, label) for r in (round_ - 1, round_)]
-    title = f"{names(ds)[label]}, client 0, seed {seed}: global circuit in two rounds"
-    return overlay(pair[0], pair[1], (f"round {round_ - 1}", f"round {round_}"), title)
+    seed, rounds, (client,), label = _place(ds, 1, 2)
+    first, second = (circuit(ds, seed, r, "global", client, label) for r in rounds)
+    title = f"{names(ds)[label]}, client {client}, seed {seed}: global circuit in two rounds"
+    return overlay(first, second, (f"round {rounds[0]}", f"round {rounds[1]}"), title)
 
 
 def fig13(runs: Runs) -> Figure:
     """IID: one client's local circuit and the one found on the global model with its data."""
     ds = runs["iid"]
-    seed, round_, label = _first_place(ds)
-    pair = [circuit(ds, seed, round_, origin, 0, label) for origin in ("local", "global")]
-    title = f"{names(ds)[label]}, client 0, round {round_}, seed {seed}: local against global circuit"
-    return overlay(pair[0], pair[1], ("local", "global"), title)
+    seed, (round_,), (client,), label = _place(ds, 1, 1)
+    first, second = (circuit(ds, seed, round_, origin, client, label) for origin in ("local", "global"))
+    title = f"{names(ds)[label]}, client {client}, round {round_}, seed {seed}: local against global circuit"
+    return overlay(first, second, ("local", "global"), title)

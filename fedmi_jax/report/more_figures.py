@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 MOST_CIRCUITS = 40
 """Rows that a heat map can hold."""
-MARK = " ○"
-"""Behind the name of a degenerate circuit."""
+MARK, GLOBAL_MARK = " ○", " □"
+"""Behind the name of a degenerate circuit; of a global one, where both stand in one row."""
 
 
 def _circuits(ds: xr.Dataset) -> list[tuple[int, int]]:
@@ -34,11 +34,15 @@ def _circuits(ds: xr.Dataset) -> list[tuple[int, int]]:
     return pairs[:MOST_CIRCUITS]
 
 
-def _rows(axes: Axes, ds: xr.Dataset, circuits: list[tuple[int, int]]) -> None:
-    """A label per local circuit of the last round; marked are those that are degenerate in at least half of the
-    seeds."""
-    labels, share = names(ds), degenerate(ds, "local").isel(round=-1).mean("seed")
-    said = [f"{k}: {labels[c]}{MARK if share.sel({'client': k, 'class': c}) >= 0.5 else ''}" for k, c in circuits]
+def _rows(axes: Axes, ds: xr.Dataset, circuits: list[tuple[int, int]], marks: dict[str, str]) -> None:
+    """A label per circuit of the last round, with the mark of each origin of which it is degenerate in at least half of
+    the seeds."""
+    labels, shares = names(ds), {origin: degenerate(ds, origin).isel(round=-1).mean("seed") for origin in marks}
+    said = [
+        f"{k}: {labels[c]}"
+        + "".join(marks[origin] for origin, share in shares.items() if share.sel({"client": k, "class": c}) >= 0.5)
+        for k, c in circuits
+    ]
     axes.set_yticks(range(len(said)), said, fontsize=6 if len(said) > 12 else 6.5)
     axes.tick_params(length=0)
 
@@ -47,10 +51,10 @@ def heatmap(ds: xr.Dataset) -> Figure:
     """Channels of every circuit in the last round of the first seed: local model only, global model only, both."""
     from matplotlib.colors import ListedColormap
     from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    circuits, last, marked = _circuits(ds), ds.isel(seed=0, round=-1), False
+    circuits, last = _circuits(ds), ds.isel(seed=0, round=-1)
+    marks, shown = {"local": MARK, "global": GLOBAL_MARK}, dict[str, str]()
     seed = f"seed {last['seed'].item()}, round {last['round'].item()}"
     figure = Figure(figsize=(style.PAGE, 0.75 + 0.13 * len(circuits)), layout="constrained")
     colours = ("white", style.BLUE, style.ORANGE, style.BLACK)
@@ -60,16 +64,16 @@ def heatmap(ds: xr.Dataset) -> Figure:
         axes.pcolormesh(np.array(codes), cmap=ListedColormap(colours), vmin=0, vmax=3, edgecolors="#EEEEEE", lw=0.15)
         axes.invert_yaxis()
         axes.set(title=f"{layer}, {seed}" if i == 2 else layer, xlabel="channel")
-        _rows(axes, ds.isel(seed=[0]), circuits if i == 0 else [])
+        _rows(axes, ds.isel(seed=[0]), circuits if i == 0 else [], marks)
         said = [t.get_text() for t in axes.get_yticklabels()]
         axes.set_yticks(np.arange(len(said)) + 0.5, said)
         if i == 0:
             axes.set_ylabel("client: class")
-            marked = any(name.endswith(MARK) for name in said)
+            shown = {origin: mark for origin, mark in marks.items() if any(mark in name for name in said)}
     patches = [Patch(fc=c, label=n) for c, n in zip(colours[1:], ("local only", "global only", "both"), strict=True)]
-    label = "degenerate local circuit (no channel in some layer)"
-    circle = Line2D([], [], ls="", marker="o", mfc="white", mec=style.BLACK, ms=5, label=label)
-    figure.legend(handles=[*patches, *[circle] * marked], loc="outside upper center", ncols=4)
+    figure.legend(handles=patches, loc="outside upper center", ncols=3)
+    for origin, mark in shown.items():
+        style.say(figure, f"{mark.strip()}: {origin} circuit degenerate (no channel in some layer)")
     return figure
 
 
@@ -199,7 +203,7 @@ def specificity(ds: xr.Dataset) -> Figure:
     ):
         rates = [last[name].sel({"client": k, "class": c}).mean("seed").values for k, c in circuits]
         image = _matrix(one, np.array(rates), [""] * len(circuits), truths)
-        _rows(one, ds, circuits)
+        _rows(one, ds, circuits, {"local": MARK})
         _outline(one, ds, circuits)
         one.set(
             title=f"local circuit {title}{seeds}", xlabel="images of class (box: its own, dotted: its client's others)"
