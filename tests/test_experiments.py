@@ -228,6 +228,14 @@ def test_the_stored_sweep_is_tabled_as_it_is():
     assert len(own) > 20
 
 
+def test_the_stored_choices_are_tabled_as_they_are():
+    root = Path(__file__).parent.parent / "experiments"
+    option = choices.Choices(root / "beyond" / "choices", base=root / "results")
+    told = (option.out / "choices.md").read_text()
+    assert told == choices.markdown(choices.gathered(option))
+    assert told.strip() in (root / "beyond" / "README.md").read_text()
+
+
 # --- label distances ---
 
 

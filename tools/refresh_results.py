@@ -16,7 +16,7 @@ from pathlib import Path
 
 import tyro
 
-from experiments import dirichlet, paper, pieces, table
+from experiments import choices, dirichlet, paper, pieces, table
 from fedmi_jax.analysis import claims, runs
 from fedmi_jax.config import FedmiError
 from fedmi_jax.files import replacing
@@ -46,6 +46,8 @@ def main(option: Refresh) -> None:
     put(STORED / "README.md", "figures", figures.index(sorted((STORED / "figures").glob("*.svg"))))
     dirichlet.main(dirichlet.Dirichlet(BEYOND / "dirichlet", seeds=0, rounds=ROUNDS))
     put(BEYOND / "README.md", "dirichlet", (BEYOND / "dirichlet" / "dirichlet.md").read_text("utf-8"))
+    choices.main(choices.Choices(BEYOND / "choices", seeds=0, base=STORED))
+    put(BEYOND / "README.md", "choices", (BEYOND / "choices" / "choices.md").read_text("utf-8"))
 
 
 def put(page: Path, name: str, text: str) -> None:
