@@ -11,7 +11,7 @@ of the last round with its interval, and its difference to the base, `two-class`
 
 On one CPU core 60 s (dense) to 140 s (mean ablation) a round. Expected (one seed; experiments/beyond): global accuracy
 30 %, with a global budget 10, without a floor 11, dense 60 %; all local circuits of dense models are empty, as is
-everything found under a global budget with a floor; with mean ablation half of all circuits and rounds are out.
+everything found under a global budget; with mean ablation half of all circuits and rounds are out.
 """
 
 from __future__ import annotations
