@@ -118,19 +118,23 @@ def _cell(values: Mapping[str, Mapping[str, xr.DataArray]], name: str, label: st
 
 def gathered(option: Choices) -> dict[str, xr.Dataset]:
     """Every variant of which there are results, the seeds of each joined; the base first."""
-    base, *others = variants(option)
+    there = _base(option) | pieces.load(option.out, variants(option)[1:])
+    return {name: runs.joined([(option.out / name, ds) for ds in found]) for name, found in there.items() if found}
+
+
+def _base(option: Choices) -> dict[str, list[xr.Dataset]]:
     at = option.base or option.out
-    there = pieces.load(at, [base]) | pieces.load(option.out, others)
+    there = pieces.load(at, variants(option)[:1])
     if not there[BASE]:
         how = "run experiments.paper there" if option.base else "give --seeds"
         raise FedmiError(f"{at}: no results of {BASE} yet; {how}")
-    return {name: runs.joined([(option.out / name, ds) for ds in found]) for name, found in there.items() if found}
+    return there
 
 
 def main(option: Choices) -> None:
     wanted = variants(option)
     if option.base is not None:
-        gathered(option)  # before hours of work
+        _base(option)  # before hours of work
         wanted = wanted[1:]
     pieces.run_missing(option.out, wanted, range(option.seeds), option.at_once)
     text = markdown(gathered(option))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
@@ -79,8 +79,9 @@ def _fill(axes: Axes, panel: Panel) -> None:
     for curve in panel.curves:
         if curve.null is not None:
             mean = curve.null.mean("seed")
-            axes.plot(mean["round"], mean, color=curve.colour, lw=0.8, ls=DASHES, zorder=3.5, path_effects=_lifted())
-            axes.plot([], [], color=style.NULL, lw=0.8, ls=DASHES, label=f"{panel.null_label} (same colour)")
+            look = {"lw": 0.8, "ls": DASHES}
+            axes.plot(mean["round"], mean, color=curve.colour, zorder=3.5, path_effects=style.rim(1.8), **look)
+            axes.plot([], [], color=style.NULL, label=f"{panel.null_label} (same colour)", **look)
     rounds = panel.curves[0].values["round"].values if panel.curves else np.array([1])
     axes.set_xlim(rounds.min() - 0.5, rounds.max() + 0.5)
     if len(rounds) <= 10:
@@ -88,13 +89,6 @@ def _fill(axes: Axes, panel: Panel) -> None:
 
 
 DASHES, DOTS = (0, (3, 2)), (0, (1, 1))
-
-
-def _lifted() -> list[Any]:
-    """A white rim, so that dashes are seen on a line of their own colour."""
-    from matplotlib.patheffects import withStroke
-
-    return [withStroke(linewidth=1.8, foreground="white")]
 
 
 def line(axes: Axes, curve: Curve, depth: int = 0) -> None:
@@ -135,12 +129,11 @@ def _is_hollow(curve: Curve) -> np.ndarray:
 
 
 def bars(
-    axes: Axes, at: np.ndarray, values: xr.DataArray, empty: xr.DataArray | None, width: float, colour: str, label: str
+    axes: Axes, at: np.ndarray, values: xr.DataArray, empty: xr.DataArray, width: float, colour: str, label: str
 ) -> None:
     """One per layer with its interval, of values[seed, layer]; the part that pairs of two empty sets contribute,
     empty[seed, layer], is hollow."""
-    total = values.mean("seed").values
-    hollow = np.zeros_like(total) if empty is None else np.nan_to_num(empty.mean("seed").values)
+    total, hollow = values.mean("seed").values, np.nan_to_num(empty.mean("seed").values)
     axes.bar(at, total - hollow, width, color=colour, label=label)
     some = hollow > 0
     if some.any():

@@ -106,10 +106,8 @@ def _spread(used: np.ndarray) -> np.ndarray:
 
 def _numbers(axes: Axes, x: int, heights: np.ndarray) -> None:
     """Channel numbers, where there is room for them."""
-    from matplotlib.patheffects import withStroke
-
     used = np.flatnonzero(~np.isnan(heights))
-    look = {"va": "center", "fontsize": 6, "path_effects": [withStroke(linewidth=1.2, foreground="white")]}
+    look = {"va": "center", "fontsize": 6, "path_effects": style.rim(1.2)}
     if len(used) <= 32:
         for channel in used:
             axes.text(x + 0.04, heights[channel], str(channel), **look)

@@ -96,6 +96,13 @@ def say(figure: Figure, text: str) -> None:
     figure.supxlabel(lines, fontsize=6, x=0.995, ha="right")
 
 
+def rim(width: float) -> list[Any]:
+    """Path effects: white around a line or a text, so that it is seen on what lies below."""
+    from matplotlib.patheffects import withStroke
+
+    return [withStroke(linewidth=width, foreground="white")]
+
+
 def short(name: str) -> str:
     """Of a class: the number that its name begins with, as in "7 - seven", or else the whole name."""
     first = name.split(" ")[0]
@@ -109,7 +116,7 @@ def ticks(axes: Axes, labels: Sequence[str]) -> None:
 
 def _number(label: str) -> int:
     """That a class's name begins with, as in "7 - seven"; 0: none."""
-    first = label.split(" ")[0]
+    first = short(label)
     return int(first) if first.isdecimal() else 0
 
 
