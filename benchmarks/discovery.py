@@ -22,13 +22,15 @@ import numpy as np
 
 from benchmarks import report
 from benchmarks.timing import Budget, Contender, compare, on_jax
-from fedmi_jax import federation, presets, programs
+from fedmi_jax import presets
 from fedmi_jax.aggregation import aggregator
-from fedmi_jax.config import Data, Discovery, Experiment, FedmiError, Local, Split, replace
+from fedmi_jax.config import Data, Discovery, Experiment, Local, Split, replace
 from fedmi_jax.data.batches import Plan
 from fedmi_jax.data.datasets import Dataset
-from fedmi_jax.federation import Setup
-from fedmi_jax.model import Params
+from fedmi_jax.errors import FedmiError
+from fedmi_jax.federation import programs, simulation
+from fedmi_jax.federation.setup import Setup, prepare
+from fedmi_jax.network.model import Params
 
 if TYPE_CHECKING:
     from benchmarks.pytorch_reference.federation import Reference
@@ -65,8 +67,8 @@ def case(
     dataset: Dataset | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Times of one experiment's circuits, or of `limit` of them; together: how many in a turn."""
-    setup = federation.prepare(experiment, dataset)
-    work = prepare(setup, limit, together)
+    setup = prepare(experiment, dataset)
+    work = a_round(setup, limit, together)
     turns, each = work.which.shape
     budget = replace(budget, least=min(turns, budget.most))
     missing = report.why_no_torch()
@@ -81,10 +83,10 @@ def describe(setup: Setup, timed: int) -> str:
     return f"discovery, {clients} clients x {classes} classes ({total} circuits{some}), {settings.steps} steps"
 
 
-def prepare(setup: Setup, limit: int | None, together: int | None) -> Work:
+def a_round(setup: Setup, limit: int | None, together: int | None) -> Work:
     """A round's circuits, or `limit` of them, evenly spread, in turns of equally many."""
     first = setup.round(1)
-    models, plan, which = trained(setup), federation.discovery_plans(setup, first), federation.models_of(setup, first)
+    models, plan, which = trained(setup), simulation.discovery_plans(setup, first), simulation.models_of(setup, first)
     total = len(which)
     chosen = np.linspace(0, total - 1, min(limit or total, total)).astype(int)
     side_by_side = setup.layout.devices if setup.layout.one_by_one else len(chosen)
@@ -96,10 +98,10 @@ def prepare(setup: Setup, limit: int | None, together: int | None) -> Work:
 
 def trained(setup: Setup) -> Params:
     """Every client's model after a round, and their average."""
-    start, first = federation.initial_models(setup), setup.round(1)
-    local, _ = federation.train(setup, start, first)
+    start, first = simulation.initial_models(setup), setup.round(1)
+    local, _ = simulation.train(setup, start, first)
     state = jax.vmap(aggregator(setup.experiment.aggregation).init)(start)
-    average, _ = federation.aggregate(setup, state, start, local, first)
+    average, _ = simulation.aggregate(setup, state, start, local, first)
     return programs.joined(local, average, how=setup.layout)
 
 
@@ -116,12 +118,16 @@ def _discover(setup: Setup, work: Work, turn: int) -> Any:
 
 
 def torch_side(setup: Setup, work: Work) -> Contender:
-    from benchmarks.pytorch_reference import federation, model
+    from benchmarks.pytorch_reference import federation as torch_federation
+    from benchmarks.pytorch_reference import model
 
-    reference = federation.prepare(setup, model.place(device=report.torch_device()))
+    reference = torch_federation.prepare(setup, model.place(device=report.torch_device()))
     models = model.unstacked(work.models, reference.where)
-    run, wait = partial(_discover_torch, reference, models, work), partial(federation.synchronise, reference.where)
-    return Contender(run, wait, federation.warm_up(reference, models[-1]))
+    run, wait = (
+        partial(_discover_torch, reference, models, work),
+        partial(torch_federation.synchronise, reference.where),
+    )
+    return Contender(run, wait, torch_federation.warm_up(reference, models[-1]))
 
 
 def _discover_torch(reference: Reference, models: list[Any], work: Work, turn: int) -> Any:

@@ -18,12 +18,14 @@ import numpy as np
 
 from benchmarks import report
 from benchmarks.timing import Budget, Contender, Stopwatch, compare, on_jax
-from fedmi_jax import federation, presets
+from fedmi_jax import presets
 from fedmi_jax.aggregation import aggregator
 from fedmi_jax.config import Data, Evaluation, Experiment, replace
 from fedmi_jax.data.datasets import Dataset
-from fedmi_jax.federation import Progress, Setup
-from fedmi_jax.model import Params
+from fedmi_jax.federation import simulation
+from fedmi_jax.federation.setup import Setup, prepare
+from fedmi_jax.federation.simulation import Progress
+from fedmi_jax.network.model import Params
 
 if TYPE_CHECKING:
     from benchmarks.pytorch_reference.federation import Reference
@@ -39,7 +41,7 @@ def experiment(full: bool) -> Experiment:
 
 def measure(experiment: Experiment, budget: Budget, dataset: Dataset | None = None) -> dict[str, Any]:
     """What `main` prints."""
-    setup, missing = federation.prepare(experiment, dataset), report.why_no_torch()
+    setup, missing = prepare(experiment, dataset), report.why_no_torch()
     ours, our_laps = jax_side(setup)
     theirs, their_laps = (None, None) if missing else torch_side(setup)
     found = compare(ours, theirs, budget)
@@ -54,39 +56,41 @@ def measure(experiment: Experiment, budget: Budget, dataset: Dataset | None = No
 
 
 def jax_side(setup: Setup) -> tuple[Contender, Stopwatch]:
-    watch = Stopwatch(partial(_round, setup, federation.initial_models(setup)))
+    watch = Stopwatch(partial(_round, setup, simulation.initial_models(setup)))
     return on_jax(watch), watch
 
 
 def _round(setup: Setup, start: Params, progress: Progress) -> Any:
     first = setup.round(1)
     progress(1, "train")
-    local, _ = federation.train(setup, start, first)
+    local, _ = simulation.train(setup, start, first)
     progress(1, "average")
     state = jax.vmap(aggregator(setup.experiment.aggregation).init)(start)
-    average, _ = jax.block_until_ready(federation.aggregate(setup, state, start, local, first))
-    return federation.analyse(setup, local, average, first, progress)
+    average, _ = jax.block_until_ready(simulation.aggregate(setup, state, start, local, first))
+    return simulation.analyse(setup, local, average, first, progress)
 
 
 def torch_side(setup: Setup) -> tuple[Contender, Stopwatch]:
-    from benchmarks.pytorch_reference import federation, model
+    from benchmarks.pytorch_reference import federation as torch_federation
+    from benchmarks.pytorch_reference import model
 
-    reference = federation.prepare(setup, model.place(device=report.torch_device()))
+    reference = torch_federation.prepare(setup, model.place(device=report.torch_device()))
     start = model.from_package(setup.initial_params(0), reference.where)
     watch = Stopwatch(partial(_torch_round, reference, start))
-    wait = partial(federation.synchronise, reference.where)
-    return Contender(watch, wait, federation.warm_up(reference, start)), watch
+    wait = partial(torch_federation.synchronise, reference.where)
+    return Contender(watch, wait, torch_federation.warm_up(reference, start)), watch
 
 
 def _torch_round(reference: Reference, start: Any, progress: Progress) -> Any:
-    from benchmarks.pytorch_reference import federation, training
+    from benchmarks.pytorch_reference import federation as torch_federation
+    from benchmarks.pytorch_reference import training
 
     progress(1, "train")
-    local, _ = federation.train(reference, start, 1)
-    federation.synchronise(reference.where)
+    local, _ = torch_federation.train(reference, start, 1)
+    torch_federation.synchronise(reference.where)
     progress(1, "average")
     average = training.average(local)
-    return federation.analyse(reference, local, average, 1, progress)
+    return torch_federation.analyse(reference, local, average, 1, progress)
 
 
 def stages(ours: Stopwatch, theirs: Stopwatch | None, turns: int) -> dict[str, dict[str, float | None]]:

@@ -23,10 +23,12 @@ import numpy as np
 
 from benchmarks import golden_jax, pytorch_reference
 from benchmarks.golden_file import Golden, read
-from fedmi_jax import execution
-from fedmi_jax.circuits import connectivity
-from fedmi_jax.config import Discovery, Execution, FedmiError, Local, Sparsity
-from fedmi_jax.model import CONV_LAYERS, Params
+from fedmi_jax.config import Discovery, Execution, Local, Sparsity
+from fedmi_jax.devices.session import session
+from fedmi_jax.errors import FedmiError
+from fedmi_jax.network.layers import CONV_LAYERS
+from fedmi_jax.network.model import Params
+from fedmi_jax.results import connectivity
 
 Masks = Mapping[str, np.ndarray]
 """bool {"conv1": (C, O_1), ...}."""
@@ -209,7 +211,7 @@ def main(arguments: list[str] | None = None) -> int:
         chunk = "auto" if options.client_chunk is None else options.client_chunk
         settings = Execution(precision="float64", client_chunk=chunk, shard=options.shard)
         golden = read(options.file)
-        with execution.session(settings):
+        with session(settings):
             figures = replay(golden, _backend(options.backend, settings, golden.arrays["test_index"]))
     except FedmiError as error:
         print(error, file=sys.stderr)

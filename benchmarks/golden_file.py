@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedmi_jax.config import FedmiError
-from fedmi_jax.model import LAYERS, Params
+from fedmi_jax.errors import FedmiError
+from fedmi_jax.network.layers import LAYERS
+from fedmi_jax.network.model import Params
 
 REQUIRED = {
     "config", "train_plan", "discovery_plan", "discovery_classes", "test_index", "gates/conv1", "metrics",

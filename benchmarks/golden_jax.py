@@ -13,16 +13,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedmi_jax import execution, programs, sparsity
 from fedmi_jax.aggregation import fedavg
 from fedmi_jax.circuits import evaluation
 from fedmi_jax.circuits.evaluation import TestSet
 from fedmi_jax.config import Data, Discovery, Execution, Local, Sparsity
 from fedmi_jax.data import batches, datasets
 from fedmi_jax.data.batches import Plan
-from fedmi_jax.execution import Layout
-from fedmi_jax.local import Images
-from fedmi_jax.model import CONV_LAYERS, Params
+from fedmi_jax.devices.layout import Layout, resolve
+from fedmi_jax.federation import programs
+from fedmi_jax.network.images import Images
+from fedmi_jax.network.layers import CONV_LAYERS
+from fedmi_jax.network.model import Params
+from fedmi_jax.training import pruning
 
 
 def backend(settings: Execution, test_index: np.ndarray) -> JaxBackend:
@@ -32,7 +34,7 @@ def backend(settings: Execution, test_index: np.ndarray) -> JaxBackend:
     train = Images(jnp.asarray(dataset.train_images), jnp.asarray(dataset.train_labels), *moments)
     test = Images(jnp.asarray(dataset.test_images), jnp.asarray(dataset.test_labels), *moments)
     chosen = evaluation.make_test_set(test, dataset.test_labels, dataset.num_classes, 250, among=test_index)
-    return JaxBackend(execution.layout(settings), train, chosen)
+    return JaxBackend(resolve(settings), train, chosen)
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,8 +49,8 @@ class JaxBackend:
         clients, steps, width = index.shape
         width = self.how.padded(width, self.how.batch_devices)
         plan = batches.stack([plan_of(one, width) for one in index])
-        sizes = sparsity.weight_sizes(start)
-        distinct = [sparsity.keep_counts(sparse, int(own), sizes) for own in np.asarray(plan.steps)]
+        sizes = pruning.weight_sizes(start)
+        distinct = [pruning.keep_counts(sparse, int(own), sizes) for own in np.asarray(plan.steps)]
         keep = np.stack([np.pad(own, ((0, steps - len(own)), (0, 0)), "edge") for own in distinct])
         starts, which = jax.tree.map(lambda leaf: leaf[None], start), np.zeros(clients, int)
         counts = np.ones((clients, start["fc_bias"].shape[0]))

@@ -17,13 +17,15 @@ import numpy as np
 
 from benchmarks import report, roofline
 from benchmarks.timing import Budget, Contender, compare, on_jax
-from fedmi_jax import federation, presets, programs
-from fedmi_jax.config import Data, Discovery, Experiment, FedmiError, Local, Split, replace
+from fedmi_jax import presets
+from fedmi_jax.config import Data, Discovery, Experiment, Local, Split, replace
 from fedmi_jax.data import batches
 from fedmi_jax.data.batches import Plan
 from fedmi_jax.data.datasets import Dataset
-from fedmi_jax.federation import Setup
-from fedmi_jax.model import Params
+from fedmi_jax.errors import FedmiError
+from fedmi_jax.federation import programs, simulation
+from fedmi_jax.federation.setup import Setup, prepare
+from fedmi_jax.network.model import Params
 
 if TYPE_CHECKING:
     from benchmarks.pytorch_reference.federation import Reference
@@ -46,7 +48,7 @@ def measure(
     peak_seconds: float = 2.0,
 ) -> dict[str, Any]:  # fmt: skip
     """What `main` prints."""
-    setup = federation.prepare(experiment(clients, steps, batch), dataset)
+    setup = prepare(experiment(clients, steps, batch), dataset)
     if (setup.steps != steps).any():
         raise FedmiError(f"--clients {clients} --steps {steps}: there are not enough images for batches of {batch}")
     everyone = dict(enumerate(setup.clients[0]))
@@ -59,7 +61,7 @@ def measure(
 
 
 def jax_side(setup: Setup, plan: Plan) -> Contender:
-    return on_jax(partial(_train, setup, federation.initial_models(setup), plan))
+    return on_jax(partial(_train, setup, simulation.initial_models(setup), plan))
 
 
 def _train(setup: Setup, starts: Params, plan: Plan, turn: int) -> Any:
@@ -70,13 +72,14 @@ def _train(setup: Setup, starts: Params, plan: Plan, turn: int) -> Any:
 
 
 def torch_side(setup: Setup, plan: Plan) -> Contender:
-    from benchmarks.pytorch_reference import federation, model
+    from benchmarks.pytorch_reference import federation as torch_federation
+    from benchmarks.pytorch_reference import model
 
-    reference = federation.prepare(setup, model.place(device=report.torch_device()))
+    reference = torch_federation.prepare(setup, model.place(device=report.torch_device()))
     start = model.from_package(setup.initial_params(0), reference.where)
     run = partial(_train_torch, reference, start, plan)
-    wait = partial(federation.synchronise, reference.where)
-    return Contender(run, wait, federation.warm_up(reference, start))
+    wait = partial(torch_federation.synchronise, reference.where)
+    return Contender(run, wait, torch_federation.warm_up(reference, start))
 
 
 def _train_torch(reference: Reference, start: Any, plan: Plan, turn: int) -> Any:

@@ -18,8 +18,9 @@ from rich.table import Table
 
 from benchmarks import pytorch_reference
 from benchmarks.timing import Budget
-from fedmi_jax import execution
-from fedmi_jax.config import Execution, FedmiError
+from fedmi_jax.config import Execution
+from fedmi_jax.devices.session import session
+from fedmi_jax.errors import FedmiError
 
 PACKAGES = ("fedmi-jax", "jax", "jaxlib", "numpy", "torch")
 
@@ -64,7 +65,7 @@ def run(
     """Measure in a session of the package's and print, by default with `show`; the exit status."""
     jax.config.update("jax_enable_compilation_cache", False)  # compile times are part of what is measured
     try:
-        with execution.session(Execution()):
+        with session(Execution()):
             set_precision(options.tf32)
             found = measure() | {"machine": machine(options.tf32), "versions": versions()}
     except FedmiError as error:

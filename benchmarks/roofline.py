@@ -17,8 +17,8 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from fedmi_jax.execution import AXIS, Layout
-from fedmi_jax.model import CHANNELS
+from fedmi_jax.devices.layout import AXIS, Layout
+from fedmi_jax.network.layers import CHANNELS
 
 
 class Layer(NamedTuple):

@@ -26,10 +26,12 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import report
-from fedmi_jax import execution, federation
-from fedmi_jax.config import Data, Discovery, Execution, Experiment, FedmiError, Local, Split
-from fedmi_jax.federation import Round, Setup
-from fedmi_jax.model import Params
+from fedmi_jax.config import Data, Discovery, Execution, Experiment, Local, Split
+from fedmi_jax.devices.session import session
+from fedmi_jax.errors import FedmiError
+from fedmi_jax.federation import simulation
+from fedmi_jax.federation.setup import Round, Setup, prepare
+from fedmi_jax.network.model import Params
 
 if TYPE_CHECKING:
     from benchmarks.pytorch_reference.federation import Reference
@@ -58,8 +60,8 @@ def experiment(clients: int, chunk: Any) -> Experiment:
 
 def row(clients: int, chunk: Any, against: bool) -> dict[str, Any]:
     """Seconds and peak memory of local training and average; against: PyTorch too, in turns."""
-    setup = federation.prepare(experiment(clients, chunk))
-    start, first = federation.initial_models(setup), setup.round(1)
+    setup = prepare(experiment(clients, chunk))
+    start, first = simulation.initial_models(setup), setup.round(1)
     jax.block_until_ready(setup.train_images)
     before, work = peak_memory(), partial(one_round, setup, start, first)
     cold, turns, theirs = seconds(work), [seconds(work) / clients], []
@@ -84,8 +86,8 @@ def row(clients: int, chunk: Any, against: bool) -> dict[str, Any]:
 
 
 def one_round(setup: Setup, start: Params, first: Round) -> Any:
-    local, _ = federation.train(setup, start, first)
-    return federation.aggregate(setup, None, start, local, first)
+    local, _ = simulation.train(setup, start, first)
+    return simulation.aggregate(setup, None, start, local, first)
 
 
 def seconds(work: Any) -> float:
@@ -106,7 +108,7 @@ def reference(setup: Setup) -> Callable[[], None]:
     from benchmarks.pytorch_reference import federation as torch_federation
     from benchmarks.pytorch_reference import model
 
-    few = federation.prepare(experiment(REFERENCE_CLIENTS, "auto"), setup.dataset)
+    few = prepare(experiment(REFERENCE_CLIENTS, "auto"), setup.dataset)
     prepared = torch_federation.prepare(few, model.place(device=report.torch_device()))
     start = model.from_package(few.initial_params(0), prepared.where)
     if warm_up := torch_federation.warm_up(prepared, start):
@@ -190,7 +192,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.row:
         jax.config.update("jax_enable_compilation_cache", False)  # compile times are part of what is measured
-        with execution.session(Execution()):
+        with session(Execution()):
             print(json.dumps(row(*json.loads(options.row))))
         return 0
     return report.run(options, partial(measure, sorted(options.clients), options.chunks), partial(_show, options.plot))

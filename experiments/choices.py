@@ -25,13 +25,14 @@ import tyro
 import xarray as xr
 
 from experiments import pieces
-from fedmi_jax import results
+from fedmi_jax import files
 from fedmi_jax.analysis import interference, measures, nulls, runs
 from fedmi_jax.analysis.statistics import estimate, over_seeds, paired
-from fedmi_jax.circuits.similarity import LAYERS
-from fedmi_jax.config import Experiment, FedmiError, replace
+from fedmi_jax.config import Experiment, replace
+from fedmi_jax.errors import FedmiError
+from fedmi_jax.network.layers import CONV_LAYERS
 from fedmi_jax.presets import preset
-from fedmi_jax.results import ORIGINS
+from fedmi_jax.results.schema import ORIGINS
 
 BASE = "two-class"
 
@@ -77,7 +78,7 @@ def figures(ds: xr.Dataset) -> dict[str, xr.DataArray]:
     for origin in ORIGINS:
         found |= {
             f"zero weights, mean of layers, {origin}": over_seeds(last[f"realised_sparsity_{origin}"]),
-            f"channels of 224, {origin}": circuits("size", origin=origin) * len(LAYERS),
+            f"channels of 224, {origin}": circuits("size", origin=origin) * len(CONV_LAYERS),
             f"degenerate, {origin}": circuits("degenerate", origin=origin),
             f"overlap of clients, {origin}, corrected": overlap("specialist_distinctness", origin=origin),
         }
@@ -138,7 +139,7 @@ def main(option: Choices) -> None:
         wanted = wanted[1:]
     pieces.run_missing(option.out, wanted, range(option.seeds), option.at_once)
     text = markdown(gathered(option))
-    with results.replacing(option.out / "choices.md") as temporary:
+    with files.replacing(option.out / "choices.md") as temporary:
         temporary.write_text(text, "utf-8")
     print(text)
 

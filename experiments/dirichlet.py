@@ -25,13 +25,15 @@ import xarray as xr
 from scipy import stats
 
 from experiments import pieces
-from fedmi_jax import results
+from fedmi_jax import files
 from fedmi_jax.analysis import measures, nulls, skew
 from fedmi_jax.analysis.statistics import Estimate, estimate
-from fedmi_jax.circuits.similarity import LAYERS
-from fedmi_jax.config import Experiment, FedmiError, Split, replace
+from fedmi_jax.config import Experiment, Split, replace
+from fedmi_jax.errors import FedmiError
+from fedmi_jax.network.layers import CONV_LAYERS
 from fedmi_jax.presets import preset
 from fedmi_jax.report import style
+from fedmi_jax.results import schema
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -86,7 +88,7 @@ def main(option: Dirichlet) -> None:
     with style.styled():
         style.save(figure(points), option.out / "dirichlet.svg")
     text = markdown(points)
-    with results.replacing(option.out / "dirichlet.md") as temporary:
+    with files.replacing(option.out / "dirichlet.md") as temporary:
         temporary.write_text(text, "utf-8")
     print(text)
 
@@ -100,8 +102,8 @@ def point(e: Experiment, ds: xr.Dataset) -> Point:
     found |= {measure: float(distance[measure].mean()) for measure in DISTANCES}
     found["images per circuit, median"] = float(images.where(images > 0).median())
     found["held by fewer than 20 images"] = float((images < 20).where(images > 0).mean())
-    channels = ds["size"].where(ds["analysed"]).sum("layer", min_count=len(LAYERS))
-    for origin in results.ORIGINS:
+    channels = ds["size"].where(ds["analysed"]).sum("layer", min_count=len(CONV_LAYERS))
+    for origin in schema.ORIGINS:
         found[f"channels of 224, {origin}"] = _mean(channels, origin)
         found[f"degenerate, {origin}"] = _mean(ds["degenerate"].where(ds["analysed"]), origin)
     for label, (measure, origin) in MEASURED.items():

@@ -25,7 +25,7 @@ import tyro
 from rich.console import Console
 
 from experiments import pieces
-from fedmi_jax import results
+from fedmi_jax import files
 from fedmi_jax.analysis import claims, runs
 from fedmi_jax.config import Experiment, replace
 from fedmi_jax.presets import preset
@@ -78,7 +78,7 @@ def report(out: Path, draw: bool) -> tuple[runs.Runs, list[claims.Row]]:
         print(f"{len(drawn)} figures in {out / 'figures'}")
         print("".join(f"experiments: {problem}\n" for problem in problems), end="", file=sys.stderr)
     rows = claims.judge(found)
-    with results.replacing(out / "claims.md") as temporary:
+    with files.replacing(out / "claims.md") as temporary:
         temporary.write_text(claims_table.markdown(rows, found))
     Console().print(claims_table.render(rows, found))
     return found, rows

@@ -16,9 +16,10 @@ import xarray as xr
 from tyro.conf import Positional
 
 import fedmi_jax
-from fedmi_jax import results
 from fedmi_jax.analysis.compact import compact
-from fedmi_jax.config import Experiment, FedmiError, differences, from_json, replace
+from fedmi_jax.config import Experiment, differences, from_json, replace
+from fedmi_jax.errors import FedmiError
+from fedmi_jax.results import store
 
 TOGETHER = ".seeds-"
 """Begins the name of the folder in which seeds run together."""
@@ -52,7 +53,7 @@ def folder(out: Path, experiment: Experiment, seed: int) -> Path:
 
 def missing(out: Path, experiment: Experiment, seeds: Sequence[int]) -> list[int]:
     """Seeds of the experiment that have no result yet."""
-    return [seed for seed in seeds if not (folder(out, experiment, seed) / results.FILE).exists()]
+    return [seed for seed in seeds if not (folder(out, experiment, seed) / store.FILE).exists()]
 
 
 def load(out: Path, experiments: Sequence[Experiment]) -> dict[str, list[xr.Dataset]]:
@@ -62,13 +63,13 @@ def load(out: Path, experiments: Sequence[Experiment]) -> dict[str, list[xr.Data
 
 
 def _there(out: Path, experiment: Experiment) -> list[int]:
-    found = (out / experiment.name).glob(f"seed-*/{results.FILE}")
+    found = (out / experiment.name).glob(f"seed-*/{store.FILE}")
     return sorted(int(path.parent.name.removeprefix("seed-")) for path in found)
 
 
 def _load(out: Path, experiment: Experiment, seed: int) -> xr.Dataset:
     there = folder(out, experiment, seed)
-    ds = results.load(there)
+    ds = store.load(there)
     if "config" not in ds.attrs or ds["seed"].values.tolist() != [seed]:
         raise FedmiError(f"{there}: not a run of seed {seed} alone; move it away")
     changed = differences(_as_asked(from_json(ds.attrs["config"]), experiment), experiment)
@@ -99,7 +100,7 @@ def run_missing(out: Path, experiments: Sequence[Experiment], seeds: Sequence[in
     Of weights only what is measured from them is kept (`analysis.compact`).
     """
     for experiment in experiments:  # cut off while it was shared out
-        for done in (out / experiment.name).glob(f"{TOGETHER}*/{results.FILE}"):
+        for done in (out / experiment.name).glob(f"{TOGETHER}*/{store.FILE}"):
             _share_out(done.parent)
     if seeds:
         load(out, experiments)  # before hours of work, not after
@@ -118,11 +119,11 @@ def _run(out: Path, experiment: Experiment, seeds: Sequence[int]) -> None:
 
 def _share_out(whole: Path) -> None:
     """A result of several seeds into folders of one each; it goes only when all of them are there."""
-    found = results.load(whole)
+    found = store.load(whole)
     experiment = from_json(found.attrs["config"])
     for seed in experiment.seeds:
-        alone = results.stamp(found.sel(seed=[seed]), replace(experiment, seeds=(seed,)))
-        results.save(compact(alone) if experiment.execution.save_weights else alone, whole.parent / f"seed-{seed}")
+        alone = store.stamp(found.sel(seed=[seed]), replace(experiment, seeds=(seed,)))
+        store.save(compact(alone) if experiment.execution.save_weights else alone, whole.parent / f"seed-{seed}")
     shutil.rmtree(whole)
 
 

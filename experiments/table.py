@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments import pieces
-from fedmi_jax import results
 from fedmi_jax.analysis import runs
+from fedmi_jax.results import summary
 
 COLUMNS = (
     "experiment", "seeds", "rounds", "global accuracy", "distinctness, local",
@@ -56,9 +56,9 @@ def row(name: str, short: dict[str, Any]) -> list[str]:
 def table(ours: runs.Runs, theirs: runs.Runs) -> str:
     rows = [list(COLUMNS), ["---"] * len(COLUMNS)]
     for name, ds in sorted(ours.items(), key=lambda pair: _place(pair[0])):
-        rows.append(row(name, results.summary(ds)))
+        rows.append(row(name, summary.summary(ds)))
         if name in theirs:
-            rows.append(row("*authors*", results.summary(theirs[name])))
+            rows.append(row("*authors*", summary.summary(theirs[name])))
     return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
 
 

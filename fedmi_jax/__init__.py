@@ -17,28 +17,28 @@ if TYPE_CHECKING:
 
     from fedmi_jax.config import Checkpoint as Checkpoint
     from fedmi_jax.config import Experiment as Experiment
-    from fedmi_jax.config import FedmiError as FedmiError
     from fedmi_jax.data.datasets import Dataset as Dataset
     from fedmi_jax.data.datasets import from_arrays as from_arrays
-    from fedmi_jax.interop import export_authors as export_authors
-    from fedmi_jax.interop import import_authors as import_authors
+    from fedmi_jax.errors import FedmiError as FedmiError
     from fedmi_jax.presets import preset as preset
-    from fedmi_jax.results import load as load
-    from fedmi_jax.results import save as save
-    from fedmi_jax.results import summary as summary
+    from fedmi_jax.results.authors import export_authors as export_authors
+    from fedmi_jax.results.authors import import_authors as import_authors
+    from fedmi_jax.results.store import load as load
+    from fedmi_jax.results.store import save as save
+    from fedmi_jax.results.summary import summary as summary
 
 _HOME = {
     "Checkpoint": "config",
     "Experiment": "config",
-    "FedmiError": "config",
+    "FedmiError": "errors",
     "Dataset": "data.datasets",
     "from_arrays": "data.datasets",
-    "export_authors": "interop",
-    "import_authors": "interop",
+    "export_authors": "results.authors",
+    "import_authors": "results.authors",
     "preset": "presets",
-    "load": "results",
-    "save": "results",
-    "summary": "results",
+    "load": "results.store",
+    "save": "results.store",
+    "summary": "results.summary",
 }
 __all__ = ["resume", "run", *_HOME]
 __version__ = "0.1.0"
@@ -59,20 +59,20 @@ def run(
     folder: str | Path | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> xr.Dataset:
-    """Run the experiment; its result is an `xarray.Dataset` whose variables `fedmi_jax.results` lists.
+    """Run the experiment; its result is an `xarray.Dataset` whose variables `fedmi_jax.results.schema` lists.
 
     Args: dataset: images in place of those `experiment.data` names (see `from_arrays`); progress: show a bar; folder:
     keep every round there, go on with what it holds of this experiment, and leave result.nc there; checkpoint: how
     often, and how many. Raises FedmiError, one line, for what does not fit the data, for a loss or weights that are
     not finite, and for a folder that is taken, in use or cannot be written.
     """
-    from fedmi_jax import federation, unfinished
-    from fedmi_jax.progress import bar
+    from fedmi_jax.cli.progress import bar
+    from fedmi_jax.federation import resumable, simulation
 
     with bar(experiment if progress else None) as advance:
         if folder is None:
-            return federation.run(experiment, dataset, advance)
-        return unfinished.run(experiment, Path(folder), dataset, advance, checkpoint)
+            return simulation.run(experiment, dataset, advance)
+        return resumable.run(experiment, Path(folder), dataset, advance, checkpoint)
 
 
 def resume(
@@ -83,9 +83,9 @@ def resume(
     Args: dataset: the images, where the run was begun with images of one's own; rounds: how many in all, when more are
     wanted; progress: show a bar. Raises FedmiError, one line, as `run` does.
     """
-    from fedmi_jax import unfinished
-    from fedmi_jax.progress import bar
+    from fedmi_jax.cli.progress import bar
+    from fedmi_jax.federation import resumable
 
     folder = Path(folder)
-    with bar(unfinished.experiment_in(folder, rounds) if progress else None) as advance:
-        return unfinished.resume(folder, dataset, advance, rounds)
+    with bar(resumable.experiment_in(folder, rounds) if progress else None) as advance:
+        return resumable.resume(folder, dataset, advance, rounds)

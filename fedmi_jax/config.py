@@ -16,12 +16,9 @@ from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
 import pydantic.dataclasses
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
+from fedmi_jax.errors import ConfigError
+
 T = TypeVar("T", bound=type)
-
-
-def printable(text: str) -> str:
-    """With line ends and control characters, which a name out of a file may hold, as Python writes them in a string."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -29,17 +26,6 @@ Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Index = Annotated[int, Field(ge=0)]
-
-
-class FedmiError(Exception):
-    """An error the user can mend: one line that names the field or file and says what would be right."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(printable(message))
-
-
-class ConfigError(FedmiError):
-    """An invalid configuration; the message starts with the field's path, as in `sparsity.target`."""
 
 
 def explain(error: ValidationError, section: str = "") -> str:
@@ -316,7 +302,7 @@ def from_json(text: str | bytes) -> Experiment:
 
 
 __all__ = [
-    "Aggregation", "Checkpoint", "ConfigError", "Data", "Discovery", "Evaluation", "Execution", "Experiment",
-    "FedmiError", "Local", "Sparsity", "Split", "differences", "from_dict", "from_json", "participants", "replace",
+    "Aggregation", "Checkpoint", "Data", "Discovery", "Evaluation", "Execution", "Experiment",
+    "Local", "Sparsity", "Split", "differences", "from_dict", "from_json", "participants", "replace",
     "to_dict", "to_json",
 ]  # fmt: skip

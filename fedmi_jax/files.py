@@ -15,11 +15,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fedmi_jax.config import FedmiError
+from fedmi_jax.errors import FedmiError
 
 _LABEL = b"sha256 "
 SEAL_BYTES = len(_LABEL) + 64 + 1
 _PIECE = 1 << 20
+
+
+def cache_folder() -> Path:
+    """Where everything that can be made again is kept: $FEDMI_CACHE, or ~/.cache/fedmi_jax."""
+    return Path(os.environ.get("FEDMI_CACHE") or "~/.cache/fedmi_jax").expanduser()
 
 
 @contextmanager

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fedmi_jax.config import ConfigError, Data, Discovery, Evaluation, Experiment, Local, Sparsity, Split, replace
+from fedmi_jax.config import Data, Discovery, Evaluation, Experiment, Local, Sparsity, Split, replace
+from fedmi_jax.errors import ConfigError
 
 
 @dataclass(frozen=True)

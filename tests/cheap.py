@@ -16,14 +16,18 @@ import numpy as np
 import tiny
 import xarray as xr
 
-from fedmi_jax import cli, federation, files, recording, results, stored
+from fedmi_jax import files
+from fedmi_jax.cli import main as command
 from fedmi_jax.config import Discovery, Evaluation, Local
 from fedmi_jax.data import datasets
+from fedmi_jax.federation import recording, simulation
+from fedmi_jax.keeping import stored
 from fedmi_jax.presets import PRESETS, Preset
+from fedmi_jax.results import schema, store
 
 
 def small_round(setup, state, number, progress):
-    """In place of `federation.one_round`: also a function of its arguments alone."""
+    """In place of `simulation.one_round`: also a function of its arguments alone."""
     progress(number, "train")
     weights = {name: np.asarray(leaf) * 1.5 + number for name, leaf in state[0].items()}
     record = {"loss": np.full((2, 3), number + weights["fc_bias"].sum()), "on": np.arange(11) % (number + 1) == 0}
@@ -37,8 +41,8 @@ def assemble(setup, records):
     for name, one in records[0].items():
         dims = ("round", *(f"{name} {i}" for i in range(one.ndim)))
         arrays[name] = (dims, np.stack([record[name] for record in records]))
-    masks = {name: ("x", np.ones(3, bool)) for name in results._REQUIRED}
-    return results.stamp(xr.Dataset({**arrays, **masks}), setup.experiment)
+    masks = {name: ("x", np.ones(3, bool)) for name in schema._REQUIRED}
+    return store.stamp(xr.Dataset({**arrays, **masks}), setup.experiment)
 
 
 def experiment(**changes):
@@ -76,7 +80,7 @@ class Moments:
     def install(self, put):
         """put(object, name, value), as `setattr` or a monkeypatch's."""
         sealing = self.around(files.seal)
-        for module in (results, stored):
+        for module in (store, stored):
             put(module, "seal", sealing)
         put(os, "fsync", self.around(os.fsync))
         put(os, "replace", self.around(os.replace, after=True))
@@ -103,10 +107,10 @@ def main(arguments):
         die_at = int(arguments.pop(0)) if name == "--die-at" else die_at
         wait = float(arguments.pop(0)) if name == "--wait" else wait
     if not real:
-        federation.one_round, recording.assemble = slowed(wait), assemble
+        simulation.one_round, recording.assemble = slowed(wait), assemble
     moments = Moments(lambda n: n == die_at and os.kill(os.getpid(), signal.SIGKILL))
     moments.install(setattr)
-    status = cli.main(arguments)
+    status = command.main(arguments)
     if die_at == 0:
         print(f"moments {moments.count}")
     return status

@@ -12,8 +12,8 @@ import jax
 import pytest
 import tiny
 
-from fedmi_jax import federation
 from fedmi_jax.config import Execution
+from fedmi_jax.federation import simulation
 
 jax.config.update("jax_num_cpu_devices", 2)
 
@@ -64,7 +64,7 @@ def counted_run(squares):
     logger.addHandler(counter)
     try:
         with jax.log_compiles():
-            result = federation.run(tiny.experiment(execution=settings), squares, counter.at)
+            result = simulation.run(tiny.experiment(execution=settings), squares, counter.at)
     finally:
         logger.removeHandler(counter)
     return result, counter.compiled

@@ -10,8 +10,9 @@ from pathlib import Path
 import jax
 import tiny
 
-from fedmi_jax import processes, unfinished
 from fedmi_jax.config import Execution
+from fedmi_jax.devices import processes
+from fedmi_jax.federation import resumable
 
 
 def main():
@@ -36,7 +37,7 @@ def main():
             os._exit(9)
 
     with processes.ending_together():
-        unfinished.run(tiny.experiment(execution=settings), options.out, tiny.squares(), progress)
+        resumable.run(tiny.experiment(execution=settings), options.out, tiny.squares(), progress)
     assert jax.local_device_count() == options.devices
 
 

@@ -51,24 +51,25 @@ class Kind:
 
 
 def a_result(folder: Path) -> Path:
-    from fedmi_jax import interop, results
+    from fedmi_jax.results import authors, store
 
-    found = interop.import_authors(REFERENCE).isel(round=slice(2))
-    return results.save(found.load(), folder)
+    found = authors.import_authors(REFERENCE).isel(round=slice(2))
+    return store.save(found.load(), folder)
 
 
 def read_result(path: Path) -> object:
-    from fedmi_jax import results
+    from fedmi_jax.cli import tables
+    from fedmi_jax.results import store, summary
 
-    short = results.summary(results.load(path))
-    results.print_summary(short, Console(file=io.StringIO()))
+    short = summary.summary(store.load(path))
+    tables.print_summary(short, Console(file=io.StringIO()))
     return short
 
 
 def a_checkpoint(folder: Path) -> Path:
     import numpy as np
 
-    from fedmi_jax import stored
+    from fedmi_jax.keeping import stored
 
     draw = np.random.default_rng(0)
     arrays = {"['weights']['conv1_kernel']": draw.random((1, 3, 3, 1, 32)), "mask": draw.random((2, 3, 64)) < 0.5}
@@ -78,7 +79,7 @@ def a_checkpoint(folder: Path) -> Path:
 
 
 def read_checkpoint(path: Path) -> object:
-    from fedmi_jax.stored import Stored
+    from fedmi_jax.keeping.stored import Stored
 
     found = Stored(path)
     found.require("this run")
@@ -86,14 +87,15 @@ def read_checkpoint(path: Path) -> object:
 
 
 def a_manifest(folder: Path) -> Path:
-    from fedmi_jax import config, manifest
+    from fedmi_jax import config
+    from fedmi_jax.keeping import manifest
 
     manifest.write(folder, manifest.Manifest(config.Experiment(), config.Checkpoint(), "0" * 64, {"jax": "0"}))
     return folder / "run.json"
 
 
 def read_manifest(path: Path) -> object:
-    from fedmi_jax import manifest
+    from fedmi_jax.keeping import manifest
 
     return manifest.read(path.parent)
 
@@ -128,9 +130,9 @@ def authors_gzip(folder: Path) -> Path:
 
 
 def read_authors(path: Path) -> object:
-    from fedmi_jax import interop
+    from fedmi_jax.results import authors
 
-    return interop.import_authors(path)
+    return authors.import_authors(path)
 
 
 def a_dataset(folder: Path) -> Path:
@@ -243,7 +245,7 @@ def spoil(kind: Kind, path: Path, content: bytes, draw: random.Random) -> bool:
 
 def work(name: str, first: int, last: int) -> None:
     """Read damaged copies; a line for each: ok, refused, or what is wrong."""
-    from fedmi_jax.config import FedmiError
+    from fedmi_jax.errors import FedmiError
 
     kind, scratch = KINDS[name], Path.cwd()  # with a folder around the file's, for what climbs out of it
     inner = scratch / "in"

@@ -6,10 +6,10 @@ Axes: S seeds, R rounds, K clients, C classes.
 import numpy as np
 import xarray as xr
 
-from fedmi_jax import results
-from fedmi_jax.circuits import connectivity, similarity
-from fedmi_jax.circuits.similarity import CIRCUIT_DIMS, LAYERS
 from fedmi_jax.config import Experiment, Sparsity, Split
+from fedmi_jax.network.layers import CONV_LAYERS
+from fedmi_jax.results import connectivity, schema, similarity, store
+from fedmi_jax.results.schema import CIRCUIT_DIMS
 
 CHANNELS, SIZE = 40, 10
 MAPS = {
@@ -32,15 +32,15 @@ def result(
     classes = sorted(set().union(*held))
     shape = (seeds, rounds, len(held), len(classes))
     coords = {
-        "seed": np.arange(seeds), "round": np.arange(1, rounds + 1), "origin": list(results.ORIGINS),
+        "seed": np.arange(seeds), "round": np.arange(1, rounds + 1), "origin": list(schema.ORIGINS),
         "client": np.arange(len(held)), "class": classes, "class_name": ("class", [f"{c} - name" for c in classes]),
     }  # fmt: skip
-    starts = np.stack([_filled(of, shape, coords, len(LAYERS)) for of in (local, global_)], 2)[..., None]
+    starts = np.stack([_filled(of, shape, coords, len(CONV_LAYERS)) for of in (local, global_)], 2)[..., None]
     away = np.arange(CHANNELS) - starts
     masks = (away >= 0) & (away < _filled(size, shape, coords, 1)[:, :, None, ..., None]) & (starts >= 0)
     analysed = np.array([[c in own for c in classes] for own in held])
     data = {"analysed": (("seed", "client", "class"), np.tile(analysed, (seeds, 1, 1)))}
-    data |= {f"mask_{k}": ((*CIRCUIT_DIMS, f"channel_{k}"), masks[..., i, :]) for i, k in enumerate(LAYERS)}
+    data |= {f"mask_{k}": ((*CIRCUIT_DIMS, f"channel_{k}"), masks[..., i, :]) for i, k in enumerate(CONV_LAYERS)}
     for layer, source in connectivity.SOURCES.items():
         ends, size = (f"channel_{layer}", source), (CHANNELS, 1 if layer == "conv1" else CHANNELS)
         data[f"connected_local_{layer}"] = (("seed", "round", "client", *ends), np.ones((*shape[:3], *size), bool))
@@ -51,7 +51,7 @@ def result(
         data[name] = (CIRCUIT_DIMS, np.stack([values, values], 2))
     ds = connectivity.edges(similarity.measures(similarity.sizes(xr.Dataset(data, coords))))
     ds["drift_gap"] = 1 - ds["cross_evaluation"]
-    return results.stamp(ds, _experiment(kind, seeds, rounds, sparsity, changes))
+    return store.stamp(ds, _experiment(kind, seeds, rounds, sparsity, changes))
 
 
 def _filled(of, shape, coords, width):

@@ -5,8 +5,10 @@ import pytest
 import xarray as xr
 
 from fedmi_jax.analysis import alignment
-from fedmi_jax.circuits.similarity import CIRCUIT_DIMS, LAYERS, iou
-from fedmi_jax.config import FedmiError
+from fedmi_jax.errors import FedmiError
+from fedmi_jax.network.layers import CONV_LAYERS
+from fedmi_jax.results.schema import CIRCUIT_DIMS
+from fedmi_jax.results.similarity import iou
 
 WIDTHS = {"conv1": 4, "conv2": 6, "conv3": 8}
 
@@ -23,7 +25,7 @@ def weights(rng, sparsity=0.5):
 def shuffled(model, orders):
     """Channel j of the new layer is channel orders[layer][j] of the old one."""
     moved, inputs = {}, np.arange(1)
-    for layer in LAYERS:
+    for layer in CONV_LAYERS:
         moved[f"{layer}_kernel"] = model[f"{layer}_kernel"][:, :, inputs][..., orders[layer]]
         moved[f"{layer}_bias"] = model[f"{layer}_bias"][orders[layer]]
         inputs = orders[layer]
@@ -73,7 +75,7 @@ def result():
             data[f"weights_local_{name}"] = (("seed", "round", "client", *dims), both)
             data[f"weights_global_{name}"] = (("seed", "round", *dims), both[:, :, 0])
     coords = {"seed": [0], "round": [1], "origin": ["local", "global"], "client": [0, 1], "class": [3, 4]}
-    return xr.Dataset(data, coords={**coords, "layer": list(LAYERS)}), orders
+    return xr.Dataset(data, coords={**coords, "layer": list(CONV_LAYERS)}), orders
 
 
 def test_circuits_that_only_moved_are_the_same(result):
@@ -83,7 +85,7 @@ def test_circuits_that_only_moved_are_the_same(result):
     assert (found["aligned_specialist_distinctness"] == 1).all()
     moved = found["moved"].isel(seed=0, round=0)
     assert (moved.sel(client=0) == 0).all()
-    for layer in LAYERS:
+    for layer in CONV_LAYERS:
         assert moved.sel(client=1, layer=layer) == np.mean(orders[layer] != np.arange(WIDTHS[layer]))
     masks = ds["mask_conv3"].isel(seed=0, round=0, client=1)
     assert (iou(masks.sel(origin="local").values, masks.sel(origin="global").values) < 1).any()

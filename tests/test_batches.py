@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from fedmi_jax import keys
 from fedmi_jax.data import batches as b
-from fedmi_jax.execution import Layout
+from fedmi_jax.devices.layout import Layout
 
 quick = settings(max_examples=60, deadline=None)
 

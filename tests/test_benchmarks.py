@@ -20,8 +20,9 @@ from benchmarks import (
     timing,
 )
 from benchmarks.timing import Budget, Contender
-from fedmi_jax import execution
-from fedmi_jax.config import Discovery, Execution, FedmiError, Local
+from fedmi_jax.config import Discovery, Execution, Local
+from fedmi_jax.devices.layout import resolve
+from fedmi_jax.errors import FedmiError
 
 ONCE = Budget(seconds=0, least=1, most=1)
 
@@ -121,7 +122,7 @@ def test_the_roofline_is_the_slower_of_arithmetic_and_traffic():
 
 
 def test_peaks_are_measured():
-    peak = roofline.measure_peak(execution.layout(Execution()), size=64, seconds=0)
+    peak = roofline.measure_peak(resolve(Execution()), size=64, seconds=0)
     assert min(peak.flops, peak.bytes) > 1e6
     assert peak.by in ("XLA", "BLAS")
 

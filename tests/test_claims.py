@@ -11,16 +11,18 @@ import pytest
 from made_up import MAPS, result
 from rich.console import Console
 
-from fedmi_jax import cli, results
 from fedmi_jax.analysis import claims, measures, runs, verdicts
 from fedmi_jax.analysis.interference import Trend
 from fedmi_jax.analysis.statistics import Estimate
 from fedmi_jax.analysis.verdicts import FAILS, HOLDS, OPEN, Criterion, judged, overall
-from fedmi_jax.circuits import similarity
-from fedmi_jax.circuits.similarity import held
-from fedmi_jax.config import Data, Evaluation, FedmiError
-from fedmi_jax.interop import import_authors
+from fedmi_jax.cli import main
+from fedmi_jax.config import Data, Evaluation
+from fedmi_jax.errors import FedmiError
+from fedmi_jax.network import layers
 from fedmi_jax.report import claims_table
+from fedmi_jax.results import similarity, store
+from fedmi_jax.results.authors import import_authors
+from fedmi_jax.results.schema import held
 
 REFERENCE = Path(__file__).parent / "data" / "reference"
 
@@ -279,7 +281,7 @@ def test_a_circuit_that_only_grew_has_not_moved():
     """C6 under IoU, but not under the share of its channels that averaging left in place."""
     made = only("two-class", size=4)
     ds, late = made["two-class"], made["two-class"]["round"] > 5
-    for layer in similarity.LAYERS:  # global circuits of the second half of the rounds: all channels
+    for layer in layers.CONV_LAYERS:  # global circuits of the second half of the rounds: all channels
         mask = ds[f"mask_{layer}"]
         ds[f"mask_{layer}"] = mask | (late & (mask["origin"] == "global") & held(ds))
     made["two-class"] = similarity.measures(ds)
@@ -292,14 +294,14 @@ def test_a_circuit_that_only_grew_has_not_moved():
 
 def test_contained_is_the_share_of_the_inner_set():
     rng, ds = np.random.default_rng(0), result("two-class", seeds=1, rounds=1)
-    for layer in similarity.LAYERS:
+    for layer in layers.CONV_LAYERS:
         mask = ds[f"mask_{layer}"]
         share = np.array([0.02, 0.4])[:, None, None, None]  # of local and of global circuits
         ds[f"mask_{layer}"] = mask.copy(data=rng.random(mask.shape) < share)
     share, null = (part.isel(seed=0, round=0) for part in measures.contained(ds))
     empty = 0
     for client, classes in enumerate(MAPS["two-class"]):
-        for label, layer in itertools.product(classes, similarity.LAYERS):
+        for label, layer in itertools.product(classes, layers.CONV_LAYERS):
             masks = ds[f"mask_{layer}"].isel(seed=0, round=0, client=client).sel({"class": label})
             one, other = (set(np.flatnonzero(masks.sel(origin=origin))) for origin in ("local", "global"))
             empty += not one
@@ -434,7 +436,7 @@ def test_kinds_are_recognised_by_who_holds_what():
 
 
 def saved(ds, folder, seeds=None):
-    results.save(ds if seeds is None else ds.sel(seed=seeds), folder)
+    store.save(ds if seeds is None else ds.sel(seed=seeds), folder)
     return folder
 
 
@@ -487,7 +489,7 @@ def test_levels_without_a_common_seed_are_undecided():
 def test_runs_that_do_not_belong_together_are_refused(other, message, tmp_path, capsys):
     saved(result("iid", rounds=3, seeds=1), tmp_path / "a")
     saved(other(), tmp_path / "b")
-    assert cli.main(["claims", str(tmp_path)]) == 2
+    assert main.main(["claims", str(tmp_path)]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert str(tmp_path) in said
@@ -525,9 +527,9 @@ def test_the_level_of_an_imported_file_is_in_its_name():
 @pytest.mark.parametrize("content", [b"", b"{}", None])
 def test_a_corrupt_or_missing_file_is_one_line(content, tmp_path, capsys):
     if content is not None:
-        (tmp_path / results.FILE).write_bytes(content)
+        (tmp_path / store.FILE).write_bytes(content)
     for command in ("claims", "figures"):
-        assert cli.main([command, str(tmp_path)]) == 2
+        assert main.main([command, str(tmp_path)]) == 2
         printed = capsys.readouterr()
         assert printed.out == ""
         assert printed.err.startswith(f"fedmi: {tmp_path}")
@@ -541,12 +543,12 @@ def test_a_corrupt_or_missing_file_is_one_line(content, tmp_path, capsys):
 def authors(tmp_path_factory):
     folder = tmp_path_factory.mktemp("authors")
     for file in REFERENCE.glob("*.gz"):
-        results.save(import_authors(file), folder / file.name.split(".")[0])
+        store.save(import_authors(file), folder / file.name.split(".")[0])
     return folder
 
 
 def test_the_authors_published_numbers_now_with_nulls(authors, capsys):
-    assert cli.main(["claims", str(authors), "--json"]) == 0
+    assert main.main(["claims", str(authors), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     rows = {row["id"]: row for row in found["claims"]}
     assert list(rows) == [f"C{i}" for i in range(1, 13)]
@@ -562,7 +564,7 @@ def test_the_authors_published_numbers_now_with_nulls(authors, capsys):
 
 
 def test_every_degenerate_local_circuit_is_flagged(authors, capsys):
-    cli.main(["claims", str(authors), "--json"])
+    main.main(["claims", str(authors), "--json"])
     described = json.loads(capsys.readouterr().out)["runs"]
     circuits = {name: one["degenerate_circuits"] for name, one in described.items()}
     last = [f for f in circuits["one-class"] if 10 in f["rounds"]]
@@ -573,7 +575,7 @@ def test_every_degenerate_local_circuit_is_flagged(authors, capsys):
 
 
 def test_table_and_markdown(authors, tmp_path, capsys):
-    assert cli.main(["claims", str(authors), "--out", str(tmp_path / "new" / "claims.md")]) == 0
+    assert main.main(["claims", str(authors), "--out", str(tmp_path / "new" / "claims.md")]) == 0
     assert "C12" in capsys.readouterr().out
     text = (tmp_path / "new" / "claims.md").read_text()
     assert text.count("\n| **C") == 12

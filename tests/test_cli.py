@@ -10,10 +10,11 @@ import pytest
 import tiny
 import xarray as xr
 
-from fedmi_jax import cli, results
+from fedmi_jax.cli import main
 from fedmi_jax.config import Split
 from fedmi_jax.data import datasets
 from fedmi_jax.presets import PRESETS, Preset
+from fedmi_jax.results import store, summary
 
 REFERENCE = Path(__file__).parent / "data" / "reference"
 
@@ -26,7 +27,7 @@ def small(monkeypatch, squares):
 
 
 def fedmi(*arguments):
-    return cli.main(list(map(str, arguments)))
+    return main.main(list(map(str, arguments)))
 
 
 def test_list_has_every_preset(capsys):
@@ -91,7 +92,7 @@ def test_run_show_export_import(tmp_path, counted_run, capsys):
     assert "tiny: squares, seeds [3, 5], 2 rounds" in printed
     assert "cross-evaluation" in printed
     assert [path.name for path in out.iterdir()] == ["result.nc"]
-    result = results.load(out)
+    result = store.load(out)
     xr.testing.assert_equal(result, counted_run[0][list(result)])
 
     assert fedmi("run", "tiny", "--out", out) == 2  # another run's folder
@@ -103,12 +104,12 @@ def test_run_show_export_import(tmp_path, counted_run, capsys):
     assert "cross-evaluation" in capsys.readouterr().out
     assert fedmi("show", out, "--json") == 0
     short = json.loads(capsys.readouterr().out)
-    assert short == results.summary(result)
+    assert short == summary.summary(result)
     required(short)
 
     assert fedmi("export", out, "--seed", 5, "--out", tmp_path / "one.json") == 0
     assert fedmi("import", tmp_path / "one.json", "--out", tmp_path / "runs" / "back") == 0
-    back, own = results.load(tmp_path / "runs" / "back"), result.sel(seed=[5])
+    back, own = store.load(tmp_path / "runs" / "back"), result.sel(seed=[5])
     for name in ("mask_conv1", "mask_conv3", "edges"):
         assert (back[name].values == own[name].values).all()
     capsys.readouterr()
@@ -198,7 +199,7 @@ def test_out_must_be_said_and_writable(tmp_path, capsys):
 def test_folders_of_a_preset_with_several_runs_are_checked_first(tmp_path, capsys):
     last = tmp_path / "sparsity-ablation-0.995"
     last.mkdir()
-    (last / results.FILE).write_text("another run's")
+    (last / store.FILE).write_text("another run's")
     assert fedmi("run", "sparsity-ablation", "--out", tmp_path) == 2
     one_line("already holds a result", capsys)
     assert [path.name for path in tmp_path.iterdir()] == [last.name]

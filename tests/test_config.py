@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedmi_jax import config as c
+from fedmi_jax.errors import ConfigError
 from fedmi_jax.presets import PRESETS, preset
 
 quick = settings(max_examples=60, deadline=None)
@@ -112,28 +113,28 @@ INVALID = [
 
 @pytest.mark.parametrize(("field", "values"), INVALID, ids=[f"{f}={json.dumps(v)}" for f, v in INVALID])
 def test_an_invalid_field_is_named(field, values):
-    with pytest.raises(c.ConfigError) as caught:
+    with pytest.raises(ConfigError) as caught:
         c.from_dict(values)
     assert str(caught.value).startswith(f"{field}: ")
     assert "\n" not in str(caught.value)
     if "NaN" not in json.dumps(values) and "Infinity" not in json.dumps(values):
-        with pytest.raises(c.ConfigError, match=f"^{field}: "):
+        with pytest.raises(ConfigError, match=f"^{field}: "):
             c.from_json(json.dumps(values))
 
 
 def test_python_names_the_field_too():
-    with pytest.raises(c.ConfigError, match=r"^sparsity\.target: .*; got 2"):
+    with pytest.raises(ConfigError, match=r"^sparsity\.target: .*; got 2"):
         c.Sparsity(target=2)
-    with pytest.raises(c.ConfigError, match=r"^sparsity\.target: .*; got 1\.0"):
+    with pytest.raises(ConfigError, match=r"^sparsity\.target: .*; got 1\.0"):
         dataclasses.replace(c.Sparsity(), target=1.0)
-    with pytest.raises(c.ConfigError, match=r"^rounds: "):
+    with pytest.raises(ConfigError, match=r"^rounds: "):
         c.Experiment(rounds=0)
-    with pytest.raises(c.ConfigError, match=r"^local\.epoch"):
+    with pytest.raises(ConfigError, match=r"^local\.epoch"):
         c.Local(epoch=1)
 
 
 def test_text_that_is_no_json():
-    with pytest.raises(c.ConfigError, match="json") as caught:
+    with pytest.raises(ConfigError, match="json") as caught:
         c.from_json("{")
     assert "\n" not in str(caught.value)
 
@@ -196,7 +197,7 @@ def test_sparsity_ablation():
 
 
 def test_unknown_preset():
-    with pytest.raises(c.ConfigError, match=r"^preset: unknown name 'idd'; there are quick, iid, "):
+    with pytest.raises(ConfigError, match=r"^preset: unknown name 'idd'; there are quick, iid, "):
         preset("idd")
 
 
@@ -220,5 +221,5 @@ def test_any_single_invalid_field_of_any_experiment_is_named(experiment, path, v
     if (value is None and takes_none) or (name == "initial_score" and value == -1.5):
         c.from_dict(values)
     else:
-        with pytest.raises(c.ConfigError, match=rf"^{re.escape(path)}[^\n]*$"):
+        with pytest.raises(ConfigError, match=rf"^{re.escape(path)}[^\n]*$"):
             c.from_dict(values)

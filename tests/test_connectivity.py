@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedmi_jax.circuits.connectivity import edge_counts, functional, physical, unflatten
+from fedmi_jax.results.connectivity import edge_counts, functional, physical, unflatten
 
 GOLDEN = Path(__file__).parent / "data" / "golden_iid.npz"
 

@@ -6,14 +6,15 @@ import numpy as np
 import plain
 import pytest
 import xarray as xr
-from test_federation import SAVING, inputs, weights
+from test_simulation import SAVING, inputs, weights
 
-from fedmi_jax import controls, federation, keys
+from fedmi_jax import keys
 from fedmi_jax.analysis import alignment, compact
-from fedmi_jax.circuits.similarity import LAYERS
-from fedmi_jax.model import CHANNELS
+from fedmi_jax.federation import controls, simulation
+from fedmi_jax.federation.setup import prepare
+from fedmi_jax.network.layers import CHANNELS, CONV_LAYERS
 
-WIDTHS = dict(zip(LAYERS, CHANNELS, strict=True))
+WIDTHS = dict(zip(CONV_LAYERS, CHANNELS, strict=True))
 SAMPLES = 2
 """As in `tiny.experiment`."""
 
@@ -26,7 +27,7 @@ def run(counted_run):
 @pytest.fixture(scope="module")
 def setup(squares):
     with jax.enable_x64(True):
-        return federation.prepare(SAVING, squares)
+        return prepare(SAVING, squares)
 
 
 def scores_of(run, setup, round_):
@@ -34,7 +35,7 @@ def scores_of(run, setup, round_):
     c = setup.circuits
     rows = list(zip(c.seed, c.client, np.searchsorted(run["class"].values, c.label), strict=True))
     where = [(s, round_ - 1, o, k, y) for o in (0, 1) for s, k, y in rows]
-    return where, {layer: np.stack([run[f"score_{layer}"].values[w] for w in where]) for layer in LAYERS}
+    return where, {layer: np.stack([run[f"score_{layer}"].values[w] for w in where]) for layer in CONV_LAYERS}
 
 
 @pytest.mark.usefixtures("x64")
@@ -42,7 +43,7 @@ def test_random_masks_have_the_circuits_sizes_and_are_measured_as_circuits_are(r
     round_ = setup.round(2)
     where, scores = scores_of(run, setup, 2)
     masks = controls.draw(setup, round_, scores, SAMPLES)
-    for layer in LAYERS:
+    for layer in CONV_LAYERS:
         sizes = masks[layer].sum(-1).reshape(SAMPLES, -1)
         np.testing.assert_array_equal(sizes, np.tile((scores[layer] > 0).sum(-1), (SAMPLES, 1)))
     test = inputs(setup, "test")
@@ -91,7 +92,7 @@ def test_found_again_in_the_last_round_only(run):
 def test_the_second_search_sees_other_batches(setup):
     round_ = setup.round(2)
     assert controls.searches(setup, setup.round(1)) == [keys.DISCOVER]
-    first, second = (federation.discovery_plans(setup, round_, p) for p in controls.searches(setup, round_))
+    first, second = (simulation.discovery_plans(setup, round_, p) for p in controls.searches(setup, round_))
     assert not np.array_equal(first.indices, second.indices)
     np.testing.assert_array_equal(first.weight, second.weight)
 
@@ -136,7 +137,7 @@ def test_compact_keeps_what_is_measured_from_the_weights(run):
     small = compact.compact(run)
     assert not [name for name in small if str(name).startswith("weights_")]
     xr.testing.assert_equal(alignment.aligned(small), alignment.aligned(run))
-    for layer in LAYERS:
+    for layer in CONV_LAYERS:
         for origin in ("local", "global"):
             strong, wired = small[f"strength_{origin}_{layer}"], small[f"connected_{origin}_{layer}"]
             np.testing.assert_array_equal(strong.transpose(*wired.dims) > 0, wired)

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedmi_jax.config import ConfigError, Data, FedmiError
+from fedmi_jax.config import Data
 from fedmi_jax.data import cache, datasets, from_tfds, mnist
+from fedmi_jax.errors import ConfigError, FedmiError
 
 ASK = from_tfds._ask
 TRAIN, TEST = 23, 7

@@ -10,10 +10,10 @@ import plain
 import pytest
 import tiny
 
-from fedmi_jax import programs
 from fedmi_jax.circuits import discovery
 from fedmi_jax.config import Discovery, replace
 from fedmi_jax.data import batches
+from fedmi_jax.federation import programs
 
 SETTINGS = Discovery(steps=50, l0=0.03)  # two segments and a rest
 WHICH = np.array([0, 1, 1])

@@ -11,8 +11,8 @@ import plain
 import pytest
 import tiny
 
-from fedmi_jax import programs
 from fedmi_jax.circuits import evaluation
+from fedmi_jax.federation import programs
 
 WHICH, TARGET = np.array([0, 1, 1]), np.array([1, 0, 3])
 

@@ -11,12 +11,13 @@ from made_up import result
 
 import fedmi_jax
 from experiments import choices, dirichlet, paper, pieces, table
-from fedmi_jax import results
 from fedmi_jax.analysis import claims, nulls, runs, skew
-from fedmi_jax.circuits.similarity import CIRCUIT_DIMS
-from fedmi_jax.config import Evaluation, Execution, FedmiError, from_json, replace
+from fedmi_jax.config import Evaluation, Execution, from_json, replace
+from fedmi_jax.errors import FedmiError
 from fedmi_jax.presets import preset
 from fedmi_jax.report import claims_table
+from fedmi_jax.results import store
+from fedmi_jax.results.schema import CIRCUIT_DIMS
 
 
 @dataclass
@@ -40,8 +41,8 @@ class Runner:
         made["cross_evaluation_balanced_accuracy"] = (CIRCUIT_DIMS, made["cross_evaluation"].values / 2)
         made["realised_sparsity_local"] = made["realised_sparsity_global"] = made["global_accuracy"]
         made["rediscovery_iou"] = ((*CIRCUIT_DIMS, "layer"), np.full(made["size"].shape, 0.75))
-        made = results.stamp(made, experiment)
-        results.save(made, folder)
+        made = store.stamp(made, experiment)
+        store.save(made, folder)
         return made
 
 
@@ -58,13 +59,13 @@ def test_pieces_are_picked_up_where_they_were_left(runner, tmp_path):
     pieces.run_missing(tmp_path, two, range(4), at_once=2)
     assert runner.asked == [("two-class", (0,)), ("two-class", (1,)), ("two-class", (2, 3))]
     for seed in range(4):
-        found = results.load(tmp_path / "two-class" / f"seed-{seed}")
+        found = store.load(tmp_path / "two-class" / f"seed-{seed}")
         assert found["seed"].values.tolist() == [seed]
         assert from_json(found.attrs["config"]).seeds == (seed,)
 
 
 def test_pieces_shared_out_in_part_are_shared_out_again(runner, tmp_path, monkeypatch):
-    two, real = preset("two-class").experiments, results.save
+    two, real = preset("two-class").experiments, store.save
 
     def cut(ds, folder):
         if folder.name == "seed-1":
@@ -72,7 +73,7 @@ def test_pieces_shared_out_in_part_are_shared_out_again(runner, tmp_path, monkey
         return real(ds, folder)
 
     with monkeypatch.context() as patched:
-        patched.setattr(results, "save", cut)
+        patched.setattr(store, "save", cut)
         with pytest.raises(KeyboardInterrupt):
             pieces.run_missing(tmp_path, two, range(2), at_once=2)
     assert pieces.missing(tmp_path, two[0], range(2)) == [1]

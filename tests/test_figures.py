@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 from made_up import CHANNELS, MAPS, result
 
-from fedmi_jax import cli, results
 from fedmi_jax.analysis import alignment, compact, nulls
 from fedmi_jax.analysis.runs import is_a
-from fedmi_jax.circuits.similarity import CIRCUIT_DIMS
+from fedmi_jax.cli import main
 from fedmi_jax.presets import PRESETS
 from fedmi_jax.report import curves, figures, graphs, style
+from fedmi_jax.results import store
+from fedmi_jax.results.schema import CIRCUIT_DIMS
 
 
 def complete(kind, **how):
@@ -287,12 +288,12 @@ def test_edges_are_as_wide_as_their_weights_are_large():
 
 @pytest.fixture
 def folder(runs, tmp_path):
-    results.save(runs["three-class"], tmp_path / "runs" / "three-class" / "seed-0")
+    store.save(runs["three-class"], tmp_path / "runs" / "three-class" / "seed-0")
     return tmp_path / "runs"
 
 
 def test_figures_command(folder, capsys):
-    assert cli.main(["figures", str(folder), "--only", "fig07", "heatmap", "--format", "svg", "png"]) == 0
+    assert main.main(["figures", str(folder), "--only", "fig07", "heatmap", "--format", "svg", "png"]) == 0
     made = sorted(path.name for path in (folder / "figures").iterdir())
     assert made == ["fig07.png", "fig07.svg", "heatmap-three-class.png", "heatmap-three-class.svg"]
     assert len(capsys.readouterr().out.split()) == 4
@@ -300,14 +301,14 @@ def test_figures_command(folder, capsys):
 
 def test_what_is_missing_is_named_and_the_rest_is_drawn(folder, runs, capsys):
     lacking = runs["three-class"].drop_vars(["global_class_accuracy", "rediscovery_iou", *alignment.ALIGNED])
-    results.save(lacking, folder / "three-class" / "seed-0")
-    assert cli.main(["figures", str(folder)]) == 1
+    store.save(lacking, folder / "three-class" / "seed-0")
+    assert main.main(["figures", str(folder)]) == 1
     printed = capsys.readouterr()
     assert "fig07.svg" in printed.out
     assert printed.err == (
         "fedmi: accuracy: three-class has no global_class_accuracy; produce it with `fedmi run three-class --out DIR`\n"
     )  # what only a run that was asked for it has is missed only when it is asked for
-    assert cli.main(["figures", str(folder), "--only", "fig01", "ceiling", "aligned"]) == 1
+    assert main.main(["figures", str(folder), "--only", "fig01", "ceiling", "aligned"]) == 1
     said = capsys.readouterr().err.splitlines()
     assert said == [
         "fedmi: fig01: needs iid, which is not there; produce it with `fedmi run iid --out DIR/iid`",
@@ -319,15 +320,15 @@ def test_what_is_missing_is_named_and_the_rest_is_drawn(folder, runs, capsys):
 
 
 def test_unknown_figure_and_format(folder, capsys):
-    assert cli.main(["figures", str(folder), "--only", "fig20"]) == 2
+    assert main.main(["figures", str(folder), "--only", "fig20"]) == 2
     assert "only: unknown figure 'fig20'; there are fig01, " in capsys.readouterr().err
-    assert cli.main(["figures", str(folder), "--format", "gif"]) == 2
+    assert main.main(["figures", str(folder), "--format", "gif"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_a_run_that_is_too_short(tmp_path, capsys):
-    results.save(result("iid", rounds=1, seeds=1), tmp_path)
-    assert cli.main(["figures", str(tmp_path), "--only", "fig12", "fig11"]) == 1
+    store.save(result("iid", rounds=1, seeds=1), tmp_path)
+    assert main.main(["figures", str(tmp_path), "--only", "fig12", "fig11"]) == 1
     printed = capsys.readouterr()
     assert "fig12: iid has 1 round, 2 are needed" in printed.err
     assert "fig11.svg" in printed.out

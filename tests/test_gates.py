@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedmi_jax.circuits.gates import gate_output, straight_through_gate
-from fedmi_jax.ops import relu_pool
+from fedmi_jax.network.gates import gate_output, straight_through_gate
+from fedmi_jax.network.ops import relu_pool
 
 SCORES = np.array([-8.0, -2.0, -1e-30, -0.0, 0.0, 1e-30, 0.1, 2.0, 8.0])
 

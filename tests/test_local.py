@@ -11,9 +11,10 @@ import plain
 import pytest
 import tiny
 
-from fedmi_jax import programs, sparsity
 from fedmi_jax.config import Local, Sparsity
 from fedmi_jax.data import batches
+from fedmi_jax.federation import programs
+from fedmi_jax.training import pruning
 
 CLIENTS = [np.arange(37), np.arange(20, 40), np.arange(50, 55)]
 """Image indices: three, two and one batch an epoch; the last ones hold 5, 4 and 5 images."""
@@ -32,8 +33,8 @@ def train(clients, *, how, local=LOCAL, sparse=SPARSE, dtype=jnp.float64, extra=
     plans = [batches.training_plan({0: CLIENTS[k]}, local.batch_size, local.epochs, k, 1, shape) for k in clients]
     plan = batches.Plan(*(np.concatenate(parts) for parts in zip(*plans, strict=True)))
     start = tiny.stacked([tiny.params(k, dtype=dtype) for k in clients])
-    sizes = sparsity.weight_sizes(tiny.params(dtype=dtype))
-    keep = [np.pad(sparsity.keep_counts(sparse, t, sizes), ((0, longest - t), (0, 0))) for t in steps]
+    sizes = pruning.weight_sizes(tiny.params(dtype=dtype))
+    keep = [np.pad(pruning.keep_counts(sparse, t, sizes), ((0, longest - t), (0, 0))) for t in steps]
     trained, losses = programs.train_models(
         start, tiny.noise(dtype=dtype), np.arange(len(clients)), plan, np.stack(keep), COUNTS[clients],
         how=how, local=local, sparse=sparse,

@@ -9,8 +9,8 @@ import pytest
 import tiny
 from scipy import stats
 
-from fedmi_jax import model
 from fedmi_jax.circuits.narrowing import has_outgoing, on_live_channels
+from fedmi_jax.network import layers, model
 
 FAN_IN = {"conv1": 9, "conv2": 9 * 32, "conv3": 9 * 64, "fc": 128 * 3 * 3}
 
@@ -146,14 +146,14 @@ def _widths(small, channels):
     """The model's; negative where it visits weight by weight."""
     sign = -1 if isinstance(small, model.SparseModel) else 1
     params = small.params if isinstance(small, model.SparseModel) else small
-    assert [len(channels[k]) for k in model.CONV_LAYERS] == [len(params[f"{k}_bias"]) for k in model.CONV_LAYERS]
-    return jnp.stack([sign * params[f"{layer}_bias"].shape[0] * jnp.ones((), int) for layer in model.CONV_LAYERS])
+    assert [len(channels[k]) for k in layers.CONV_LAYERS] == [len(params[f"{k}_bias"]) for k in layers.CONV_LAYERS]
+    return jnp.stack([sign * params[f"{layer}_bias"].shape[0] * jnp.ones((), int) for layer in layers.CONV_LAYERS])
 
 
 def _full_model(weights):
     """weights(I, O) bool (3, 3, I, O): which weights of conv2 and conv3 are not zero."""
     params, before = {"fc_kernel": jnp.ones((128, 4)), "fc_bias": jnp.zeros(4)}, 1
-    for layer, width in zip(model.CONV_LAYERS, model.CHANNELS, strict=True):
+    for layer, width in zip(layers.CONV_LAYERS, layers.CHANNELS, strict=True):
         kernel = jnp.ones((3, 3, 1, width)) if layer == "conv1" else weights(before, width).astype(float)
         params |= {f"{layer}_kernel": jnp.asarray(kernel), f"{layer}_bias": jnp.zeros(width)}
         before = width
@@ -173,7 +173,7 @@ def _all(inputs, outputs):
 
 def _open(counts):
     """The last so many channels of each layer."""
-    return {k: jnp.arange(n)[::-1] < m for k, n, m in zip(model.CONV_LAYERS, model.CHANNELS, counts, strict=True)}
+    return {k: jnp.arange(n)[::-1] < m for k, n, m in zip(layers.CONV_LAYERS, layers.CHANNELS, counts, strict=True)}
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_the_smallest_model_that_fits_is_run(weights, live, expected):
 
 
 def _logits(small, channels, gates, x):
-    return model.apply(small, x, {layer: gates[layer][channels[layer]] for layer in model.CONV_LAYERS})
+    return model.apply(small, x, {layer: gates[layer][channels[layer]] for layer in layers.CONV_LAYERS})
 
 
 def _with_few(gates, params, is_open, x):
@@ -218,7 +218,7 @@ SMALL = 9  # an odd size
 @pytest.mark.parametrize("share", [0.01, 0.12, 1])
 def test_the_smaller_model_gives_the_same_logits_and_gradients(live, share):
     """Of gates: weight by weight or not, wide or narrow."""
-    params = tiny.params(size=SMALL, sparsity=1 - share, channels=model.CHANNELS)
+    params = tiny.params(size=SMALL, sparsity=1 - share, channels=layers.CHANNELS)
     is_open, x = _open(live), inputs(SMALL)
     gates = {layer: gate.astype(float) for layer, gate in is_open.items()}
     found, expected = (function(gates, params, is_open, x) for function in (WITH_FEW, WITH_ALL))

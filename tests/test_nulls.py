@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from test_similarity import Plain, random_result
 
 from fedmi_jax.analysis import nulls
-from fedmi_jax.circuits.similarity import LAYERS, MEASURES, measures
+from fedmi_jax.network.layers import CONV_LAYERS
+from fedmi_jax.results.similarity import MEASURES, measures
 
 
 def brute_force(a, b, n):
@@ -49,7 +50,7 @@ def test_expected_measures_are_their_plain_definitions(seed):
     ds = measures(random_result(seed))
     found = nulls.expected(ds)
     assert set(found) == set(MEASURES)
-    for layer, name in itertools.product(LAYERS, MEASURES):
+    for layer, name in itertools.product(CONV_LAYERS, MEASURES):
         values, plain = found[name].sel(layer=layer), Plain(ds, layer)
         channels = ds.sizes[f"channel_{layer}"]
         labels = [values[dim].values.tolist() for dim in values.dims]

@@ -9,7 +9,7 @@ import numpy as np
 import plain
 import pytest
 
-from fedmi_jax.ops import _convolve, conv_windows, relu_pool, windows
+from fedmi_jax.network.ops import _convolve, conv_windows, relu_pool, windows
 
 SHAPES = [(2, 8, 8, 1, 3), (2, 7, 7, 9, 5), (1, 6, 9, 3, 40), (3, 5, 4, 8, 2), (1, 3, 3, 10, 4), (1, 28, 28, 1, 2)]
 """(N, H, W, I, O): odd and even sizes; images and layers (fewer and more than 8 inputs); few and many outputs."""

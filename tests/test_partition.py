@@ -5,8 +5,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from fedmi_jax.config import ConfigError, Split
+from fedmi_jax.config import Split
 from fedmi_jax.data import partition as p
+from fedmi_jax.errors import ConfigError
 
 C = 6
 quick = settings(max_examples=40, deadline=None)

@@ -203,7 +203,7 @@ def test_the_first_model_has_the_package_s_shapes():
     """So that fedmi_jax, and who reads its layout, can start from it."""
     import jax
 
-    from fedmi_jax import model
+    from fedmi_jax.network import model
 
     expected = jax.eval_shape(lambda: model.init(jax.random.key(0), (28, 28, 1), 10))
     assert {k: v.shape for k, v in peers.first_model(0).items()} == {k: v.shape for k, v in expected.items()}

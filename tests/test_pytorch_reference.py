@@ -13,9 +13,9 @@ torch = pytest.importorskip("torch", reason="PyTorch comes with the extra [refer
 
 from benchmarks import golden  # noqa: E402
 from benchmarks.pytorch_reference import circuits, federation, model, training  # noqa: E402
-from fedmi_jax import federation as package  # noqa: E402
 from fedmi_jax.config import Discovery, Execution, Local, Sparsity  # noqa: E402
 from fedmi_jax.data import batches  # noqa: E402
+from fedmi_jax.federation.setup import prepare  # noqa: E402
 
 FILE = Path(__file__).parent / "data" / "golden_iid.npz"
 HERE = model.place("float64", "cpu")
@@ -32,7 +32,7 @@ def test_a_round_is_the_packages(counted_run, squares, x64):
     """The first round of a run that has unlike clients, a class without images, and padding everywhere."""
     result, _ = counted_run
     settings = Execution(client_chunk=1, precision="float64", save_weights=True)
-    setup = package.prepare(tiny.experiment(execution=settings, seeds=(3,)), squares)
+    setup = prepare(tiny.experiment(execution=settings, seeds=(3,)), squares)
     reference = federation.prepare(setup, HERE)
     start = model.from_package(setup.initial_params(3), HERE)
     local, losses = federation.train(reference, start, 1)

@@ -11,9 +11,12 @@ import pytest
 import xarray as xr
 from rich.console import Console
 
-from fedmi_jax import files, results
-from fedmi_jax.config import Experiment, FedmiError, from_json
-from fedmi_jax.interop import import_authors
+from fedmi_jax import files
+from fedmi_jax.cli import tables
+from fedmi_jax.config import Experiment, from_json
+from fedmi_jax.errors import FedmiError
+from fedmi_jax.results import store, summary
+from fedmi_jax.results.authors import import_authors
 
 REFERENCE = Path(__file__).parent / "data" / "reference"
 
@@ -29,25 +32,25 @@ def shared() -> xr.Dataset:
 
 
 def test_saved_and_loaded_is_the_same(one_class, tmp_path):
-    path = results.save(one_class, tmp_path / "runs" / "a")
+    path = store.save(one_class, tmp_path / "runs" / "a")
     assert path == tmp_path / "runs" / "a" / "result.nc"
     for where in (path, path.parent, str(path.parent)):
-        xr.testing.assert_identical(results.load(where), one_class)
+        xr.testing.assert_identical(store.load(where), one_class)
     assert [p.name for p in path.parent.iterdir()] == ["result.nc"]
-    half = results.load(path).isel(round=slice(5))  # what was loaded can be cut and saved again
-    results.save(half, path.parent)
-    xr.testing.assert_identical(results.load(path), half)
+    half = store.load(path).isel(round=slice(5))  # what was loaded can be cut and saved again
+    store.save(half, path.parent)
+    xr.testing.assert_identical(store.load(path), half)
 
 
 def test_same_result_gives_the_same_file_smaller_than_the_arrays(one_class, tmp_path):
-    a, b = (results.save(one_class, tmp_path / name).read_bytes() for name in "ab")
+    a, b = (store.save(one_class, tmp_path / name).read_bytes() for name in "ab")
     assert a == b
     assert len(a) < one_class.nbytes / 2
 
 
 def test_another_library_reads_the_file(one_class, tmp_path):
     netcdf = pytest.importorskip("netCDF4")
-    path = results.save(one_class, tmp_path)
+    path = store.save(one_class, tmp_path)
     with netcdf.Dataset(path) as file:
         assert list(file["origin"][:]) == ["local", "global"]
         assert list(file["class_name"][:]) == ["0 - zero", "3 - three", "6 - six"]
@@ -62,7 +65,7 @@ def test_another_library_reads_the_file(one_class, tmp_path):
 
 def test_stamp_keeps_the_experiment(one_class):
     experiment = Experiment(name="mine", rounds=3)
-    stamped = results.stamp(one_class, experiment)
+    stamped = store.stamp(one_class, experiment)
     assert from_json(stamped.attrs["config"]) == experiment
     assert stamped.attrs["name"] == "mine"
     assert json.loads(stamped.attrs["versions"]).keys() >= {"python", "numpy", "xarray"}
@@ -70,7 +73,7 @@ def test_stamp_keeps_the_experiment(one_class):
 
 
 def test_what_is_no_result_is_refused_in_one_line(one_class, tmp_path):
-    whole = results.save(one_class, tmp_path / "run").read_bytes()
+    whole = store.save(one_class, tmp_path / "run").read_bytes()
     other = tmp_path / "other.nc"
     changed = bytearray(whole)
     changed[len(whole) // 2] ^= 1
@@ -99,13 +102,13 @@ def test_what_is_no_result_is_refused_in_one_line(one_class, tmp_path):
 
 def refused(path: Path, message: str):
     with pytest.raises(FedmiError, match=message) as caught:
-        results.load(path)
+        store.load(path)
     assert str(caught.value).startswith(str(path))
     assert "\n" not in str(caught.value)
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(one_class, tmp_path, monkeypatch):
-    path = results.save(one_class, tmp_path)
+    path = store.save(one_class, tmp_path)
 
     def fail(self, content):
         with open(self, "wb") as file:
@@ -114,25 +117,25 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(one_class, tmp_path
 
     monkeypatch.setattr(Path, "write_bytes", fail)
     with pytest.raises(FedmiError, match="cannot be written: No space left on device"):
-        results.save(one_class, tmp_path)
+        store.save(one_class, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["result.nc"]
-    xr.testing.assert_identical(results.load(path), one_class)
+    xr.testing.assert_identical(store.load(path), one_class)
     with pytest.raises(FedmiError, match="cannot be written"):
-        results.save(one_class, path)  # a file where a folder should be
+        store.save(one_class, path)  # a file where a folder should be
 
 
 def test_refuse_taken(one_class, tmp_path):
-    results.refuse_taken(tmp_path)
-    results.refuse_taken(tmp_path / "new")
-    path = results.save(one_class, tmp_path)
+    store.refuse_taken(tmp_path)
+    store.refuse_taken(tmp_path / "new")
+    path = store.save(one_class, tmp_path)
     with pytest.raises(FedmiError, match="already holds a result"):
-        results.refuse_taken(tmp_path)
+        store.refuse_taken(tmp_path)
     with pytest.raises(FedmiError, match="is a file"):
-        results.refuse_taken(path)
+        store.refuse_taken(path)
 
 
 def test_summary_of_an_imported_file(one_class):
-    short = results.summary(one_class)
+    short = summary.summary(one_class)
     assert json.loads(json.dumps(short, allow_nan=False)) == short
     assert (short["name"], short["seeds"], short["rounds"], short["clients"]) == ("1_class_per_client", [0], 10, 3)
     assert short["classes"] == ["0 - zero", "3 - three", "6 - six"]
@@ -154,7 +157,7 @@ def test_summary_of_an_imported_file(one_class):
 
 def test_summary_averages_over_seeds_rounds_and_circuits(shared):
     cross = shared["cross_evaluation"].sel(origin="local")
-    short = results.summary(shared)
+    short = summary.summary(shared)
     assert short["cross_evaluation"]["mean"] == pytest.approx(np.nanmean(cross))
     assert short["cross_evaluation"]["last_round"] == pytest.approx(7 / 9, abs=1e-4)
     assert short["cross_evaluation"]["degenerate"] == {}
@@ -167,7 +170,7 @@ def test_summary_averages_over_seeds_rounds_and_circuits(shared):
     both = xr.concat([shared, worse], "seed", data_vars="all", join="outer")
     assert isinstance(both, xr.Dataset)
     both["global_accuracy"] = (("seed", "round"), np.linspace(0, 1, 20).reshape(2, 10).astype(np.float32))
-    two = results.summary(both)
+    two = summary.summary(both)
     assert two["seeds"] == [0, 1]
     assert two["cross_evaluation"]["mean"] == pytest.approx(short["cross_evaluation"]["mean"] / 2)
     per_client = two["cross_evaluation"]["per_client_and_class"]["0"]
@@ -185,7 +188,7 @@ def test_summary_shows_what_a_full_result_has(shared):
     sparsity = np.full((1, 10, 3, 4), 0.995, np.float32)
     full = full.assign_coords(parameter_layer=layers)
     full["realised_sparsity_local"] = (("seed", "round", "client", "parameter_layer"), sparsity)
-    short = results.summary(full)
+    short = summary.summary(full)
     assert short["balanced_accuracy"] == {"local": 0.5, "global": 0.5}
     assert short["empty_mask_softmax"]["local"] == pytest.approx(0.1)
     assert list(short["realised_sparsity"]["local"]) == layers
@@ -194,8 +197,8 @@ def test_summary_shows_what_a_full_result_has(shared):
 
 def test_printed_summary(shared, one_class):
     console = Console(width=100, record=True, file=io.StringIO())
-    results.print_summary(results.summary(shared), console)
-    results.print_summary(results.summary(one_class), console)
+    tables.print_summary(summary.summary(shared), console)
+    tables.print_summary(summary.summary(one_class), console)
     text = console.export_text()
     for expected in (
         "2_distinct_1_shared: 10 rounds, 3 clients",
@@ -208,12 +211,12 @@ def test_printed_summary(shared, one_class):
 
 
 def test_a_summary_of_many_clients_stays_short(shared):
-    short = results.summary(shared)
+    short = summary.summary(shared)
     clients = {str(k): {"0 - zero": 1.0} for k in range(1000)}
     short["cross_evaluation"]["per_client_and_class"] = clients
     console = Console(width=100)
     with console.capture() as capture:
-        results.print_summary(short, console)
+        tables.print_summary(short, console)
     assert len(capture.get().splitlines()) < 60
 
 
@@ -231,7 +234,7 @@ def test_names_out_of_a_file_are_text(one_class):
     evil = ["0 - [/x]", "3 - [red]\x1b[31m", "6 - \n"]
     ds = one_class.assign_coords(class_name=("class", evil)).assign_attrs(name="[/run]\x1b[0m")
     console = Console(file=io.StringIO(), width=200)
-    results.print_summary(results.summary(ds), console)
+    tables.print_summary(summary.summary(ds), console)
     printed = console.file.getvalue()
     for said in ("0 - [/x]: ", r"3 - [red]\x1b[31m: ", r"6 - \n: ", r"[/run]\x1b[0m: "):
         assert said in printed

@@ -9,8 +9,10 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedmi_jax.circuits import similarity
-from fedmi_jax.circuits.similarity import CIRCUIT_DIMS, LAYERS, MEASURES, iou, measures, sizes
+from fedmi_jax.network.layers import CONV_LAYERS
+from fedmi_jax.results import similarity
+from fedmi_jax.results.schema import CIRCUIT_DIMS
+from fedmi_jax.results.similarity import MEASURES, iou, measures, sizes
 
 CHANNELS = {"conv1": 3, "conv2": 4, "conv3": 5}
 
@@ -92,7 +94,7 @@ def mean_pairs(pairs) -> tuple[float, float]:
 @given(st.integers(0, 10**6))
 def test_measures_are_their_plain_definitions(seed):
     found = measures(random_result(seed))
-    for layer, name in itertools.product(LAYERS, MEASURES):
+    for layer, name in itertools.product(CONV_LAYERS, MEASURES):
         values, empty = found[name].sel(layer=layer), found["empty_pairs_" + name.removesuffix("_iou")].sel(layer=layer)
         labels = [values[dim].values.tolist() for dim in values.dims]
         plain = getattr(Plain(found, layer), name)
@@ -126,7 +128,7 @@ def test_class_pairs_are_symmetric_with_consistency_on_the_diagonal():
 
 def test_sizes_and_degenerate():
     ds = sizes(random_result(3))
-    counts = {layer: ds[f"mask_{layer}"].sum(f"channel_{layer}") for layer in LAYERS}
+    counts = {layer: ds[f"mask_{layer}"].sum(f"channel_{layer}") for layer in CONV_LAYERS}
     for layer, count in counts.items():
         np.testing.assert_array_equal(
             ds["size"].sel(layer=layer), count.where(ds["analysed"], 0).transpose(*CIRCUIT_DIMS)
@@ -144,7 +146,7 @@ def test_a_thousand_clients(same):
     clients, channels = 1000, 1000
     mask = np.zeros((1, 1, 2, clients, 1, channels), bool)
     mask[..., np.arange(clients), 0, 0 if same else np.arange(clients)] = True
-    data: dict = {f"mask_{layer}": ((*CIRCUIT_DIMS, f"channel_{layer}"), mask) for layer in LAYERS}
+    data: dict = {f"mask_{layer}": ((*CIRCUIT_DIMS, f"channel_{layer}"), mask) for layer in CONV_LAYERS}
     data["analysed"] = (("seed", "client", "class"), np.ones((1, clients, 1), bool))
     found = measures(xr.Dataset(data, coords={"round": [1], "origin": ["local", "global"], "class": [0]}))
     assert (found["inter_client_iou"] == float(same)).all()

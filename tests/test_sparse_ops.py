@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedmi_jax import ops, sparse_ops
+from fedmi_jax.network import ops, sparse_ops
 
 SHAPES = [(2, 8, 8, 1, 3), (3, 7, 7, 9, 5), (1, 6, 9, 3, 12), (17, 5, 4, 8, 2)]
 """(N, H, W, I, O): odd and even sizes; images and layers."""

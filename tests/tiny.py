@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedmi_jax import execution, from_arrays, model
+from fedmi_jax import from_arrays
 from fedmi_jax.config import Data, Discovery, Evaluation, Execution, Experiment, Local, Sparsity, Split
-from fedmi_jax.local import Images
+from fedmi_jax.devices.layout import resolve
+from fedmi_jax.network import model
+from fedmi_jax.network.images import Images
 
 CLASSES, SIZE = 4, 8
 CHANNELS = (4, 6, 8)
@@ -56,7 +58,7 @@ def stacked(trees):
 
 
 def layout(chunk, micro_batch=0, shard="auto"):
-    return execution.layout(Execution(client_chunk=chunk, micro_batch=micro_batch, shard=shard))
+    return resolve(Execution(client_chunk=chunk, micro_batch=micro_batch, shard=shard))
 
 
 def experiment(**changes):

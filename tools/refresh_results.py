@@ -18,7 +18,7 @@ import tyro
 
 from experiments import choices, dirichlet, paper, pieces, table
 from fedmi_jax.analysis import claims, runs
-from fedmi_jax.config import FedmiError
+from fedmi_jax.errors import FedmiError
 from fedmi_jax.files import replacing
 from fedmi_jax.report import claims_table, figures
 

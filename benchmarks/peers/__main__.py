@@ -33,9 +33,10 @@ import numpy as np
 import fedmi_jax
 from benchmarks.peers import work
 from benchmarks.peers.contestant import Contestant, Failed, Running, missing
-from fedmi_jax.config import Data, FedmiError, Split
+from fedmi_jax.config import Data, Split
 from fedmi_jax.data import datasets, partition
-from fedmi_jax.model import CHANNELS
+from fedmi_jax.errors import FedmiError
+from fedmi_jax.network.layers import CHANNELS
 
 HERE = Path(__file__).parent
 OURS = "fedmi_jax"

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from fedmi_jax.config import FedmiError
+from fedmi_jax.errors import FedmiError
 
 CHILD = Path(__file__).parent / "child.py"
 QUIET = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "FLWR_TELEMETRY_ENABLED": "0", "RAY_USAGE_STATS_ENABLED": "0"}

@@ -10,9 +10,12 @@ import jax
 import numpy as np
 from work import Work
 
-from fedmi_jax import execution, federation, from_arrays, programs
+from fedmi_jax import from_arrays
 from fedmi_jax.config import Data, Execution, Experiment, Local, Sparsity, Split
-from fedmi_jax.federation import Circuits, Setup
+from fedmi_jax.devices import lift
+from fedmi_jax.devices.session import session
+from fedmi_jax.federation import programs, simulation
+from fedmi_jax.federation.setup import Circuits, Setup
 
 
 def prepared(work: Work) -> Setup:
@@ -35,10 +38,10 @@ def prepared(work: Work) -> Setup:
 
 
 def play(work: Work, rounds: Callable[[Callable[[], dict[str, Any]]], None]) -> None:
-    with execution.session(Execution()):
+    with session(Execution()):
         setup = prepared(work)
         start = {name: value[None] for name, value in work.params.items()}
-        state = {"globals": execution.replicate(start, setup.layout), "round": 0}
+        state = {"globals": lift.replicate(start, setup.layout), "round": 0}
         rounds(lambda: one_round(setup, state))
 
 
@@ -47,8 +50,8 @@ def one_round(setup: Setup, state: dict[str, Any]) -> dict[str, Any]:
     state["round"] += 1
     began = time.perf_counter()
     now = setup.round(state["round"])
-    trained, _ = federation.train(setup, state["globals"], now)
-    state["globals"], _ = federation.aggregate(setup, None, state["globals"], trained, now)
+    trained, _ = simulation.train(setup, state["globals"], now)
+    state["globals"], _ = simulation.aggregate(setup, None, state["globals"], trained, now)
     jax.block_until_ready(state["globals"])
     seconds = time.perf_counter() - began
     accuracy, _ = programs.measure_models(state["globals"], setup.test, how=setup.layout)

@@ -1,4 +1,4 @@
-"""One round, as `fedmi_jax.federation` does it: train, average, discover on local and global models, measure.
+"""A round as in `fedmi_jax.federation.simulation`: train, average, discover on local and global models, measure.
 
 Axes: K clients, C circuits, T steps, Y classes, O_l channels of convolution l.
 """
@@ -18,10 +18,10 @@ from torch import Tensor
 from benchmarks.pytorch_reference import circuits, training
 from benchmarks.pytorch_reference.circuits import TestImages
 from benchmarks.pytorch_reference.model import CONV_LAYERS, Gates, Images, Params, Place, images
-from fedmi_jax import federation, recording
 from fedmi_jax.circuits.evaluation import Performance
 from fedmi_jax.data import batches
-from fedmi_jax.federation import Round, Setup
+from fedmi_jax.federation import recording, simulation
+from fedmi_jax.federation.setup import Round, Setup
 
 
 @dataclass(frozen=True)
@@ -64,14 +64,14 @@ def train(reference: Reference, start: Params, round_: int) -> tuple[list[Params
 
 def analyse(
     reference: Reference, local: list[Params], global_: Params, round_: int,
-    progress: federation.Progress = lambda round_, stage: None,
+    progress: simulation.Progress = lambda round_, stage: None,
 ) -> dict[str, np.ndarray]:  # fmt: skip
-    """`federation.analyse`'s record: scores and measures of every circuit on local and on global models."""
+    """`simulation.analyse`'s record: scores and measures of every circuit on local and on global models."""
     setup = reference.setup
     now, models = setup.round(round_), [*local, global_]
-    which = federation.models_of(setup, now)
+    which = simulation.models_of(setup, now)
     progress(round_, "discover")
-    plans = federation.discovery_plans(setup, now)
+    plans = simulation.discovery_plans(setup, now)
     scores = [
         circuits.discover(models[m], reference.train_images, plan, setup.experiment.discovery)
         for m, plan in zip(which, training.unstacked(plans), strict=True)
@@ -85,7 +85,7 @@ def analyse(
 def measure(
     reference: Reference, models: list[Params], which: np.ndarray, scores: Sequence[Gates], round_: Round
 ) -> Any:
-    """`federation.measure`: section 5's measures of every circuit and of every model."""
+    """`simulation.measure`: section 5's measures of every circuit and of every model."""
     test, batch = reference.test, reference.where.forward_batch
     target = np.tile(reference.setup.circuits.label, 2).tolist()
     kept = [{layer: score[layer] > 0 for layer in CONV_LAYERS} for score in scores]

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from jax import Array
 
-from fedmi_jax.model import Params
+from fedmi_jax.network.model import Params
 
 
 class Aggregator(NamedTuple):

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from fedmi_jax.aggregation.base import Aggregator
-from fedmi_jax.model import Params
+from fedmi_jax.network.model import Params
 
 
 def fedavg(weighting: Literal["uniform", "samples"] = "uniform") -> Aggregator:

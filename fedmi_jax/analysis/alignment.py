@@ -21,8 +21,10 @@ import numpy as np
 import xarray as xr
 from scipy.optimize import linear_sum_assignment
 
-from fedmi_jax.circuits.similarity import LAYERS, held, iou
-from fedmi_jax.config import FedmiError
+from fedmi_jax.errors import FedmiError
+from fedmi_jax.network.layers import CONV_LAYERS
+from fedmi_jax.results.schema import held
+from fedmi_jax.results.similarity import iou
 
 ALIGNED = ("aligned_local_global_iou", "aligned_specialist_distinctness", "moved")
 Weights = Mapping[str, np.ndarray]
@@ -35,7 +37,7 @@ def match(first: Weights, second: Weights) -> Matching:
     """The channels of `second` in the order of those of `first`."""
     found: Matching = {}
     inputs = np.arange(first["conv1_kernel"].shape[2])  # the image's channels are what they are
-    for layer in LAYERS:
+    for layer in CONV_LAYERS:
         a, b = (_incoming(model, layer) for model in (first, second))
         inputs = linear_sum_assignment(_distances(a, b[:, inputs]))[1]
         found[layer] = inputs
@@ -72,16 +74,16 @@ def aligned(ds: xr.Dataset) -> xr.Dataset:
     _require_weights(ds)
     there, union = held(ds), _unions(ds)
     shape, (seeds, rounds, clients) = there.shape, there.shape[:3]
-    preserved = np.full((*shape, len(LAYERS)), np.nan)
-    distinct = np.full((seeds, rounds, len(LAYERS)), np.nan)
-    moved = np.full((seeds, rounds, clients, len(LAYERS)), np.nan)
+    preserved = np.full((*shape, len(CONV_LAYERS)), np.nan)
+    distinct = np.full((seeds, rounds, len(CONV_LAYERS)), np.nan)
+    moved = np.full((seeds, rounds, clients, len(CONV_LAYERS)), np.nan)
     for s, r in np.ndindex(seeds, rounds):
         present = np.flatnonzero(there.values[s, r].any(-1)).tolist()
         models = {k: _model(ds, "local", s, r, k) for k in present}
         for k, order in ((k, match(models[k], _model(ds, "global", s, r))) for k in present):
             preserved[s, r, k] = _preserved(ds, order, s, r, k)
-            moved[s, r, k] = [np.mean(order[layer] != np.arange(len(order[layer]))) for layer in LAYERS]
-        distinct[s, r] = _distinctness(models, {layer: union[layer][s, r] for layer in LAYERS})
+            moved[s, r, k] = [np.mean(order[layer] != np.arange(len(order[layer]))) for layer in CONV_LAYERS]
+        distinct[s, r] = _distinctness(models, {layer: union[layer][s, r] for layer in CONV_LAYERS})
     where = there.values[..., None]
     return xr.Dataset(
         {
@@ -105,14 +107,14 @@ def _require_weights(ds: xr.Dataset) -> None:
 
 def _model(ds: xr.Dataset, origin: str, seed: int, round_: int, client: int | None = None) -> Weights:
     at = {"seed": seed, "round": round_} | ({} if client is None else {"client": client})
-    names = [f"{layer}_{part}" for layer in LAYERS for part in ("kernel", "bias")]
+    names = [f"{layer}_{part}" for layer in CONV_LAYERS for part in ("kernel", "bias")]
     return {name: ds[f"weights_{origin}_{name}"].isel(at).values for name in names}
 
 
 def _preserved(ds: xr.Dataset, order: Matching, seed: int, round_: int, client: int) -> np.ndarray:
     """(C, layers) of one client."""
     own = ds.isel(seed=seed, round=round_, client=client)
-    masks = {layer: own[f"mask_{layer}"].transpose("origin", "class", ...) for layer in LAYERS}
+    masks = {layer: own[f"mask_{layer}"].transpose("origin", "class", ...) for layer in CONV_LAYERS}
     pairs = ((m.sel(origin="local").values, m.sel(origin="global").values[:, order[k]]) for k, m in masks.items())
     return np.stack([iou(local, global_) for local, global_ in pairs], -1)
 
@@ -120,13 +122,13 @@ def _preserved(ds: xr.Dataset, order: Matching, seed: int, round_: int, client: 
 def _unions(ds: xr.Dataset) -> dict[str, np.ndarray]:
     """Channels of any local circuit of a client: {layer: bool (S, R, K, O)}."""
     local, there = ds.sel(origin="local"), held(ds)
-    used = {layer: (local[f"mask_{layer}"].astype(bool) & there).any("class") for layer in LAYERS}
+    used = {layer: (local[f"mask_{layer}"].astype(bool) & there).any("class") for layer in CONV_LAYERS}
     return {layer: m.transpose("seed", "round", "client", ...).values for layer, m in used.items()}
 
 
 def _distinctness(models: Mapping[int, Weights], union: Mapping[str, np.ndarray]) -> np.ndarray | float:
     """(layers,): mean over pairs of clients."""
-    values = [[float(iou(union[k][a], union[k][b][order[k]])) for k in LAYERS] for a, b, order in _pairs(models)]
+    values = [[float(iou(union[k][a], union[k][b][order[k]])) for k in CONV_LAYERS] for a, b, order in _pairs(models)]
     return np.mean(values, 0) if values else np.nan
 
 

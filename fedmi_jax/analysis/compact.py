@@ -12,9 +12,9 @@ import numpy as np
 import xarray as xr
 
 from fedmi_jax.analysis import alignment
-from fedmi_jax.circuits.connectivity import SOURCES
-from fedmi_jax.circuits.similarity import LAYERS
-from fedmi_jax.results import ORIGINS
+from fedmi_jax.network.layers import CONV_LAYERS
+from fedmi_jax.results.connectivity import SOURCES
+from fedmi_jax.results.schema import ORIGINS
 
 
 def compact(ds: xr.Dataset) -> xr.Dataset:
@@ -23,7 +23,7 @@ def compact(ds: xr.Dataset) -> xr.Dataset:
     Raises FedmiError where it has none.
     """
     found = alignment.aligned(ds)
-    strong = {f"strength_{o}_{layer}": strengths(ds, o, layer) for o in ORIGINS for layer in LAYERS}
+    strong = {f"strength_{o}_{layer}": strengths(ds, o, layer) for o in ORIGINS for layer in CONV_LAYERS}
     return ds.drop_vars([name for name in ds if str(name).startswith("weights_")]).assign(found).assign(strong)
 
 

@@ -13,7 +13,8 @@ import xarray as xr
 
 from fedmi_jax.analysis import alignment, nulls
 from fedmi_jax.analysis.statistics import over_seeds
-from fedmi_jax.circuits.similarity import LAYERS, held
+from fedmi_jax.network.layers import CONV_LAYERS
+from fedmi_jax.results.schema import held
 
 LAST = 3
 """Rounds that "in the end" means, where a single one would be noise."""
@@ -90,14 +91,14 @@ def contained(ds: xr.Dataset, inner: str = "local", outer: str = "global") -> tu
     """
     there = held(ds)
     values, nulls_ = [], []
-    for layer in LAYERS:
+    for layer in CONV_LAYERS:
         masks = ds[f"mask_{layer}"].astype(bool)
         one, other = (masks.sel(origin=origin, drop=True) for origin in (inner, outer))
         channel = f"channel_{layer}"
         size = one.sum(channel).where(there)
         values.append((one & other).sum(channel) / size.where(size > 0))
         nulls_.append(other.mean(channel).where(size > 0))
-    label = xr.DataArray(list(LAYERS), dims="layer", name="layer")
+    label = xr.DataArray(list(CONV_LAYERS), dims="layer", name="layer")
     value, null = (xr.concat(layers, label).transpose(*there.dims, "layer") for layers in (values, nulls_))
     return value, null
 

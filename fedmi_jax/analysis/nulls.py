@@ -20,7 +20,9 @@ import numpy as np
 import xarray as xr
 from scipy import stats
 
-from fedmi_jax.circuits.similarity import CIRCUIT_DIMS, LAYERS, MEASURES, held
+from fedmi_jax.network.layers import CONV_LAYERS
+from fedmi_jax.results.schema import CIRCUIT_DIMS, held
+from fedmi_jax.results.similarity import MEASURES
 
 Table = np.ndarray
 """float64 (n + 1, n + 1): the expected IoU for every pair of sizes."""
@@ -71,7 +73,7 @@ def expected(ds: xr.Dataset) -> xr.Dataset:
     `similarity.measures`, same names and dimensions."""
     there = held(ds).values
     found = {name: [] for name in MEASURES}
-    for layer in LAYERS:
+    for layer in CONV_LAYERS:
         for name, value in _of_layer(ds, layer, there).items():
             found[name].append(value)
     return xr.Dataset({name: _like(ds[name], parts) for name, parts in found.items() if name in ds})

@@ -15,9 +15,11 @@ from typing import Any
 
 import xarray as xr
 
-from fedmi_jax import config, results
-from fedmi_jax.config import Experiment, FedmiError
+from fedmi_jax import config
+from fedmi_jax.config import Experiment
+from fedmi_jax.errors import FedmiError
 from fedmi_jax.presets import PRESETS
+from fedmi_jax.results import store
 
 ABLATION = "sparsity-ablation"
 KINDS = ("iid", "one-class", "two-class", "three-class", "shared-class", ABLATION)
@@ -107,9 +109,9 @@ def find(folders: Iterable[Path]) -> list[Path]:
     """Every result in these run folders, files, or folders that hold runs at any depth. Raises FedmiError for none."""
     found: list[Path] = []
     for folder in folders:
-        below = sorted(folder.rglob(results.FILE)) if folder.is_dir() else [folder]
+        below = sorted(folder.rglob(store.FILE)) if folder.is_dir() else [folder]
         if not below:
-            raise FedmiError(f"{folder}: no such result; give a folder that holds {results.FILE}, at any depth")
+            raise FedmiError(f"{folder}: no such result; give a folder that holds {store.FILE}, at any depth")
         found += [path for path in below if path not in found]
     return found
 
@@ -123,7 +125,7 @@ def gather(folders: Iterable[Path], *, paper_only: bool = False) -> dict[str, xr
     """
     groups: dict[str, list[tuple[Path, xr.Dataset]]] = {}
     for path in find(folders):
-        ds = results.load(path)
+        ds = store.load(path)
         name = kind(ds)
         if name is None and paper_only:
             raise FedmiError(f"{path}: its clients' classes are none of the paper's experiments; leave it out")

@@ -11,8 +11,8 @@ from typing import Any
 import xarray as xr
 from scipy import stats
 
-from fedmi_jax.circuits import similarity
-from fedmi_jax.circuits.similarity import CIRCUIT_DIMS
+from fedmi_jax.results import similarity
+from fedmi_jax.results.schema import CIRCUIT_DIMS
 
 
 def label_distance(ds: xr.Dataset) -> xr.Dataset:

@@ -13,13 +13,14 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
-from fedmi_jax import model, sparse_ops
-from fedmi_jax.circuits.gates import straight_through_gate
 from fedmi_jax.circuits.narrowing import in_play, of_channels, on_live_channels
 from fedmi_jax.config import Discovery
 from fedmi_jax.data.batches import Plan
-from fedmi_jax.local import Images, accumulate
-from fedmi_jax.model import CONV_LAYERS, Gates, Params, SparseModel
+from fedmi_jax.network import model, sparse_ops
+from fedmi_jax.network.gates import straight_through_gate
+from fedmi_jax.network.images import Images, accumulate
+from fedmi_jax.network.layers import CONV_LAYERS
+from fedmi_jax.network.model import Gates, Params, SparseModel
 
 SEGMENT = 20
 """Steps between two looks at which channels are still open. The first can close after 2.0 / 0.1 = 20 steps."""

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from fedmi_jax import model
 from fedmi_jax.circuits.narrowing import WIDTHS, in_play, of_channels, on_live_channels
-from fedmi_jax.local import Images
-from fedmi_jax.model import Gates, Params, SparseModel
+from fedmi_jax.network import model
+from fedmi_jax.network.images import Images
+from fedmi_jax.network.model import Gates, Params, SparseModel
 
 
 class TestSet(NamedTuple):

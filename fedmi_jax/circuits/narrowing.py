@@ -18,9 +18,10 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array, lax
 
-from fedmi_jax import model, sparse_ops
-from fedmi_jax.model import CONV_LAYERS, LAYERS, Gates, Params, SparseModel
-from fedmi_jax.ops import materialise
+from fedmi_jax.network import model, sparse_ops
+from fedmi_jax.network.layers import CONV_LAYERS, LAYERS
+from fedmi_jax.network.model import Gates, Params, SparseModel
+from fedmi_jax.network.ops import materialise
 
 WIDTHS = ((1, 1, 1), (2, 2, 4), (2, 4, 8))
 """The smaller models' widths are the full ones over these; all are compiled, the smallest that fits is run."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import re
 import shutil
 import tempfile
@@ -19,22 +18,18 @@ from typing import Any
 
 import numpy as np
 
-from fedmi_jax.config import FedmiError
+from fedmi_jax.errors import FedmiError
+from fedmi_jax.files import cache_folder
 
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 Entry = tuple[dict[str, np.ndarray], dict[str, Any]]
 """The arrays by name, and the facts stored beside them."""
 
 
-def root() -> Path:
-    """Where everything that can be made again is kept."""
-    return Path(os.environ.get("FEDMI_CACHE") or "~/.cache/fedmi_jax").expanduser()
-
-
 def folder(request: dict[str, Any]) -> Path:
     """Where the set that `request` (plain JSON values, with a "name") asks for is kept."""
     digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:16]
-    return root() / "datasets" / f"{re.sub(r'[^A-Za-z0-9_]+', '-', request['name'])}-{digest}"
+    return cache_folder() / "datasets" / f"{re.sub(r'[^A-Za-z0-9_]+', '-', request['name'])}-{digest}"
 
 
 def read(place: Path, valid: Callable[[dict[str, Any]], bool]) -> Entry | None:

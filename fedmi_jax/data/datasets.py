@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fedmi_jax import config
-from fedmi_jax.config import FedmiError
 from fedmi_jax.data import from_tfds, mnist
+from fedmi_jax.errors import FedmiError
 
 _MOMENTS = {"mnist": (0.1307, 0.3081), "cifar10": (0.5, 0.5)}
 """Mean and standard deviation of the authors' code, per set; any other set has 0.5 and 0.5."""

@@ -28,8 +28,8 @@ from typing import Any
 
 import numpy as np
 
-from fedmi_jax.config import ConfigError, FedmiError
 from fedmi_jax.data import cache
+from fedmi_jax.errors import ConfigError, FedmiError
 
 CONNECT_SECONDS = 5.0
 """How long a download server may take to accept a connection; tfds itself would wait without limit."""

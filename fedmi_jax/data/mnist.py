@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedmi_jax.config import FedmiError
+from fedmi_jax.errors import FedmiError
 
 SHA256 = "9e69e45fc9d2d8c0caa78be61d7620aa7df6070467e295bab0425aea4a511d1d"
 TRAIN = 60_000

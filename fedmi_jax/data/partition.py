@@ -12,7 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fedmi_jax.config import ConfigError, Split
+from fedmi_jax.config import Split
+from fedmi_jax.errors import ConfigError
 from fedmi_jax.keys import LIMIT, PARTITION, generator
 
 REDRAWS = 1000

@@ -15,7 +15,7 @@ from fedmi_jax.analysis.claims import Row
 from fedmi_jax.analysis.runs import Runs, differences
 from fedmi_jax.analysis.statistics import COVERAGE
 from fedmi_jax.analysis.verdicts import HOLDS, OPEN, Finding
-from fedmi_jax.circuits.similarity import held
+from fedmi_jax.results.schema import held
 
 LEGEND = (
     f"Intervals: 95 %, bootstrap over seeds. A verdict needs {verdicts.MIN_SEEDS} seeds and an interval wholly on one "

@@ -15,8 +15,8 @@ import xarray as xr
 
 from fedmi_jax.analysis import measures, nulls
 from fedmi_jax.analysis.statistics import band, estimate
-from fedmi_jax.circuits.similarity import held
 from fedmi_jax.report import style
+from fedmi_jax.results.schema import held
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,15 +12,15 @@ import xarray as xr
 from fedmi_jax.analysis import alignment
 from fedmi_jax.analysis.runs import ABLATION, Runs, is_a
 from fedmi_jax.analysis.statistics import COVERAGE
-from fedmi_jax.circuits.similarity import LAYERS
-from fedmi_jax.config import ConfigError, FedmiError
+from fedmi_jax.errors import ConfigError, FedmiError
+from fedmi_jax.network.layers import CONV_LAYERS
 from fedmi_jax.presets import PRESETS
 from fedmi_jax.report import graphs, more_figures, paper_figures, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_WIRES = ("class_name", *(f"connected_{origin}_{layer}" for origin in ("local", "global") for layer in LAYERS))
+_WIRES = ("class_name", *(f"connected_{origin}_{layer}" for origin in ("local", "global") for layer in CONV_LAYERS))
 _CIRCUITS = ("degenerate", "class_name")
 _AGAIN = ("rediscovery_iou", "empty_pairs_rediscovery", "local_global_iou", "empty_pairs_local_global")
 _CROSS = ("cross_evaluation", *_CIRCUITS)

@@ -15,11 +15,13 @@ import xarray as xr
 
 from fedmi_jax.analysis.compact import strengths
 from fedmi_jax.analysis.runs import Runs
-from fedmi_jax.circuits.connectivity import connected, functional
-from fedmi_jax.circuits.similarity import LAYERS, held, iou
-from fedmi_jax.config import FedmiError
+from fedmi_jax.errors import FedmiError
+from fedmi_jax.network.layers import CONV_LAYERS
 from fedmi_jax.report import style
 from fedmi_jax.report.curves import names
+from fedmi_jax.results.connectivity import connected, functional
+from fedmi_jax.results.schema import held
+from fedmi_jax.results.similarity import iou
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,12 +44,12 @@ def circuit(ds: xr.Dataset, seed: int, round_: int, origin: str, client: int, la
     """The circuit at these labels."""
     at = {"seed": seed, "round": round_, "client": client}
     one = ds.sel({**at, "origin": origin, "class": label})
-    masks = {layer: one[f"mask_{layer}"].values.astype(bool) for layer in LAYERS}
+    masks = {layer: one[f"mask_{layer}"].values.astype(bool) for layer in CONV_LAYERS}
     before = {"conv1": None, "conv2": masks["conv1"], "conv3": masks["conv2"]}
     model = ds.sel(at if origin == "local" else {"seed": seed, "round": round_}).expand_dims(("seed", "round"))
     model = model.expand_dims("client") if origin == "local" else model
     edges = {}
-    for layer in LAYERS:
+    for layer in CONV_LAYERS:
         wires = connected(model, origin, layer).values.squeeze(tuple(range(3 if origin == "local" else 2)))
         edges[layer] = functional(wires.astype(bool), masks[layer], before[layer]) * _strength(model, origin, layer)
     return Circuit(masks, edges)
@@ -68,13 +70,13 @@ def overlay(first: Circuit, second: Circuit, labels: tuple[str, str], title: str
     """Two circuits: what only the first has, only the second, and both."""
     figure, (axes,) = style.grid(1, 1, 3.3, style.PAGE)
     heights = _columns(axes, first, second)
-    for layer in LAYERS:
+    for layer in CONV_LAYERS:
         _edges(axes, layer, first.edges[layer], second.edges[layer], heights)
     _counts(axes, first, second, labels)
     axes.set_title(title)
     axes.set_axis_off()
     style.legend(figure, [axes], 3)
-    if any(np.unique(one.edges[layer]).size > 2 for one in (first, second) for layer in LAYERS):
+    if any(np.unique(one.edges[layer]).size > 2 for one in (first, second) for layer in CONV_LAYERS):
         style.say(figure, "width of an edge: norm of its kernel")
     return figure
 
@@ -85,7 +87,7 @@ def _columns(axes: Axes, first: Circuit, second: Circuit) -> dict[str, np.ndarra
     heights = {"image": _spread(np.ones(inputs, bool))}
     axes.plot(np.zeros(inputs), heights["image"], "s", color=style.NULL, ms=5, zorder=3)
     axes.text(0, -0.06, "image", ha="center", va="top")
-    for x, layer in enumerate(LAYERS, 1):
+    for x, layer in enumerate(CONV_LAYERS, 1):
         a, b = first.masks[layer], second.masks[layer]
         heights[layer] = _spread(a | b)
         for chosen, colour in ((a & ~b, FIRST), (b & ~a, SECOND), (a & b, BOTH)):
@@ -93,7 +95,7 @@ def _columns(axes: Axes, first: Circuit, second: Circuit) -> dict[str, np.ndarra
             axes.plot(np.full(len(y), x), y, "o", color=colour, ms=3.4, zorder=3)
         _numbers(axes, x, heights[layer])
         axes.text(x, -0.06, f"{layer}\n{a.sum()} and {b.sum()} channels, IoU {iou(a, b):.2f}", ha="center", va="top")
-    axes.set(xlim=(-0.2, len(LAYERS) + 0.35), ylim=(-0.2, 1.04))
+    axes.set(xlim=(-0.2, len(CONV_LAYERS) + 0.35), ylim=(-0.2, 1.04))
     return heights
 
 
@@ -116,7 +118,7 @@ def _numbers(axes: Axes, x: int, heights: np.ndarray) -> None:
 def _edges(axes: Axes, layer: str, first: np.ndarray, second: np.ndarray, heights: dict[str, np.ndarray]) -> None:
     from matplotlib.collections import LineCollection
 
-    x, order = LAYERS.index(layer), ("image", *LAYERS)
+    x, order = CONV_LAYERS.index(layer), ("image", *CONV_LAYERS)
     alone, common = (first * (second == 0), second * (first == 0)), np.sqrt(first * second)
     for chosen, colour, z in ((alone[0], FIRST, 1), (alone[1], SECOND, 1), (common, BOTH, 2)):
         out, into = np.nonzero(chosen)
@@ -129,8 +131,8 @@ def _counts(axes: Axes, first: Circuit, second: Circuit, labels: tuple[str, str]
     """The legend: how many channels and edges are whose."""
     whose = ((f"only {labels[0]}", (True, False)), (f"only {labels[1]}", (False, True)), ("both", (True, True)))
     for (label, pick), colour in zip(whose, (FIRST, SECOND, BOTH), strict=True):
-        nodes = sum(_count(first.masks[k], second.masks[k], pick) for k in LAYERS)
-        edges = sum(_count(first.edges[k] > 0, second.edges[k] > 0, pick) for k in LAYERS)
+        nodes = sum(_count(first.masks[k], second.masks[k], pick) for k in CONV_LAYERS)
+        edges = sum(_count(first.edges[k] > 0, second.edges[k] > 0, pick) for k in CONV_LAYERS)
         axes.plot([], [], "o-", color=colour, ms=3.4, label=f"{label}: {nodes} channels, {edges} edges")
 
 

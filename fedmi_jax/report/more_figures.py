@@ -12,9 +12,10 @@ import xarray as xr
 
 from fedmi_jax.analysis import alignment, interference, measures, nulls
 from fedmi_jax.analysis.statistics import estimate, over_seeds
-from fedmi_jax.circuits.similarity import LAYERS, held
+from fedmi_jax.network.layers import CONV_LAYERS
 from fedmi_jax.report import style
 from fedmi_jax.report.curves import Curve, Panel, bars, degenerate, draw, names, over_rounds, own_classes
+from fedmi_jax.results.schema import held
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,7 +59,7 @@ def heatmap(ds: xr.Dataset) -> Figure:
     seed = f"seed {last['seed'].item()}, round {last['round'].item()}"
     figure = Figure(figsize=(style.PAGE, 0.75 + 0.13 * len(circuits)), layout="constrained")
     colours = ("white", style.BLUE, style.ORANGE, style.BLACK)
-    for i, (axes, layer) in enumerate(zip(figure.subplots(1, 3, width_ratios=[32, 64, 128]), LAYERS, strict=True)):
+    for i, (axes, layer) in enumerate(zip(figure.subplots(1, 3, width_ratios=[32, 64, 128]), CONV_LAYERS, strict=True)):
         masks = [last[f"mask_{layer}"].sel({"client": k, "class": c}).astype(int) for k, c in circuits]
         codes = [(m.sel(origin="local") + 2 * m.sel(origin="global")).values for m in masks]
         axes.pcolormesh(np.array(codes), cmap=ListedColormap(colours), vmin=0, vmax=3, edgecolors="#EEEEEE", lw=0.15)
@@ -99,7 +100,7 @@ def pairwise(ds: xr.Dataset) -> Figure:
     last, labels = ds["class_pair_iou"].isel(round=-1).mean("seed"), {o: _marked(ds, o) for o in ("local", "global")}
     figure, axes = style.grid(6, 3, 2.3, share=False)
     image = None
-    places = [(origin, layer) for origin in labels for layer in LAYERS]
+    places = [(origin, layer) for origin in labels for layer in CONV_LAYERS]
     for one, (origin, layer) in zip(axes, places, strict=True):
         image = _matrix(one, last.sel(origin=origin, layer=layer).values, labels[origin], labels[origin])
         one.set_title(f"{layer}, {origin} circuits")
@@ -266,7 +267,7 @@ def kept(ds: xr.Dataset) -> Figure:
     )
     found = [(label, measures.contained(ds, inner, outer), colour, mark) for label, inner, outer, colour, mark in ways]
     panels, flags = [], over_rounds(degenerate(ds, None))
-    for layer in LAYERS:
+    for layer in CONV_LAYERS:
         curves = []
         for label, parts, colour, mark in found:
             value, null = (over_rounds(part.sel(layer=layer)) for part in parts)
@@ -288,8 +289,8 @@ def ceiling(ds: xr.Dataset) -> Figure:
     ]
     figure, (axes,) = style.grid(1, 1, 1.9, style.COLUMN)
     for i, (label, values, empty, colour) in enumerate(rows):
-        bars(axes, np.arange(len(LAYERS)) + 0.2 * i, over_rounds(values), over_rounds(empty), 0.18, colour, label)
-    axes.set_xticks(np.arange(len(LAYERS)) + 0.3, list(LAYERS))
+        bars(axes, np.arange(len(CONV_LAYERS)) + 0.2 * i, over_rounds(values), over_rounds(empty), 0.18, colour, label)
+    axes.set_xticks(np.arange(len(CONV_LAYERS)) + 0.3, list(CONV_LAYERS))
     axes.set(ylabel="IoU, last round", ylim=(0, 1.04))
     style.legend(figure, [axes], 2)
     return figure
@@ -300,7 +301,7 @@ def aligned(ds: xr.Dataset) -> Figure:
     found, chance = alignment.aligned(ds), nulls.expected(ds)["local_global_iou"]
     note, flags = _convention(ds["empty_pairs_local_global"]), over_rounds(degenerate(ds, None))
     panels = []
-    for layer in LAYERS:
+    for layer in CONV_LAYERS:
         pairs = (
             ("as it is", ds["local_global_iou"], "o", style.BLUE),
             ("channels aligned", found["aligned_local_global_iou"], "s", style.VERMILLION),

@@ -12,7 +12,7 @@ from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
-from fedmi_jax.results import replacing
+from fedmi_jax.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

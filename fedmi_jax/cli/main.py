@@ -1,0 +1,220 @@
+"""The `fedmi` command."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+from rich.table import Table
+from tyro.conf import Positional
+
+from fedmi_jax import files
+from fedmi_jax.cli import tables
+from fedmi_jax.cli.parse import parsed
+from fedmi_jax.cli.run import Resume, Run, require_writable, resume, run
+from fedmi_jax.errors import ConfigError, FedmiError, Interrupted
+from fedmi_jax.presets import PRESETS
+from fedmi_jax.results import authors, store, summary
+
+
+@dataclass(frozen=True)
+class Show:
+    """Print the summary of a run, or of every run in a folder."""
+
+    folder: Positional[Path]
+    """Folder that `fedmi run` or `fedmi import` wrote, or one that holds such folders."""
+    json: bool = False
+    """As one JSON object: shares and accuracies are fractions."""
+
+
+@dataclass(frozen=True)
+class Import:
+    """Turn a results file of the paper's authors into a result."""
+
+    file: Positional[Path]
+    """FILE.json or FILE.json.gz."""
+    out: Path
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a result in the schema of the paper's authors."""
+
+    folder: Positional[Path]
+    out: Path
+    """FILE.json or FILE.json.gz."""
+    seed: int | None = None
+    """Which seed, where the result has several."""
+
+
+@dataclass(frozen=True)
+class Claims:
+    """Judge the paper's claims on results."""
+
+    folders: Positional[tuple[Path, ...]]
+    """Folders of runs or of imported files, or folders that hold such folders at any depth."""
+    json: bool = False
+    """As one JSON object."""
+    out: Path | None = None
+    """Also write the table as markdown to this file."""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Draw the paper's figures, and more, from results."""
+
+    folder: Positional[Path]
+    """Folder of a run, or one that holds such folders at any depth."""
+    only: tuple[str, ...] = ()
+    """These figures only, as in --only fig07; none given: all that belong to the results."""
+    format: tuple[Literal["svg", "png", "pdf"], ...] = ("svg",)
+    out: Path | None = None
+    """Folder for the figures; by default FOLDER/figures."""
+
+
+@dataclass(frozen=True)
+class List:
+    """List the presets."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit status: 0, 2 after a one-line error, 130 or 143 after Ctrl-C or SIGTERM, 141 when
+    nobody reads on."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        try:
+            return _dispatch(arguments)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # as under `head`; Python would complain once more when it closes its output
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Interrupted as error:
+        print(f"fedmi: {error}", file=sys.stderr)
+        return error.status
+    except FedmiError as error:
+        print(f"fedmi: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("fedmi: interrupted", file=sys.stderr)
+        return 130
+    return 2
+
+
+COMMANDS: dict[str, type] = {
+    "run": Run, "resume": Resume, "show": Show,
+    "figures": Figures, "claims": Claims, "import": Import, "export": Export, "list": List,
+}  # fmt: skip
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        _help()
+        return 0 if arguments else 2
+    name, rest = arguments[0], arguments[1:]
+    if name not in COMMANDS:
+        raise ConfigError(f"command: unknown name {name!r}; there are {', '.join(COMMANDS)}")
+    if name == "run":
+        return run(rest)
+    action: Callable = {
+        "resume": resume, "show": _show,
+        "figures": _figures, "claims": _claims, "import": _import, "export": _export, "list": _list,
+    }[name]  # fmt: skip
+    return action(parsed(COMMANDS[name], rest, prog=f"fedmi {name}"))
+
+
+def _help() -> None:
+    table = Table(box=None, show_header=False)
+    for name, kind in COMMANDS.items():
+        table.add_row(f"  fedmi {name}", (kind.__doc__ or "").splitlines()[0])
+    console = Console()
+    console.print("Circuits of sparse networks under federated averaging. Commands (each has --help):")
+    console.print(table)
+
+
+def _show(option: Show) -> int:
+    if not option.folder.is_dir():
+        found = [option.folder]
+    else:
+        found = [option.folder] if (option.folder / store.FILE).exists() else _runs_in(option.folder)
+    summaries = {path.name: summary.summary(store.load(path)) for path in found or [option.folder]}
+    if option.json:
+        only = next(iter(summaries.values()))
+        print(json.dumps(only if len(summaries) == 1 else {"runs": summaries}, indent=2))
+    else:
+        for short in summaries.values():
+            tables.print_summary(short)
+    return 0
+
+
+def _runs_in(folder: Path) -> list[Path]:
+    return sorted(path.parent for path in folder.glob(f"*/{store.FILE}"))
+
+
+def _claims(option: Claims) -> int:
+    from fedmi_jax.analysis import claims, runs
+    from fedmi_jax.report import claims_table
+
+    if not option.folders:
+        raise ConfigError("folders: give at least one folder of runs, as in `fedmi claims runs`")
+    found = runs.gather(option.folders, paper_only=True)
+    rows = claims.judge(found)
+    if option.json:
+        print(json.dumps(claims_table.as_values(rows, found), indent=2))
+    else:
+        Console().print(claims_table.render(rows, found))
+    if option.out is not None:
+        with files.replacing(option.out) as temporary:
+            temporary.write_text(claims_table.markdown(rows, found))
+    return 0
+
+
+def _figures(option: Figures) -> int:
+    """Status 1 when a figure could not be drawn."""
+    from fedmi_jax.analysis import runs
+    from fedmi_jax.report import figures
+
+    found = runs.gather([option.folder])
+    home = option.folder if option.folder.is_dir() else option.folder.parent
+    out = option.out or home / "figures"
+    require_writable(out)
+    drawn, problems = figures.draw_all(found, out, option.only, option.format)
+    print("\n".join(map(str, drawn)))
+    for problem in problems:
+        print(f"fedmi: {problem}", file=sys.stderr)
+    return 1 if problems else 0
+
+
+def _import(option: Import) -> int:
+    from fedmi_jax.federation import resumable
+
+    store.refuse_taken(option.out)
+    resumable.refuse(option.out)
+    require_writable(option.out)
+    result = authors.import_authors(option.file)
+    print(store.save(result, option.out))
+    return 0
+
+
+def _export(option: Export) -> int:
+    print(authors.export_authors(store.load(option.folder), option.out, option.seed))
+    return 0
+
+
+def _list(option: List) -> int:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column, wrap in (("preset", True), ("what", False), ("paper's figures", True), ("rounds", True)):
+        table.add_column(column, no_wrap=wrap)
+    for name, one in PRESETS.items():
+        table.add_row(name, one.summary, one.figures, str(one.experiments[0].rounds))
+    Console().print(table, highlight=False)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,75 @@
+"""A function of one model or circuit, run over a leading axis: side by side, one by one, over devices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import PartitionSpec as P
+
+from fedmi_jax.devices.layout import AXIS, Layout
+
+
+def replicate(tree: Any, how: Layout) -> Any:
+    """The arrays on every device, once: an input that moves from one device to all would be copied, and compiled for,
+    a second time. With several processes each must give the same arrays."""
+    if jax.process_count() == 1:
+        return jax.device_put(tree, how.everywhere)
+    return jax.tree.map(partial(_from_every_process, how=how), tree)
+
+
+def _from_every_process(leaf: Any, how: Layout) -> jax.Array:
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        return leaf  # it is already
+    leaf = np.asarray(leaf)
+    return jax.make_array_from_callback(leaf.shape, how.everywhere, leaf.__getitem__)
+
+
+def gathered(tree: Any, how: Layout) -> Any:
+    """Within a program: these arrays, whole, on every device of every process, so that the host can read them."""
+    return jax.lax.with_sharding_constraint(tree, how.everywhere)
+
+
+def lift(fn: Callable[..., Any], how: Layout, *stacked: Any) -> Any:
+    """fn over the leading axis of every argument: one after the other, or in chunks of models side by side."""
+    if how.one_by_one:
+        return jax.lax.map(partial(_spread, fn), stacked)
+    length = jax.tree.leaves(stacked)[0].shape[0]
+    chunks = -(-length // how.chunk)
+    if chunks == 1:
+        return jax.vmap(fn)(*stacked)
+    size = -(-length // chunks)
+    parts = jax.tree.map(lambda a: a.reshape(chunks, size, *a.shape[1:]), _lengthened(stacked, chunks * size))
+    done = jax.lax.map(partial(_spread, jax.vmap(fn)), parts)
+    return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:length], done)
+
+
+def _spread(fn: Callable[..., Any], arguments: tuple) -> Any:
+    return fn(*arguments)
+
+
+def _lengthened(stacked: Any, length: int) -> Any:
+    """The last entry is repeated: done again, its result is dropped."""
+    return jax.tree.map(lambda a: jnp.concatenate([a, jnp.repeat(a[-1:], length - a.shape[0], 0)]), stacked)
+
+
+def deal(fn: Callable[..., Any], how: Layout, stacked: tuple, shared: tuple) -> Any:
+    """fn(*one of stacked, *shared) over the leading axis of `stacked`, dealt out over the devices.
+
+    Where the devices share it out evenly the result stays where it was made; otherwise it is gathered.
+    """
+    length = jax.tree.leaves(stacked)[0].shape[0]
+    each = -(-length // how.devices)
+
+    def on_device(stacked: tuple, shared: tuple) -> Any:
+        return lift(lambda *one: fn(*one, *shared), how, *stacked)
+
+    run = jax.shard_map(on_device, mesh=how.mesh, in_specs=(P(AXIS), P()), out_specs=P(AXIS), check_vma=False)
+    done = run(_lengthened(stacked, each * how.devices), shared)
+    if each * how.devices == length:
+        return done
+    return gathered(jax.tree.map(lambda a: a[:length], done), how)

@@ -1,0 +1,87 @@
+"""JAX, told what it must be before a run: precision, cores, kept programs; and what to do when memory runs out."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+from fedmi_jax.config import Execution
+from fedmi_jax.errors import FedmiError
+from fedmi_jax.files import cache_folder
+
+
+def before_start() -> None:
+    """What JAX must be told before it starts; to be called by whoever may be the first to start it."""
+    use_all_cores()
+    allow_pauses()
+
+
+def use_all_cores() -> None:
+    """Let JAX's CPU backend have one device per core.
+
+    Does nothing once JAX has started, or where XLA_FLAGS or JAX's setting jax_num_cpu_devices already say how many.
+    """
+    said = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if not said and jax.config.values["jax_num_cpu_devices"] < 0:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        with contextlib.suppress(RuntimeError):  # JAX has started: its devices are what they are
+            jax.config.update("jax_num_cpu_devices", cores or 1)
+
+
+def allow_pauses() -> None:
+    """Let a run that was stopped for a while (Ctrl-Z) go on: XLA's CPU backend otherwise ends a process whose devices
+    have not met for 40 seconds. Has no effect once JAX has started, and XLA_FLAGS that say how long are left alone."""
+    said, flag = os.environ.get("XLA_FLAGS", ""), "xla_cpu_collective_call_terminate_timeout_seconds"
+    if flag not in said:
+        os.environ["XLA_FLAGS"] = f"{said} --{flag}={PAUSE}".strip()
+
+
+PAUSE = 7 * 24 * 3600
+"""Seconds."""
+
+
+def keep_compiled() -> None:
+    """Let JAX keep compiled programs on disk, so that only the first run waits for the compiler.
+
+    The folder is $FEDMI_CACHE/programs, or ~/.cache/fedmi_jax/programs. Does nothing where JAX has been told a folder
+    of its own (JAX_COMPILATION_CACHE_DIR) or to keep nothing (JAX_ENABLE_COMPILATION_CACHE=0).
+    """
+    said: Any = jax.config  # its values are attributes that are not declared
+    if said.jax_compilation_cache_dir is None and said.jax_enable_compilation_cache:
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "programs"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+@contextlib.contextmanager
+def session(settings: Execution) -> Iterator[None]:
+    """Within it JAX computes in the precision of these settings, on all cores if it has not started yet.
+
+    Raises FedmiError that says what to do when memory runs out.
+    """
+    before_start()
+    keep_compiled()
+    try:
+        with jax.enable_x64(settings.precision == "float64"):
+            yield
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if isinstance(error, MemoryError) or any(sign in str(error) for sign in FULL):
+            raise _out_of_memory(settings, str(error)) from None
+        raise
+
+
+FULL = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory")
+"""What XLA says when memory runs out; its error has no type of its own."""
+
+
+def _out_of_memory(settings: Execution, said: str) -> FedmiError:
+    chunk, piece = settings.client_chunk, settings.micro_batch
+    if chunk == 1 or (chunk == "auto" and jax.default_backend() == "cpu"):
+        name, now, smaller = "micro_batch", piece or "the whole batch", max(1, (piece or 256) // 2)
+    else:
+        name, now, smaller = "client_chunk", chunk, max(1, chunk // 2) if isinstance(chunk, int) else 1
+    advice = f"lower execution.{name} (now {now}), as in `fedmi resume DIR --{name.replace('_', '-')} {smaller}`"
+    return FedmiError(f"memory ran out ({' '.join(said.split())[:100] or 'of the host'}); {advice}")

@@ -1,0 +1,1 @@
+"""The round and the run: local training, aggregation, discovery, evaluation, record."""

@@ -1,0 +1,187 @@
+"""A run in a folder: kept round by round, continued after any end, and finished with result.nc."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import xarray as xr
+
+from fedmi_jax.config import Checkpoint, Experiment, differences, replace
+from fedmi_jax.data import datasets
+from fedmi_jax.data.datasets import Dataset
+from fedmi_jax.devices import processes
+from fedmi_jax.devices.session import session
+from fedmi_jax.errors import ConfigError, FedmiError
+from fedmi_jax.federation import simulation
+from fedmi_jax.files import sweep
+from fedmi_jax.keeping import lock, manifest
+from fedmi_jax.keeping.checkpoint import FOLDER, InMemory, OnDisk, Together
+from fedmi_jax.keeping.manifest import Manifest
+from fedmi_jax.results import store
+
+_LOG = logging.getLogger(__name__)
+Progress = Callable[[int, str], None]
+
+
+def begin(folder: Path, experiment: Experiment, dataset: Dataset, settings: Checkpoint) -> None:
+    """Note the run in its folder, so that `resume` can make it. Raises FedmiError where the folder is taken."""
+    with session(experiment.execution), _alone(folder):
+        store.refuse_taken(folder)
+        refuse(folder)
+        manifest.write(folder / FOLDER, manifest.describe(experiment, dataset, settings))
+
+
+def refuse(folder: Path) -> None:
+    """Raise FedmiError, with what to do about it, when `folder` holds an unfinished run."""
+    found = manifest.read(folder / FOLDER)
+    if found is not None:
+        done = OnDisk(folder / FOLDER, found.run, found.experiment.rounds, found.checkpoint).last()
+        raise FedmiError(
+            f"{folder}: holds an unfinished run, {done} of {found.experiment.rounds} rounds done; "
+            f"`fedmi resume {shlex.quote(str(folder))}` continues it"
+        )
+
+
+def run(
+    experiment: Experiment, folder: Path, dataset: Dataset | None = None, progress: Progress | None = None,
+    settings: Checkpoint | None = None,
+) -> xr.Dataset:  # fmt: skip
+    """Run the experiment in `folder`, or go on with what it holds of this very experiment; return the result.
+
+    Afterwards the folder holds result.nc. Raises FedmiError as `simulation.run` does, and when the folder holds a
+    result, is in use, cannot be written, or holds another unfinished run: the fields that differ are named.
+    """
+    store.refuse_taken(folder)
+    with session(experiment.execution), _alone(folder):
+        store.refuse_taken(folder)  # it may have been finished a moment ago
+        return _go(folder, experiment, dataset, progress, settings or Checkpoint())
+
+
+def resume(
+    folder: Path, dataset: Dataset | None = None, progress: Progress | None = None, rounds: int | None = None,
+    **laid_out: Any,
+) -> xr.Dataset:  # fmt: skip
+    """Go on with the unfinished run in `folder`; return its result, which is then there as result.nc.
+
+    Args: dataset: the images, where the run was begun with images of one's own; rounds: how many in all, when more are
+    wanted; client_chunk, micro_batch: of `config.Execution`, where memory ran out; last digits may differ then. Raises
+    FedmiError as `run` does, and when there is nothing to go on with.
+    """
+    found = experiment_in(folder, rounds, **laid_out)
+    if found is None:
+        return _finished(folder, rounds)
+    with session(found.execution), _alone(folder):
+        there = manifest.read(folder / FOLDER)
+        if there is None:  # another process has finished it a moment ago
+            return _finished(folder, rounds)
+        return _go(folder, found, dataset, progress, there.checkpoint)
+
+
+def experiment_in(folder: Path, rounds: int | None = None, **laid_out: Any) -> Experiment | None:
+    """The unfinished one, with so many rounds in all and these settings of its execution; None where there is none."""
+    found = manifest.read(folder / FOLDER)
+    if found is None:
+        return None
+    e = found.experiment
+    rounds = e.rounds if rounds is None else rounds
+    return replace(e, rounds=rounds, execution=replace(e.execution, **laid_out))
+
+
+def below(folder: Path) -> list[Path]:
+    """This folder, or those in it that hold an unfinished run. Raises FedmiError where there is none."""
+    if (folder / FOLDER).exists() or (folder / store.FILE).exists():
+        return [folder]
+    found = sorted(path.parent.parent for path in folder.glob(f"*/{FOLDER}/run.json"))
+    if not found:
+        raise FedmiError(f"{folder}: holds no unfinished run; `fedmi run PRESET --out DIR` begins one")
+    return found
+
+
+def _finished(folder: Path, rounds: int | None) -> xr.Dataset:
+    """The result that is there. A process killed while it cleaned up leaves this to do."""
+    if not (folder / store.FILE).exists():
+        raise FedmiError(f"{folder}: holds no unfinished run; `fedmi run PRESET --out {folder}` begins one")
+    result = store.load(folder)
+    if rounds not in (None, result.sizes["round"]):
+        raise ConfigError(
+            f"rounds: {folder} is finished, its checkpoints gone; --checkpoint.after-the-end would have kept them"
+        )
+    _clean(folder)
+    return result
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Process 0 holds the folder's lock; the others follow it."""
+    if not processes.is_first():
+        yield
+        return
+    with lock.held(folder / FOLDER):
+        sweep(folder)
+        sweep(folder / FOLDER)
+        yield
+
+
+def _go(
+    folder: Path, experiment: Experiment, dataset: Dataset | None, progress: Progress | None, settings: Checkpoint
+) -> xr.Dataset:
+    """The rounds that are missing, then the result."""
+    home, first = folder / FOLDER, processes.is_first()
+    dataset = dataset or datasets.load(experiment.data)
+    here = manifest.describe(experiment, dataset, settings)
+    if first:
+        _enter(home, here)
+    keeper = OnDisk(home, here.run, experiment.rounds, settings) if first else InMemory()
+    if jax.process_count() > 1:
+        keeper = Together(keeper)
+    result = simulation.run(experiment, dataset, progress, keeper)
+    if first:
+        store.save(result, folder)
+        if not settings.after_the_end:
+            _clean(folder)
+    return result
+
+
+def _enter(home: Path, here: Manifest) -> None:
+    """Write run.json, or see that what is there is the same run."""
+    found = manifest.read(home)
+    if found is not None:
+        _require_same(home, found, here)
+        changed = [name for name, value in here.machine.items() if found.machine.get(name) != value]
+        before, now = found.experiment, here.experiment
+        changed += differences(replace(before, rounds=now.rounds), now)
+        here = replace(here, machine=found.machine)  # where it began
+        if changed:
+            _LOG.warning(
+                "%s: begun with other %s: last digits may differ from a run in one piece", home, ", ".join(changed)
+            )
+    if found is None or found.experiment != here.experiment:
+        manifest.write(home, here)
+
+
+def _require_same(home: Path, found: Manifest, here: Manifest) -> None:
+    before, now = found.experiment, here.experiment
+    changed = differences(manifest.fixed(before), manifest.fixed(now))
+    if changed:
+        raise ConfigError(f"{home.parent}: holds an unfinished run that differs in {', '.join(changed)}")
+    if found.dataset != here.dataset:
+        raise ConfigError(f"{home.parent}: holds an unfinished run on other images ({now.data.name} has changed)")
+    if now.rounds < before.rounds:
+        raise ConfigError(f"rounds: the run in {home.parent} has {before.rounds}; give at least as many")
+    done = OnDisk(home, here.run, before.rounds, here.checkpoint).last()
+    if now.rounds > before.rounds == done and now.discovery.repeat == "last":
+        raise ConfigError(f'rounds: the last round, {done}, has had its control (discovery.repeat "last"); begin anew')
+
+
+def _clean(folder: Path) -> None:
+    """Remove what is needed no more; run.json first: without it nothing is taken for an unfinished run."""
+    home = folder / FOLDER
+    (home / "run.json").unlink(missing_ok=True)
+    shutil.rmtree(home, ignore_errors=True)

@@ -1,0 +1,111 @@
+"""run.json: what an unfinished run is, and where it began."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+
+from fedmi_jax.config import Checkpoint, Evaluation, Experiment, explain, replace, to_dict
+from fedmi_jax.errors import FedmiError
+from fedmi_jax.files import replacing
+from fedmi_jax.results import store
+
+if TYPE_CHECKING:
+    from fedmi_jax.data.datasets import Dataset
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What run.json says."""
+
+    experiment: Experiment
+    checkpoint: Checkpoint
+    dataset: str
+    """`fingerprint` of the images."""
+    machine: dict[str, str]
+    """Versions and devices at the start."""
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def run(self) -> str:
+        """The run's identity; with more rounds, or laid out otherwise, it is the same run."""
+        return _sha256([to_dict(fixed(self.experiment)), self.dataset])
+
+
+def fixed(experiment: Experiment) -> Experiment:
+    """Without what a run may be given anew when it goes on: how many rounds, and how they are laid out, which changes
+    last digits and nothing else."""
+    execution = replace(experiment.execution, client_chunk="auto", devices=None, shard="auto", micro_batch=0)
+    evaluation = replace(experiment.evaluation, batch_size=Evaluation().batch_size)
+    return replace(experiment, rounds=1, execution=execution, evaluation=evaluation)
+
+
+_MANIFEST = TypeAdapter(Manifest)
+
+
+def describe(experiment: Experiment, dataset: Dataset, settings: Checkpoint) -> Manifest:
+    """The manifest of a run that begins here and now."""
+    return Manifest(experiment, settings, fingerprint(dataset), machine())
+
+
+def write(home: Path, manifest: Manifest) -> None:
+    """Raises FedmiError when it cannot be written."""
+    values = _MANIFEST.dump_python(manifest, mode="json")
+    with replacing(home / "run.json") as temporary:
+        temporary.write_text(json.dumps({"sha256": _sha256(values), "run": values}, indent=1), "utf-8")
+
+
+def read(home: Path) -> Manifest | None:
+    """What run.json says; None where there is none. Raises FedmiError when it is damaged or of a newer schema."""
+    path = home / "run.json"
+    try:
+        found = json.loads(path.read_text("utf-8"))
+        values = found["run"]
+        if found["sha256"] != _sha256(values):
+            raise ValueError("its checksum is another")
+        if values["schema_version"] != SCHEMA_VERSION:
+            raise FedmiError(f"{path}: schema {values['schema_version']}; this fedmi_jax reads {SCHEMA_VERSION}")
+        return _MANIFEST.validate_python(values)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValidationError as error:
+        raise FedmiError(f"{path}: {explain(error)}") from None
+    except OSError as error:
+        raise FedmiError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        said = " ".join(str(error).split())[:100]
+        raise FedmiError(f"{path}: damaged ({said}); move its folder away to begin again") from None
+
+
+def _sha256(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def fingerprint(dataset: Dataset) -> str:
+    """SHA-256 of all images, labels and names, in hexadecimal."""
+    found = hashlib.sha256()
+    found.update(repr((dataset.name, dataset.class_names, dataset.mean, dataset.std)).encode())
+    for array in (dataset.train_images, dataset.train_labels, dataset.test_images, dataset.test_labels):
+        found.update(f"{array.dtype}{array.shape}".encode())
+        found.update(np.ascontiguousarray(array).data)
+    return found.hexdigest()
+
+
+def machine() -> dict[str, str]:
+    """What a result's last bits may depend on besides the configuration."""
+    devices = jax.devices()
+    return store.versions() | {
+        "architecture": platform.machine(),
+        "devices": f"{len(devices)} {devices[0].device_kind}",
+        "processes": str(jax.process_count()),
+    }

@@ -1,0 +1,43 @@
+"""Images on the device, and gradients summed over pieces of a batch of them."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from fedmi_jax.network.model import Params
+
+
+class Images(NamedTuple):
+    """A set of images on the device, and how to normalise them."""
+
+    pixels: Array
+    """uint8 (N, H, W, I)."""
+    labels: Array
+    """int32 (N,)."""
+    mean: Array
+    """(I,), after pixel / 255; its dtype is the computation's."""
+    std: Array
+    """(I,)."""
+
+    def normalised(self, index: Array) -> Array:
+        """Network inputs of these images, (B, H, W, I)."""
+        return (self.pixels[index].astype(self.mean.dtype) / 255 - self.mean) / self.std
+
+
+def accumulate(loss: partial, params: Params, index: Array, weight: Array, micro_batch: int) -> tuple[Array, Params]:
+    """Value and gradient of the loss over (B,) images, summed over B / micro_batch pieces one after the other."""
+    value_and_gradient = jax.value_and_grad(loss)
+    if micro_batch >= index.shape[0]:
+        return value_and_gradient(params, index, weight)
+
+    def piece(total: tuple, part: tuple) -> tuple[tuple, None]:
+        return jax.tree.map(jnp.add, total, value_and_gradient(params, *part)), None
+
+    zero = (jnp.zeros((), weight.dtype), jax.tree.map(jnp.zeros_like, params))
+    parts = (index.reshape(-1, micro_batch), weight.reshape(-1, micro_batch))
+    return lax.scan(piece, zero, parts)[0]

@@ -1,0 +1,1 @@
+"""A result: labelled arrays on disk, read without JAX."""

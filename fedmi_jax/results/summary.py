@@ -1,0 +1,104 @@
+"""A result in short: JSON values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from fedmi_jax.results.schema import ORIGINS, held
+from fedmi_jax.results.similarity import MEASURES
+
+
+def summary(ds: xr.Dataset) -> dict[str, Any]:
+    """The result in short, as JSON values; fractions, not percentages; None where there is nothing to average.
+
+    Every figure is of the last round, the mean over seeds (and over what else it has), except cross_evaluation.mean.
+    The entries of `_AVERAGES` are there only when the result has the variable.
+
+    - name, seeds, rounds (how many), clients (how many), classes (names)
+    - cross_evaluation: of local circuits on the global model: mean (all rounds), last_round,
+      per_client_and_class {"0": {"0 - zero": ...}}; degenerate {"0": ["0 - zero"]}, of which circuits at least half of
+      the seeds' are degenerate
+    - degenerate_share {origin}: circuits with an empty layer
+    - global_accuracy
+    - circuit_size {origin: {layer}}: mean number of channels
+    - specialist_distinctness, inter_client_iou, stability_iou, inter_class_iou, class_pair_iou {origin: {layer}},
+      local_global_iou {layer}: similarity, class_pair_iou over different classes only
+    - empty_pairs: share of pairs that were both empty, per measure of similarity, in the same shape
+    - sufficiency, necessity, false_positive_rate, balanced_accuracy, target_softmax, drift_gap,
+      cross_evaluation_{softmax,false_positive_rate,balanced_accuracy}, empty_mask_* {origin}
+    - realised_sparsity {origin: {layer}}
+    """
+    last, there = ds.isel(round=-1), held(ds).isel(round=-1)
+    found: dict[str, Any] = {
+        "name": str(ds.attrs.get("name", "custom")),
+        "seeds": [int(seed) for seed in ds["seed"].values],
+        "rounds": ds.sizes["round"],
+        "clients": ds.sizes["client"],
+        "classes": [str(name) for name in ds["class_name"].values],
+        "cross_evaluation": _cross_evaluation(ds),
+        "degenerate_share": _by(last["degenerate"].where(there), "origin"),
+        "global_accuracy": _mean(last["global_accuracy"]) if "global_accuracy" in ds else None,
+        "circuit_size": _by(last["size"].where(there), "origin", "layer"),
+    }
+    found |= {name: _similarity(last[name]) for name in MEASURES if name in ds}
+    pairs = {name: "empty_pairs_" + name.removesuffix("_iou") for name in MEASURES}
+    found["empty_pairs"] = {name: _similarity(last[share]) for name, share in pairs.items() if share in ds}
+    found |= {name: _by(last[name], "origin") for name in _AVERAGES if name in ds}
+    sparsity = {o: f"realised_sparsity_{o}" for o in ORIGINS if f"realised_sparsity_{o}" in ds}
+    if sparsity:
+        found["realised_sparsity"] = {o: _by(last[name], "parameter_layer") for o, name in sparsity.items()}
+    return found
+
+
+_AVERAGES = (
+    "sufficiency", "necessity", "false_positive_rate", "balanced_accuracy", "target_softmax", "drift_gap",
+    "cross_evaluation_softmax", "cross_evaluation_false_positive_rate", "cross_evaluation_balanced_accuracy",
+    "empty_mask_accuracy", "empty_mask_softmax",
+)  # fmt: skip
+
+
+def _mean(values: xr.DataArray) -> float | None:
+    mean = float(values.astype(np.float64).mean())
+    return None if np.isnan(mean) else mean
+
+
+def _by(values: xr.DataArray, dim: str, *more: str) -> dict[str, Any]:
+    """The mean of `values` for every label of `dim`, and below it of each further dimension."""
+    parts = {str(label): values.sel({dim: label}) for label in values[dim].values}
+    return {label: _by(part, *more) if more else _mean(part) for label, part in parts.items()}
+
+
+def _similarity(measure: xr.DataArray) -> dict[str, Any]:
+    """Per origin, where it has one, and layer."""
+    if "other_class" in measure.dims:  # the diagonal is inter_client_iou
+        measure = measure.where(measure["class"] != measure["other_class"])
+    return _by(measure, "origin", "layer") if "origin" in measure.dims else _by(measure, "layer")
+
+
+def _cross_evaluation(ds: xr.Dataset) -> dict[str, Any]:
+    """See `summary`. Empty when the result has no cross-evaluation."""
+    if "cross_evaluation" not in ds:
+        return {}
+    local = ds["cross_evaluation"].sel(origin="local")
+    last, there = local.isel(round=-1), held(ds).isel(round=-1).any("seed").values
+    values = last.astype(np.float64).mean("seed").transpose("client", "class").values
+    names, clients = ds["class_name"].values.tolist(), ds["client"].values.tolist()
+    per_client = {
+        str(client): {
+            names[j]: None if np.isnan(values[i, j]) else float(values[i, j]) for j in np.flatnonzero(there[i])
+        }
+        for i, client in enumerate(clients)
+        if there[i].any()
+    }
+    empty = ds["degenerate"].sel(origin="local").isel(round=-1).where(held(ds).isel(round=-1)).mean("seed")
+    flagged = empty.transpose("client", "class").values >= 0.5
+    degenerate = {str(k): [names[j] for j in np.flatnonzero(flagged[i])] for i, k in enumerate(clients)}
+    return {
+        "mean": _mean(local),
+        "last_round": _mean(last),
+        "per_client_and_class": per_client,
+        "degenerate": {client: classes for client, classes in degenerate.items() if classes},
+    }
