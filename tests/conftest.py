@@ -3,10 +3,14 @@
 import logging
 import os
 
+from processor import programs_folder
+
 # Compiled once and run for a moment: barely optimised, a program is there sooner (not optimised at all, it runs six
 # times as long). It must be said before JAX starts. The golden replay runs optimised, in a process of its own.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=1".strip()
-os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "0"  # a test leaves nothing behind
+# Programs are kept from one run of the suite to the next.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(programs_folder()))
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import jax
 import pytest

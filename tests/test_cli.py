@@ -246,6 +246,6 @@ def test_importing_loads_neither_tensorflow_datasets_nor_matplotlib():
 
 
 def test_the_package_alone_and_the_list_do_not_start_jax():
-    code = "import sys, fedmi_jax; from fedmi_jax import cli; cli.main(['list']); print('jax' in sys.modules)"
+    code = "import sys, fedmi_jax; from fedmi_jax.cli.main import main; main(['list']); print('jax' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split()[-1] == "False"

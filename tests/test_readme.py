@@ -45,7 +45,7 @@ def test_commands(as_a_user):
     lines = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("fedmi ")]
     assert len(lines) >= 7
     words = [shlex.split(line, comments=True)[1:] for line in lines]
-    printed(f"from fedmi_jax import cli\nfor words in {words}: assert cli.main(words) == 0, words", as_a_user)
+    printed(f"from fedmi_jax.cli.main import main\nfor words in {words}: assert main(words) == 0, words", as_a_user)
     assert (as_a_user["cwd"] / "runs/again/result.nc").exists()
 
 

@@ -351,7 +351,7 @@ def test_a_signal_leaves_a_resumable_folder_and_says_how(tmp_path, number, statu
 
 def test_whoever_asks_first_which_process_it_is_gets_all_cores_and_may_pause():
     """Resumed on one device a run would differ in its last digits from one begun on two."""
-    code = "from fedmi_jax import processes; processes.is_first(); import jax, os; print(jax.device_count())"
+    code = "from fedmi_jax.devices import processes; processes.is_first(); import jax, os; print(jax.device_count())"
     code += "; assert 'terminate_timeout' in os.environ['XLA_FLAGS']"
     own = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     root = Path(__file__).parent.parent
@@ -400,7 +400,7 @@ def test_an_archive_that_unpacks_to_more_than_it_is_is_refused(tmp_path):
 def held_by_another(home):
     """A process of its own that holds the lock, until it is killed."""
     code = (
-        "import pathlib, sys, time; from fedmi_jax import lock\n"
+        "import pathlib, sys, time; from fedmi_jax.keeping import lock\n"
         "with lock.held(pathlib.Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
     )
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
