@@ -15,12 +15,13 @@ import numpy as np
 
 from fedmi_jax.aggregation import fedavg
 from fedmi_jax.circuits import evaluation
-from fedmi_jax.circuits.evaluation import TestSet
+from fedmi_jax.circuits.evaluation import EvaluationSet
 from fedmi_jax.config import Data, Discovery, Execution, Local, Sparsity
 from fedmi_jax.data import batches, datasets
 from fedmi_jax.data.batches import Plan
 from fedmi_jax.devices.layout import Layout, resolve
 from fedmi_jax.federation import programs
+from fedmi_jax.network.ablation import ZERO
 from fedmi_jax.network.images import Images
 from fedmi_jax.network.layers import CONV_LAYERS
 from fedmi_jax.network.model import Params
@@ -33,7 +34,7 @@ def backend(settings: Execution, test_index: np.ndarray) -> JaxBackend:
     moments = [jnp.asarray(m, settings.precision) for m in (dataset.mean, dataset.std)]
     train = Images(jnp.asarray(dataset.train_images), jnp.asarray(dataset.train_labels), *moments)
     test = Images(jnp.asarray(dataset.test_images), jnp.asarray(dataset.test_labels), *moments)
-    chosen = evaluation.make_test_set(test, dataset.test_labels, dataset.num_classes, 250, among=test_index)
+    chosen = evaluation.make_evaluation_set(test, dataset.test_labels, dataset.num_classes, 250, among=test_index)
     return JaxBackend(resolve(settings), train, chosen)
 
 
@@ -43,7 +44,7 @@ class JaxBackend:
 
     how: Layout
     images: Images
-    test: TestSet
+    test: EvaluationSet
 
     def train(self, start: Params, index: np.ndarray, local: Local, sparse: Sparsity) -> Params:
         clients, steps, width = index.shape
@@ -66,8 +67,8 @@ class JaxBackend:
     ) -> dict[str, np.ndarray]:
         width = self.how.padded(index.shape[-1], 1)
         plan = batches.stack([plan_of(one, width) for one in index])
-        scores = programs.discover_circuits(models, self.images, which, plan, None, how=self.how, settings=settings)
-        return {layer: np.asarray(score) for layer, score in scores.items()}
+        found = programs.discover_circuits(models, self.images, which, plan, ZERO, how=self.how, settings=settings)
+        return {layer: np.asarray(score) for layer, score in found.score.items()}
 
     def call_rate(self, models: Params, which: np.ndarray, gates: Any, target: np.ndarray) -> np.ndarray:
         judged, _ = self._judge(models, which, gates, target, evaluation.performance)
@@ -78,12 +79,11 @@ class JaxBackend:
 
     def _judge(self, models: Params, which: np.ndarray, gates: Any, target: np.ndarray, measure: Callable) -> Any:
         as_numbers = {layer: jnp.asarray(gates[layer], models["fc_bias"].dtype) for layer in CONV_LAYERS}
-        return programs.measure_circuits(
-            models, self.test, which, as_numbers, None, target, how=self.how, measure=measure
-        )
+        masked = programs.Masked(jnp.asarray(which), as_numbers, ZERO, jnp.asarray(target))
+        return programs.judge(models, self.test, masked, how=self.how, measure=measure)
 
     def accuracy(self, models: Params) -> np.ndarray:
-        return np.asarray(programs.measure_models(models, self.test, how=self.how)[0])
+        return np.asarray(programs.judge_models(models, self.test, how=self.how)[0])
 
 
 def plan_of(index: np.ndarray, width: int) -> Plan:

@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
+from fedmi_jax.circuits.discovery import Circuit
 from fedmi_jax.circuits.evaluation import Performance
 from fedmi_jax.federation import programs
 from fedmi_jax.network.layers import CONV_LAYERS, LAYERS
-from fedmi_jax.network.model import Gates, Params
+from fedmi_jax.network.model import Params
 from fedmi_jax.results import connectivity, schema, similarity, store
 
 if TYPE_CHECKING:
-    from fedmi_jax.federation.setup import Round, Setup
+    from fedmi_jax.federation.cases import Cases
+    from fedmi_jax.federation.setup import Facts, Round, Setup
 
 CIRCUIT = schema.CIRCUIT_DIMS
 Record = dict[str, np.ndarray]
@@ -28,45 +30,48 @@ Record = dict[str, np.ndarray]
 
 def snapshot(setup: Setup, round_: Round, losses: np.ndarray, local: Params, globals_: Params) -> Record:
     """What the models themselves say: who took part, loss, sparsity, connectivity and, on request, weights."""
-    spread, how = partial(_spread, setup, round_), setup.layout
-    steps = setup.steps[round_.models]
+    facts, how = setup.facts, setup.layout
+    of_client = partial(_of_client, facts, round_)
+    steps = facts.steps[round_.models]
     own = np.arange(losses.shape[1]) < steps[:, None]
     record = {
-        "participates": spread(np.ones(len(steps), bool)),
-        "train_loss": spread(losses.sum(1, where=own) / steps),
+        "participates": of_client(np.ones(len(steps), bool)),
+        "train_loss": of_client(losses.sum(1, where=own) / steps),
     }
-    for where, params, placed in (("local", local, spread), ("global", globals_, np.asarray)):
+    for where, params, placed in (("local", local, of_client), ("global", globals_, np.asarray)):
         zeros, connected = programs.wiring(params, how=how)
         record[f"realised_sparsity_{where}"] = placed(np.stack([zeros[layer] for layer in LAYERS], -1))
         record |= {f"connected_{where}_{layer}": placed(connected[layer]) for layer in LAYERS}
-        if setup.experiment.execution.save_weights:
+        if facts.experiment.execution.save_weights:
             record |= {f"weights_{where}_{k}": placed(v) for k, v in programs.whole(params, how=how).items()}
     return record
 
 
-def _spread(setup: Setup, round_: Round, values: Any) -> np.ndarray:
+def _of_client(facts: Facts, round_: Round, values: Any) -> np.ndarray:
     """(M, ...) -> (S, K, ...), NaN (False) for clients that do not take part in the round."""
     values = np.asarray(values)
     absent = False if values.dtype == bool else np.nan
-    everyone = np.full((*setup.counts.shape[:2], *values.shape[1:]), absent, values.dtype)
+    everyone = np.full((*facts.counts.shape[:2], *values.shape[1:]), absent, values.dtype)
     everyone[round_.models] = values
     return everyone
 
 
-def of_circuits(setup: Setup, round_: Round, scores: Gates) -> Record:
-    """Scores (2, C, O_l)."""
-    return {f"score_{layer}": by_origin(setup, round_, scores[layer]) for layer in CONV_LAYERS}
+def of_circuits(cases: Cases, found: Circuit) -> Record:
+    """Scores and masks (n, O_l)."""
+    scores = {f"score_{layer}": cases.place(score) for layer, score in found.score.items()}
+    return scores | {f"mask_{layer}": cases.place(mask) for layer, mask in found.mask.items()}
 
 
 def of_measures(
-    setup: Setup, round_: Round, kept: Performance, crossed: Performance, necessity: Any, empty: Any, accuracy: Any
-) -> Record:
-    """Measures (2, C) and (2, C, Y), origin local first; and the models' accuracies."""
-    label, placed = setup.circuits.label, partial(by_origin, setup, round_)
+    facts: Facts, round_: Round, cases: Cases, kept: Performance, crossed: Performance, necessity: Any, empty: Any,
+    accuracy: Any,
+) -> Record:  # fmt: skip
+    """Measures (n,) and (n, Y) of every case, and the accuracy of every model."""
+    label, placed = facts.circuits.label, cases.place
     sufficiency, cross = (_target(placed(p.call_rate), label) for p in (kept, crossed))
     false_positive, cross_false_positive = (placed(p.false_positive_rate) for p in (kept, crossed))
     overall, per_class = (np.asarray(a) for a in accuracy)
-    models = round_.clients.size
+    models, of_client = round_.clients.size, partial(_of_client, facts, round_)
     return {
         "sufficiency": sufficiency,
         "necessity": placed(necessity),
@@ -83,20 +88,11 @@ def of_measures(
         "failure_softmax": placed(crossed.failure_softmax),
         "empty_mask_accuracy": placed(empty[0]),
         "empty_mask_softmax": placed(empty[1]),
-        "local_accuracy": _spread(setup, round_, overall[:models]),
-        "local_class_accuracy": _spread(setup, round_, per_class[:models]),
+        "local_accuracy": of_client(overall[:models]),
+        "local_class_accuracy": of_client(per_class[:models]),
         "global_accuracy": overall[models:],
         "global_class_accuracy": per_class[models:],
     }
-
-
-def by_origin(setup: Setup, round_: Round, values: Any) -> np.ndarray:
-    """The round's circuits, local ones first -> (2, C, ...), NaN for circuits of clients that do not take part."""
-    values = np.asarray(values)
-    values = values.reshape(2, -1, *values.shape[1:])[:, : round_.found]
-    everyone = np.full((2, len(setup.circuits.label), *values.shape[2:]), np.nan, values.dtype)
-    everyone[:, round_.rows[: round_.found]] = values
-    return everyone
 
 
 def _target(rates: np.ndarray, label: np.ndarray) -> np.ndarray:
@@ -118,38 +114,35 @@ PER_LAYER = ("rediscovery_iou", "empty_pairs_rediscovery")
 PER_TRUE_CLASS = ("call_rate", "cross_evaluation_call_rate", "failure_softmax")
 
 
-def assemble(setup: Setup, records: Sequence[Mapping[str, np.ndarray]]) -> xr.Dataset:
+def assemble(facts: Facts, records: Sequence[Mapping[str, np.ndarray]]) -> xr.Dataset:
     """The result of a run: labelled, with the similarity measures, stamped with the configuration."""
-    ds = _empty(setup, len(records))
+    ds = _empty(facts, len(records))
     for name in records[0]:
         values = [record[name] for record in records]
         if name in MODEL_DIMS or name.startswith(("connected_", "weights_")):
             ds[name] = (_model_dims(name), np.stack(values, 1))
         else:
-            ds[name] = (_circuit_dims(name), _dense(setup, np.stack(values)))
-    for layer in CONV_LAYERS:
-        score = ds[f"score_{layer}"]
-        ds[f"mask_{layer}"] = score > 0
+            ds[name] = (_circuit_dims(name), _dense(facts, np.stack(values)))
     ds = connectivity.edges(similarity.measures(similarity.sizes(ds)))
-    return store.stamp(ds, setup.experiment)
+    return store.stamp(ds, facts.experiment)
 
 
-def _empty(setup: Setup, rounds: int) -> xr.Dataset:
+def _empty(facts: Facts, rounds: int) -> xr.Dataset:
     """Coordinates, and what is known before the first round."""
-    dataset, circuits = setup.dataset, setup.circuits
+    dataset, circuits = facts.dataset, facts.circuits
     classes = circuits.classes
-    analysed = np.zeros((*setup.counts.shape[:2], len(classes)), bool)
+    analysed = np.zeros((*facts.counts.shape[:2], len(classes)), bool)
     analysed[circuits.seed, circuits.client, np.searchsorted(classes, circuits.label)] = True
     return xr.Dataset(
         {
             "analysed": (("seed", "client", "class"), analysed),
-            "samples": (("seed", "client", "true_class"), setup.counts),
+            "samples": (("seed", "client", "true_class"), facts.counts),
         },
         {
-            "seed": list(setup.experiment.seeds),
+            "seed": list(facts.experiment.seeds),
             "round": np.arange(1, rounds + 1),
             "origin": list(schema.ORIGINS),
-            "client": np.arange(setup.counts.shape[1]),
+            "client": np.arange(facts.counts.shape[1]),
             "class": classes,
             "class_name": ("class", [dataset.class_names[c] for c in classes]),
             "true_class": np.arange(dataset.num_classes),
@@ -160,19 +153,20 @@ def _empty(setup: Setup, rounds: int) -> xr.Dataset:
     )
 
 
-def _dense(setup: Setup, values: np.ndarray) -> np.ndarray:
-    """(R, 2, C, ...) -> (S, R, 2, K, classes, ...), NaN where a client does not analyse a class."""
-    circuits, (seeds, clients) = setup.circuits, setup.counts.shape[:2]
+def _dense(facts: Facts, values: np.ndarray) -> np.ndarray:
+    """(R, 2, C, ...) -> (S, R, 2, K, classes, ...), NaN, or False, where a client does not analyse a class."""
+    circuits, (seeds, clients) = facts.circuits, facts.counts.shape[:2]
     rounds, origins, _, *rest = values.shape
-    dense = np.full((seeds, clients, len(circuits.classes), rounds, origins, *rest), np.nan, np.float32)
+    absent, kind = (False, bool) if values.dtype == bool else (np.nan, np.float32)
+    dense = np.full((seeds, clients, len(circuits.classes), rounds, origins, *rest), absent, kind)
     slot = np.searchsorted(circuits.classes, circuits.label)
     dense[circuits.seed, circuits.client, slot] = np.moveaxis(values, 2, 0)
     return np.moveaxis(dense, (1, 2), (3, 4))
 
 
 def _circuit_dims(name: str) -> tuple[str, ...]:
-    if name.startswith("score_"):
-        return (*CIRCUIT, f"channel_{name.removeprefix('score_')}")
+    if name.startswith(("score_", "mask_")):
+        return (*CIRCUIT, f"channel_{name.partition('_')[2]}")
     if name.startswith("random_"):
         return (*CIRCUIT, "sample")
     if name in PER_LAYER:
