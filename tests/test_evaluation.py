@@ -100,7 +100,7 @@ def test_performance_of_circuits(chunk, batch, ablation):
 def test_accuracy_on_the_class_alone(chunk, batch):
     found = judged(evaluation.class_accuracy, chunk, batch)
     for i, target in enumerate(TARGET):
-        logits, labels, _ = circuit(i, None)
+        logits, labels, _ = circuit(i, ZERO)
         assert found[i] == pytest.approx((logits.argmax(1) == target)[labels == target].mean(), abs=1e-12)
 
 
