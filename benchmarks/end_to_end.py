@@ -19,7 +19,7 @@ import numpy as np
 from benchmarks import report
 from benchmarks.timing import Budget, Contender, Stopwatch, compare, on_jax
 from fedmi_jax import presets
-from fedmi_jax.aggregation import aggregator
+from fedmi_jax.aggregation import State
 from fedmi_jax.config import Data, Evaluation, Experiment, replace
 from fedmi_jax.data.datasets import Dataset
 from fedmi_jax.federation import simulation
@@ -56,16 +56,15 @@ def measure(experiment: Experiment, budget: Budget, dataset: Dataset | None = No
 
 
 def jax_side(setup: Setup) -> tuple[Contender, Stopwatch]:
-    watch = Stopwatch(partial(_round, setup, simulation.initial_models(setup)))
+    watch = Stopwatch(partial(_round, setup, *simulation.initial_state(setup)))
     return on_jax(watch), watch
 
 
-def _round(setup: Setup, start: Params, progress: Progress) -> Any:
+def _round(setup: Setup, start: Params, state: State, progress: Progress) -> Any:
     first = setup.round(1)
     progress(1, "train")
-    local, _ = simulation.train(setup, start, first)
+    local, _ = simulation.train(setup, start, first, state)
     progress(1, "average")
-    state = jax.vmap(aggregator(setup.experiment.aggregation).init)(start)
     average, _ = jax.block_until_ready(simulation.aggregate(setup, state, start, local, first))
     return simulation.analyse(setup, local, average, first, progress)
 

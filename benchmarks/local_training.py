@@ -67,7 +67,7 @@ def jax_side(setup: Setup, plan: Plan) -> Contender:
 def _train(setup: Setup, starts: Params, plan: Plan, turn: int) -> Any:
     return programs.train_models(
         starts, setup.train_images, np.zeros(len(plan.indices), int), plan, setup.keep[0], setup.counts[0],
-        how=setup.layout, local=setup.experiment.local, sparse=setup.experiment.sparsity,
+        how=setup.layout, local=setup.experiment.local, sparse=setup.experiment.sparsity, method=setup.method,
     )  # fmt: skip
 
 

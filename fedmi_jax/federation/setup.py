@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedmi_jax import keys
+from fedmi_jax import aggregation, keys
+from fedmi_jax.aggregation import Method
 from fedmi_jax.circuits import evaluation
 from fedmi_jax.circuits.evaluation import TestSet
 from fedmi_jax.config import Experiment, participants
@@ -77,6 +78,7 @@ class Setup:
     counts: np.ndarray
     """(S, K, Y) training images."""
     circuits: Circuits
+    method: Method
 
     @cached_property
     def layout(self) -> Layout:
@@ -190,8 +192,12 @@ class Setup:
 _initialise = jax.jit(model.init, static_argnums=(1, 2, 3))
 
 
-def prepare(experiment: Experiment, dataset: Dataset | None = None) -> Setup:
-    """The experiment on its data. Raises FedmiError naming the field for whatever does not go together."""
+def prepare(experiment: Experiment, dataset: Dataset | None = None, method: Method | None = None) -> Setup:
+    """The experiment on its data. method: in place of the one that the experiment names.
+
+    Raises FedmiError naming the field for whatever does not go together.
+    """
+    method = aggregation.chosen(experiment.aggregation, experiment.local, method)
     dataset = dataset or datasets.load(experiment.data)
     height, width, _ = dataset.image_shape
     if min(height, width) < 8:
@@ -205,7 +211,7 @@ def prepare(experiment: Experiment, dataset: Dataset | None = None) -> Setup:
         for seed in experiment.seeds
     ]
     counts = np.stack([partition.counts(held, labels, classes) for held in clients])
-    return Setup(experiment, dataset, clients, counts, _circuits(experiment, counts))
+    return Setup(experiment, dataset, clients, counts, _circuits(experiment, counts), method)
 
 
 def _require_classes(experiment: Experiment, dataset: Dataset) -> None:

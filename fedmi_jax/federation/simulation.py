@@ -17,7 +17,8 @@ import numpy as np
 import xarray as xr
 
 from fedmi_jax import keys
-from fedmi_jax.aggregation import aggregator
+from fedmi_jax.aggregation import NO_STATE, Clients, Method
+from fedmi_jax.aggregation import State as MethodState
 from fedmi_jax.circuits import evaluation
 from fedmi_jax.config import Experiment, replace
 from fedmi_jax.data import batches
@@ -39,16 +40,17 @@ Progress = Callable[[int, str], None]
 
 def run(
     experiment: Experiment, dataset: Dataset | None = None, progress: Progress | None = None,
-    keeper: Keeper | None = None,
+    keeper: Keeper | None = None, method: Method | None = None,
 ) -> xr.Dataset:  # fmt: skip
     """Run the experiment and return its result (see `fedmi_jax.results.schema` for the variables).
 
     Args: dataset: images to use in place of those `experiment.data` names; keeper: where every round is kept, and which
-    rounds are done (`fedmi_jax.keeping.checkpoint`). Raises FedmiError for a configuration that does not fit the data,
-    and for a loss or weights that are not finite.
+    rounds are done (`fedmi_jax.keeping.checkpoint`); method: in place of the one that `experiment.aggregation` names.
+    Raises FedmiError for a configuration that does not fit the data, for a loss or weights that are not finite, and for
+    a method that does not keep the shapes.
     """
     with session(experiment.execution):
-        return _run(prepare(experiment, dataset), progress or _silent, keeper or InMemory())
+        return _run(prepare(experiment, dataset, method), progress or _silent, keeper or InMemory())
 
 
 def _run(setup: Setup, progress: Progress, keeper: Keeper) -> xr.Dataset:
@@ -59,24 +61,24 @@ def _run(setup: Setup, progress: Progress, keeper: Keeper) -> xr.Dataset:
         state, record = one_round(setup, state, number, progress)
         keeper.add(number, record, state)
     progress(rounds + 1, "done")
-    return recording.assemble(setup, keeper.records(rounds))
+    return recording.assemble(setup, keeper.records(rounds)).assign_attrs(method=setup.method.name)
 
 
 def initial_state(setup: Setup) -> State:
-    """Every seed's fresh global model, (S, ...), on every device, and the server's state."""
-    globals_ = initial_models(setup)
-    return globals_, jax.vmap(aggregator(setup.experiment.aggregation).init)(globals_)
+    """Every seed's fresh global model, (S, ...), on every device, and the method's state."""
+    globals_, clients = initial_models(setup), setup.counts.shape[1]
+    return globals_, programs.initial_state(globals_, clients=clients, how=setup.layout, method=setup.method)
 
 
 def one_round(setup: Setup, state: State, number: int, progress: Progress) -> tuple[State, recording.Record]:
     """The state after this round, and all that was measured in it: a function of its arguments alone."""
     round_ = setup.round(number)
     progress(number, "train")
-    local, losses = train(setup, state[0], round_)
-    globals_, server = aggregate(setup, state[1], state[0], local, round_)
+    local, losses = train(setup, state[0], round_, state[1])
+    globals_, remembered = aggregate(setup, state[1], state[0], local, round_)
     checks.require_finite_weights(setup, round_, local, globals_)
     record = recording.snapshot(setup, round_, losses, local, globals_)
-    return (globals_, server), record | analyse(setup, local, globals_, round_, progress)
+    return (globals_, remembered), record | analyse(setup, local, globals_, round_, progress)
 
 
 def differing_when_repeated(setup: Setup) -> list[str]:
@@ -101,8 +103,11 @@ def initial_models(setup: Setup) -> Params:
     return lift.replicate(stacked, setup.layout)
 
 
-def train(setup: Setup, globals_: Params, round_: Round) -> tuple[Params, np.ndarray]:
-    """Local training of the round's clients: global params (S, ...) -> local params (M, ...) and losses (M, T)."""
+def train(setup: Setup, globals_: Params, round_: Round, state: MethodState = NO_STATE) -> tuple[Params, np.ndarray]:
+    """Local training of the round's clients: global params (S, ...) -> local params (M, ...) and losses (M, T).
+
+    state: the method's, as `initial_state` and `aggregate` give it.
+    """
     local = setup.experiment.local
     plans = [
         batches.training_plan(
@@ -114,18 +119,26 @@ def train(setup: Setup, globals_: Params, round_: Round) -> tuple[Params, np.nda
     plan = Plan(*(np.concatenate(parts) for parts in zip(*plans, strict=True)))
     which = round_.models
     trained, losses = programs.train_models(
-        globals_, setup.train_images, which[0], plan, setup.keep[which], setup.counts[which],
-        how=setup.layout, local=local, sparse=setup.experiment.sparsity,
+        globals_, setup.train_images, which[0], plan, setup.keep[which], setup.counts[which], state, which[1],
+        how=setup.layout, local=local, sparse=setup.experiment.sparsity, method=setup.method,
     )  # fmt: skip
     losses = np.asarray(losses)
     checks.require_finite_losses(setup, round_, losses)
     return trained, losses
 
 
-def aggregate(setup: Setup, state: Any, globals_: Params, local: Params, round_: Round) -> tuple[Params, Any]:
-    """The server's step for every seed: new global params (S, ...) and server state."""
-    samples = np.take_along_axis(setup.counts.sum(-1), round_.clients, 1)
-    return programs.aggregate(state, globals_, local, samples, how=setup.layout, settings=setup.experiment.aggregation)
+def aggregate(
+    setup: Setup, state: MethodState, globals_: Params, local: Params, round_: Round, masks: Gates | None = None
+) -> tuple[Params, MethodState]:
+    """The server's step for every seed: new global params (S, ...) and the method's state.
+
+    Args: local (M, ...); masks: the circuits of the local models, {layer: bool (S, P, Y, O_l)}, for a method that needs
+    them.
+    """
+    there = (np.arange(len(round_.clients))[:, None], round_.clients)
+    counts, steps = setup.counts[there], setup.steps[there]
+    clients = Clients(local, counts.sum(-1), counts, steps, round_.clients, masks)  # type: ignore[arg-type]
+    return programs.aggregate(state, globals_, clients, how=setup.layout, method=setup.method)
 
 
 def analyse(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -29,7 +29,9 @@ class Images(NamedTuple):
         return (self.pixels[index].astype(self.mean.dtype) / 255 - self.mean) / self.std
 
 
-def accumulate(loss: partial, params: Params, index: Array, weight: Array, micro_batch: int) -> tuple[Array, Params]:
+def accumulate(
+    loss: Callable[[Params, Array, Array], Array], params: Params, index: Array, weight: Array, micro_batch: int
+) -> tuple[Array, Params]:
     """Value and gradient of the loss over (B,) images, summed over B / micro_batch pieces one after the other."""
     value_and_gradient = jax.value_and_grad(loss)
     if micro_batch >= index.shape[0]:
