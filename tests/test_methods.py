@@ -6,10 +6,12 @@ K_total clients in all, Y classes.
 
 import re
 import typing
+from pathlib import Path
 
 import chex
 import jax
 import jax.numpy as jnp
+import made_up
 import numpy as np
 import pytest
 import test_local
@@ -19,11 +21,13 @@ from jax import lax
 import fedmi_jax
 from fedmi_jax import aggregation, config
 from fedmi_jax.aggregation import NO_STATE, Clients, Method, State, base, chosen, fedavg, tree_mean, with_hooks
+from fedmi_jax.analysis import runs
 from fedmi_jax.cli import main
 from fedmi_jax.config import Aggregation, Checkpoint, Experiment, FedProx, FedRS, Local
 from fedmi_jax.devices import lift
 from fedmi_jax.errors import ConfigError, FedmiError
-from fedmi_jax.federation import programs
+from fedmi_jax.federation import programs, resumable
+from fedmi_jax.federation.setup import prepare
 from fedmi_jax.keeping.checkpoint import OnDisk
 from fedmi_jax.keeping.stored import Stored
 
@@ -34,7 +38,7 @@ SAMPLES = np.array([100, 300, 2])
 def toy_init(params, clients_total):
     heads = jnp.tile(params["fc_bias"], (clients_total, 1))
     velocity = {name: jnp.zeros_like(leaf) for name, leaf in params.items()}
-    return State({"velocity": velocity}, {"head": heads, "turns": jnp.zeros(clients_total, int)})
+    return State({"velocity": velocity, "rounds": 0}, {"head": heads, "turns": jnp.zeros(clients_total, int)})
 
 
 def toy_apply(state, params, clients):
@@ -43,9 +47,8 @@ def toy_apply(state, params, clients):
     velocity = {name: 0.9 * old[name] + params[name] - mean[name] for name in params}
     heads = own["head"].at[clients.numbers].set(clients.params["fc_bias"])
     turns = own["turns"].at[clients.numbers].add(1)
-    return {name: params[name] - velocity[name] for name in params}, State(
-        {"velocity": velocity}, {"head": heads, "turns": turns}
-    )
+    server = {"velocity": velocity, "rounds": state.server["rounds"] + 1}
+    return {name: params[name] - velocity[name] for name in params}, State(server, {"head": heads, "turns": turns})
 
 
 TOY = Method(
@@ -302,6 +305,10 @@ def test_without_hooks_nothing_is_added():
 # --- local training ---
 
 
+PULLED = fedavg()._replace(correct=lambda g, p, start, state: g | {"fc_bias": g["fc_bias"] + start["fc_bias"]})
+"""What the toy method does to a gradient, written without a state."""
+
+
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("how", [(1, 3, "batch"), (100, 0, "clients")])
 def test_clients_start_from_what_they_are_served_with_their_own_state(how):
@@ -319,8 +326,7 @@ def test_clients_start_from_what_they_are_served_with_their_own_state(how):
     found, _, _ = test_local.train(
         [0, 1, 2], how=tiny.layout(*how), method=TOY, start=(globals_, seeds, state, numbers)
     )
-    pulls = fedavg()._replace(correct=lambda g, p, start, state: g | {"fc_bias": g["fc_bias"] + start["fc_bias"]})
-    expected, _, _ = test_local.train([0, 1, 2], how=tiny.layout(1), method=pulls, start=(mine, np.arange(3)))
+    expected, _, _ = test_local.train([0, 1, 2], how=tiny.layout(1), method=PULLED, start=(mine, np.arange(3)))
     chex.assert_trees_all_close(found, expected, rtol=1e-9, atol=1e-11)
 
 
@@ -418,8 +424,7 @@ def test_a_run_with_a_method_of_ones_own_is_resumed_exactly_and_with_it_only(squ
     experiment = tiny.experiment(execution=config.replace(tiny.experiment().execution, save_weights=True))
     whole = fedmi_jax.run(experiment, squares, method=TOY)
     assert whole.attrs["method"] == "toy"
-    before, *means = (global_model(whole, r) for r in (1, 2))
-    assert_follows_the_momentum(whole, before, *means)
+    assert_follows_the_momentum(whole, global_model(whole, 1), global_model(whole, 2))
 
     original = OnDisk.add
 
@@ -434,6 +439,7 @@ def test_a_run_with_a_method_of_ones_own_is_resumed_exactly_and_with_it_only(squ
             fedmi_jax.run(experiment, squares, folder=folder, method=TOY)
     kept = Stored(folder / "unfinished" / "state-00001.npz")
     np.testing.assert_array_equal(kept["['method'].clients['turns']"], np.ones((2, 2)))
+    np.testing.assert_array_equal(kept["['method'].server['rounds']"], np.ones(2))
     for other, message in ((None, "'toy'; give it"), (TOY._replace(name="another"), "'toy', not 'another'; give it")):
         with pytest.raises(ConfigError, match=f"^[^\n]*unfinished run with the method {message}[^\n]*$"):
             fedmi_jax.resume(folder, squares, method=other)
@@ -453,7 +459,7 @@ def assert_follows_the_momentum(run, first, second):
         local = run[name.replace("global", "local")]
         mean = local.weighted(weights).mean("client").transpose("seed", "round", ...)
         np.testing.assert_allclose(first[name], mean.sel(round=1), rtol=1e-9, atol=1e-12)
-    setup = fedmi_jax.federation.setup.prepare(tiny.experiment(), tiny.squares())
+    setup = prepare(tiny.experiment(), tiny.squares())
     with jax.enable_x64(True):
         fresh = [setup.initial_params(seed) for seed in (3, 5)]
     for name in ("fc_bias", "conv2_bias"):  # whose axes stand in the same order in both
@@ -462,3 +468,22 @@ def assert_follows_the_momentum(run, first, second):
         start = np.stack([np.asarray(one[name]) for one in fresh])
         velocity = 0.9 * (start - first[key]) + first[key] - mean.sel(round=2)
         np.testing.assert_allclose(second[key], first[key] - velocity, rtol=1e-9, atol=1e-12)
+
+
+def test_a_method_that_was_given_is_refused_where_the_settings_name_it(squares, tmp_path):
+    resumable.begin(tmp_path, tiny.experiment(), squares, Checkpoint())
+    with pytest.raises(
+        ConfigError, match=r"^[^\n]*with the method that its settings name; leave the method 'toy' out$"
+    ):
+        fedmi_jax.run(tiny.experiment(), squares, folder=tmp_path, method=TOY)
+
+
+def test_runs_of_different_methods_are_not_put_in_one_table():
+    """A file that was written before methods had names is of the method that its settings name."""
+    first, own = made_up.result("iid"), made_up.result("iid")
+    named, own = first.assign_attrs(method="fedavg"), own.assign_attrs(method="toy")
+    with pytest.raises(FedmiError, match=r"^b: method differs from a \(toy against fedavg\)"):
+        runs.joined([(Path("a"), first), (Path("b"), own)])
+    assert runs.settings(first) == runs.settings(named)
+    assert not [line for line in runs.differences("iid", named) if line.startswith("method")]
+    assert "method toy (fedavg)" in runs.differences("iid", own)

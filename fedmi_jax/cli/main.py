@@ -218,7 +218,10 @@ def _list(option: List) -> int:
     methods.add_column("what")
     for name, line in METHODS.items():
         methods.add_row(name, line)
-    Console().print(table, methods, sep="\n\n", highlight=False)
+    console = Console()
+    console.print(table, highlight=False)
+    console.print()
+    console.print(methods, highlight=False)
     return 0
 
 
