@@ -23,7 +23,6 @@ import numpy as np
 from benchmarks import report
 from benchmarks.timing import Budget, Contender, compare, on_jax
 from fedmi_jax import presets
-from fedmi_jax.aggregation import aggregator
 from fedmi_jax.config import Data, Discovery, Experiment, Local, Split, replace
 from fedmi_jax.data.batches import Plan
 from fedmi_jax.data.datasets import Dataset
@@ -99,11 +98,10 @@ def a_round(setup: Setup, limit: int | None, together: int | None) -> Work:
 
 def trained(setup: Setup) -> Params:
     """Every client's model after a round, and their average."""
-    start, first = simulation.initial_models(setup), setup.facts.round(1)
-    local, _ = simulation.train(setup, start, first)
-    state = jax.vmap(aggregator(setup.facts.experiment.aggregation).init)(start)
+    (start, state), first = simulation.initial_state(setup), setup.facts.round(1)
+    local, _ = simulation.train(setup, start, first, state)
     average, _ = simulation.aggregate(setup, state, start, local, first)
-    return programs.joined(local, average, how=setup.layout)
+    return programs.joined([local, average], how=setup.layout)
 
 
 def jax_side(setup: Setup, work: Work) -> Contender:

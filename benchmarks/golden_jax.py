@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedmi_jax.aggregation import fedavg
+from fedmi_jax.aggregation import Clients, State, fedavg
 from fedmi_jax.circuits import evaluation
 from fedmi_jax.circuits.evaluation import EvaluationSet
 from fedmi_jax.config import Data, Discovery, Execution, Local, Sparsity
@@ -26,6 +26,8 @@ from fedmi_jax.network.images import Images
 from fedmi_jax.network.layers import CONV_LAYERS
 from fedmi_jax.network.model import Params
 from fedmi_jax.training import pruning
+
+METHOD = fedavg()
 
 
 def backend(settings: Execution, test_index: np.ndarray) -> JaxBackend:
@@ -56,11 +58,14 @@ class JaxBackend:
         starts, which = jax.tree.map(lambda leaf: leaf[None], start), np.zeros(clients, int)
         counts = np.ones((clients, start["fc_bias"].shape[0]))
         return programs.train_models(
-            starts, self.images, which, plan, keep, counts, how=self.how, local=local, sparse=sparse
+            starts, self.images, which, plan, keep, counts, how=self.how, local=local, sparse=sparse, method=METHOD
         )[0]
 
     def average(self, models: Params) -> Mapping[str, Any]:
-        return fedavg("uniform").apply(None, models, models, jnp.ones(len(models["fc_bias"])))[0]
+        equal = jnp.ones(len(models["fc_bias"]), int)
+        start = {name: leaf[0] for name, leaf in models.items()}  # what they started from has no say in the mean
+        clients = Clients(models, equal, equal[:, None], equal, jnp.arange(len(equal)))
+        return METHOD.apply(State(), start, clients)[0]
 
     def discover(
         self, models: Params, which: np.ndarray, index: np.ndarray, settings: Discovery

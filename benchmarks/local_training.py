@@ -69,6 +69,7 @@ def _train(setup: Setup, starts: Params, plan: Plan, turn: int) -> Any:
     return programs.train_models(
         starts, setup.train_images, np.zeros(len(plan.indices), int), plan, setup.facts.keep[0], setup.facts.counts[0],
         how=setup.layout, local=setup.facts.experiment.local, sparse=setup.facts.experiment.sparsity,
+        method=setup.facts.method,
     )  # fmt: skip
 
 

@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import report
+from fedmi_jax.aggregation import NO_STATE
 from fedmi_jax.config import Data, Discovery, Execution, Experiment, Local, Split
 from fedmi_jax.devices.session import session
 from fedmi_jax.errors import FedmiError
@@ -87,7 +88,7 @@ def row(clients: int, chunk: Any, against: bool) -> dict[str, Any]:
 
 def one_round(setup: Setup, start: Params, first: Round) -> Any:
     local, _ = simulation.train(setup, start, first)
-    return simulation.aggregate(setup, None, start, local, first)
+    return simulation.aggregate(setup, NO_STATE, start, local, first)
 
 
 def seconds(work: Any) -> float:

@@ -11,6 +11,7 @@ import numpy as np
 from work import Work
 
 from fedmi_jax import from_arrays
+from fedmi_jax.aggregation import NO_STATE, fedavg
 from fedmi_jax.config import Data, Execution, Experiment, Local, Sparsity, Split
 from fedmi_jax.devices import lift
 from fedmi_jax.devices.session import session
@@ -35,7 +36,7 @@ def prepared(work: Work) -> Setup:
     )
     shares = list(np.arange(clients * samples).reshape(clients, samples))
     counts = np.stack([np.bincount(own, minlength=10) for own in work.labels])[None]
-    return place(Facts(experiment, dataset, [shares], counts, Circuits(*np.nonzero(counts))))
+    return place(Facts(experiment, dataset, [shares], counts, Circuits(*np.nonzero(counts)), fedavg()))
 
 
 def play(work: Work, rounds: Callable[[Callable[[], dict[str, Any]]], None]) -> None:
@@ -52,7 +53,7 @@ def one_round(setup: Setup, state: dict[str, Any]) -> dict[str, Any]:
     began = time.perf_counter()
     now = setup.facts.round(state["round"])
     trained, _ = simulation.train(setup, state["globals"], now)
-    state["globals"], _ = simulation.aggregate(setup, None, state["globals"], trained, now)
+    state["globals"], _ = simulation.aggregate(setup, NO_STATE, state["globals"], trained, now)
     jax.block_until_ready(state["globals"])
     seconds = time.perf_counter() - began
     accuracy, _ = programs.judge_models(state["globals"], setup.test, how=setup.layout)

@@ -2,7 +2,8 @@
 
 Axes: S seeds, K clients, of which P take part in a round, M = S * P models of clients (seed-major), C circuits of a
 round (seed-, then client-, then class-major), n rows of a table: first the C circuits of local models, then those of
-global ones. Models are stacked as (M local ones, then S global ones).
+global ones. Models are stacked as (M local ones, S global ones and, of a method that serves every client a model of
+its own, these M).
 """
 
 from __future__ import annotations
@@ -88,17 +89,18 @@ class Cases:
         return placed
 
 
-def of_round(circuits: Circuits, clients: np.ndarray, most: int) -> Cases:
+def of_round(circuits: Circuits, clients: np.ndarray, most: int, served: bool = False) -> Cases:
     """The table of a round.
 
-    Args: clients (S, P), who takes part; most: circuits that any round can have. Shorter rounds are padded with the
-    first circuit, so that every round has as many rows and nothing is compiled twice.
+    Args: clients (S, P), who takes part; most: circuits that any round can have; served: whether every client has a
+    model of its own from the server, which then stands for the global one. Shorter rounds are padded with the first
+    circuit, so that every round has as many rows and nothing is compiled twice.
     """
     rows, count = circuits.of(clients), np.arange(most)
     circuit = np.concatenate([rows, np.zeros(most - len(rows), int)])
     seed, client, label = circuits.seed[circuit], circuits.client[circuit], circuits.label[circuit]
     local = np.maximum(_slots(circuits, clients)[circuit], 0)  # the client of a padding row may be absent
-    server = clients.size + seed
+    server = clients.size + (len(clients) + local if served else seed)
     twice = {"circuit": circuit, "seed": seed, "client": client, "label": label, "real": count < len(rows)}
     return Cases(
         **{name: np.tile(column, 2) for name, column in twice.items()},

@@ -15,11 +15,11 @@ import jax.numpy as jnp
 from jax import Array
 from jax.sharding import PartitionSpec as P
 
-from fedmi_jax.aggregation import aggregator
+from fedmi_jax.aggregation.base import NO_STATE, Clients, Method, State, applied, initial, served
 from fedmi_jax.circuits import discovery, evaluation
 from fedmi_jax.circuits.discovery import Circuit
 from fedmi_jax.circuits.evaluation import Accuracy, EvaluationSet
-from fedmi_jax.config import Aggregation, Discovery, Local, Sparsity
+from fedmi_jax.config import Discovery, Local, Sparsity
 from fedmi_jax.data.batches import Plan
 from fedmi_jax.devices.layout import AXIS, Layout
 from fedmi_jax.devices.lift import deal, gathered, lift
@@ -35,55 +35,86 @@ def pick(models: Params, which: Array) -> Params:
     return {name: leaf[which] for name, leaf in models.items()}
 
 
-@partial(jax.jit, static_argnames=("how", "local", "sparse"))
+@partial(jax.jit, static_argnames=("how", "local", "sparse", "method"))
 def train_models(
-    starts: Params, images: Images, which: Array, plan: Plan, keep: Array, class_counts: Array,
-    *, how: Layout, local: Local, sparse: Sparsity,
+    globals_: Params, images: Images, which: Array, plan: Plan, keep: Array, class_counts: Array,
+    state: State = NO_STATE, numbers: Array | None = None,
+    *, how: Layout, local: Local, sparse: Sparsity, method: Method,
 ) -> tuple[Params, Array]:  # fmt: skip
-    """`local.train` of M models in one call.
+    """`local.train` of M models in one call, each from what its method serves it.
 
-    Args: starts (S, ...), the models that are started from; which (M,), each client's start; plan (M, T, B);
-    keep (M, T, L); class_counts (M, Y). Returns the trained params (M, ...), dealt out over the devices where these
-    share clients, and losses (M, T).
+    Args: globals_ (S, ...), the models that are started from; which (M,), each client's one; plan (M, T, B);
+    keep (M, T, L); class_counts (M, Y); state: the method's, (S, ...) and (S, K_total, ...); numbers (M,), who each
+    client is, needed where clients have a state. Returns the trained params (M, ...), dealt out over the devices where
+    these share clients, and losses (M, T).
     """
     chex.assert_equal_shape_prefix([plan.indices, plan.weight, keep], 2)
     chex.assert_tree_shape_prefix((which, plan.steps, class_counts), plan.indices.shape[:1])
     piece = how.piece(plan.indices.shape[-1] // how.batch_devices)
-    own = (which, plan, keep, class_counts)
+    own, shared = (which, numbers, plan, keep, class_counts), (globals_, state, images)
     axis = AXIS if how.shard == "batch" else None
 
-    def client(which: Array, plan: Plan, keep: Array, counts: Array, starts: Params, images: Images) -> Any:
-        start = pick(starts, which)
-        return train(start, images, plan, keep, counts, local=local, sparse=sparse, micro_batch=piece, axis=axis)
+    def client(which: Array, numbers: Array, plan: Plan, keep: Array, counts: Array, *shared: Any) -> Any:
+        globals_, state, images = shared
+        seen = entry(state, which, numbers)
+        start = served(method, pick(globals_, which), seen)
+        return train(
+            start, images, plan, keep, counts, seen,
+            local=local, sparse=sparse, method=method, micro_batch=piece, axis=axis,
+        )  # fmt: skip
 
     if how.shard == "clients":
-        trained, losses = deal(client, how, own, (starts, images))
+        trained, losses = deal(client, how, own, shared)
         return trained, gathered(losses, how)
 
-    def on_device(own: tuple, starts: Params, images: Images) -> Any:
-        return lift(lambda which, plan, keep, counts: client(which, plan, keep, counts, starts, images), how, *own)
+    def on_device(own: tuple, shared: tuple) -> Any:
+        return lift(lambda *one: client(*one, *shared), how, *own)
 
     split = Plan(P(None, None, AXIS), P(None, None, AXIS), P())  # type: ignore[arg-type]
-    specs = ((P(), split, P(), P()), P(), P())
-    return jax.shard_map(on_device, mesh=how.mesh, in_specs=specs, out_specs=P(), check_vma=False)(own, starts, images)
+    specs = ((P(), P(), split, P(), P()), P())
+    return jax.shard_map(on_device, mesh=how.mesh, in_specs=specs, out_specs=P(), check_vma=False)(own, shared)
 
 
-@partial(jax.jit, static_argnames=("how", "settings"))
-def aggregate(
-    state: Any, globals_: Params, local: Params, samples: Array, *, how: Layout, settings: Aggregation
-) -> tuple[Params, Any]:
-    """The server's step for every seed. Args: state and globals_ (S, ...); local (M, ...); samples (S, M / S).
+def entry(state: State, seed: Array, client: Array) -> State:
+    """What one client of one seed may see of the states of all, (S, ...) and (S, K_total, ...)."""
+    server = jax.tree.map(lambda leaf: leaf[seed], state.server)
+    return State(server, jax.tree.map(lambda leaf: leaf[seed, client], state.clients))
+
+
+@partial(jax.jit, static_argnames=("how", "method"))
+def serve_models(
+    globals_: Params, state: State, which: Array, numbers: Array, *, how: Layout, method: Method
+) -> Params:
+    """What the method serves to M clients, (M, ...). Args: as in `train_models`."""
+    one = jax.vmap(lambda w, n: served(method, pick(globals_, w), entry(state, w, n)))
+    return gathered(one(which, numbers), how)
+
+
+@partial(jax.jit, static_argnames=("clients", "how", "method"))
+def initial_state(globals_: Params, *, clients: int, how: Layout, method: Method) -> State:
+    """The method's state of every seed, (S, ...), and of each of this many clients, (S, K_total, ...)."""
+    state = jax.vmap(lambda params: initial(method, params, clients))(globals_)
+    # A number that `init` wrote as a plain 0.0 would have another type than what `apply` makes of it.
+    return gathered(jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype), state), how)
+
+
+@partial(jax.jit, static_argnames=("how", "method"))
+def aggregate(state: State, globals_: Params, clients: Clients, *, how: Layout, method: Method) -> tuple[Params, State]:
+    """The server's step for every seed. Args: state and globals_ (S, ...); clients (S, K, ...), but `clients.params`
+    with the leading axis M = S * K.
 
     Of models that are dealt out over devices or processes the mean is a collective, not a copy to one of them.
     """
-    stacked = jax.tree.map(lambda leaf: leaf.reshape(*samples.shape, *leaf.shape[1:]), local)
-    return gathered(jax.vmap(aggregator(settings).apply)(state, globals_, stacked, samples), how)
+    shape = clients.samples.shape
+    stacked = jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), clients.params)
+    done = jax.vmap(partial(applied, method))(state, globals_, clients._replace(params=stacked))
+    return gathered(done, how)
 
 
 @partial(jax.jit, static_argnames=("how",))
-def joined(local: Params, globals_: Params, *, how: Layout) -> Params:
-    """Local models (M, ...), then global ones (S, ...), on every device: circuits are dealt out in another order."""
-    return gathered(jax.tree.map(lambda a, b: jnp.concatenate([a, b]), local, globals_), how)
+def joined(parts: Sequence[Params], *, how: Layout) -> Params:
+    """The models of all parts, one after the other, on every device: circuits are dealt out in another order."""
+    return gathered(jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts), how)
 
 
 @partial(jax.jit, static_argnames=("how",))

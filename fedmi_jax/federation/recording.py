@@ -71,8 +71,10 @@ def of_measures(
     sufficiency, cross = (_target(placed(p.call_rate), label) for p in (kept, crossed))
     false_positive, cross_false_positive = (placed(p.false_positive_rate) for p in (kept, crossed))
     overall, per_class = (np.asarray(a) for a in accuracy)
-    models, of_client = round_.clients.size, partial(_of_client, facts, round_)
-    return {
+    of_client = partial(_of_client, facts, round_)
+    local, server, served = np.split(np.arange(len(overall)), np.cumsum([round_.clients.size, len(round_.clients)]))
+    own = {"served_accuracy": of_client(overall[served]), "served_class_accuracy": of_client(per_class[served])}
+    return (own if len(served) else {}) | {
         "sufficiency": sufficiency,
         "necessity": placed(necessity),
         "cross_evaluation": cross,
@@ -88,10 +90,10 @@ def of_measures(
         "failure_softmax": placed(crossed.failure_softmax),
         "empty_mask_accuracy": placed(empty[0]),
         "empty_mask_softmax": placed(empty[1]),
-        "local_accuracy": of_client(overall[:models]),
-        "local_class_accuracy": of_client(per_class[:models]),
-        "global_accuracy": overall[models:],
-        "global_class_accuracy": per_class[models:],
+        "local_accuracy": of_client(overall[local]),
+        "local_class_accuracy": of_client(per_class[local]),
+        "global_accuracy": overall[server],
+        "global_class_accuracy": per_class[server],
     }
 
 
@@ -107,6 +109,8 @@ MODEL_DIMS = {
     "realised_sparsity_global": ("seed", "round", "parameter_layer"),
     "local_accuracy": ("seed", "round", "client"),
     "local_class_accuracy": ("seed", "round", "client", "true_class"),
+    "served_accuracy": ("seed", "round", "client"),
+    "served_class_accuracy": ("seed", "round", "client", "true_class"),
     "global_accuracy": ("seed", "round"),
     "global_class_accuracy": ("seed", "round", "true_class"),
 }

@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedmi_jax import keys
+from fedmi_jax import aggregation, keys
+from fedmi_jax.aggregation import Method
 from fedmi_jax.circuits import evaluation
 from fedmi_jax.circuits.evaluation import EvaluationSet
 from fedmi_jax.config import Experiment, participants
@@ -56,6 +57,7 @@ class Facts:
     counts: np.ndarray
     """(S, K, Y) training images."""
     circuits: Circuits
+    method: Method
 
     def round(self, number: int) -> Round:
         """Who takes part in this round, drawn with the seed."""
@@ -65,7 +67,7 @@ class Facts:
 
     def cases(self, round_: Round) -> Cases:
         """The circuits of this round."""
-        return cases.of_round(self.circuits, round_.clients, self.most_circuits)
+        return cases.of_round(self.circuits, round_.clients, self.most_circuits, self.method.serve is not None)
 
     @cached_property
     def most_circuits(self) -> int:
@@ -150,11 +152,12 @@ class Setup:
         return int(facts.steps.max()), layout.padded(widest, layout.batch_devices)
 
 
-def prepare(experiment: Experiment, dataset: Dataset | None = None) -> Facts:
-    """The experiment on its data; no device is touched.
+def prepare(experiment: Experiment, dataset: Dataset | None = None, method: Method | None = None) -> Facts:
+    """The experiment on its data; no device is touched. method: in place of the one that the experiment names.
 
     Raises FedmiError naming the field for whatever does not go together.
     """
+    method = aggregation.chosen(experiment.aggregation, experiment.local, method)
     dataset = dataset or datasets.load(experiment.data)
     height, width, _ = dataset.image_shape
     if min(height, width) < 8:
@@ -168,7 +171,7 @@ def prepare(experiment: Experiment, dataset: Dataset | None = None) -> Facts:
         for seed in experiment.seeds
     ]
     counts = np.stack([partition.counts(held, labels, classes) for held in clients])
-    return Facts(experiment, dataset, clients, counts, _circuits(experiment, counts))
+    return Facts(experiment, dataset, clients, counts, _circuits(experiment, counts), method)
 
 
 def lay_out(facts: Facts) -> Layout:

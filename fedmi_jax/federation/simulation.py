@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 import xarray as xr
 
 from fedmi_jax import keys
-from fedmi_jax.aggregation import aggregator
+from fedmi_jax.aggregation import NO_STATE, Clients, Method
+from fedmi_jax.aggregation import State as MethodState
 from fedmi_jax.circuits import evaluation
 from fedmi_jax.circuits.discovery import Circuit
 from fedmi_jax.config import Experiment, replace
@@ -31,7 +32,7 @@ from fedmi_jax.federation.programs import Masked
 from fedmi_jax.federation.setup import Facts, Round, Setup, place, prepare
 from fedmi_jax.keeping.checkpoint import InMemory, Keeper, State
 from fedmi_jax.network import model
-from fedmi_jax.network.ablation import ZERO, Ablation
+from fedmi_jax.network.ablation import ZERO, Ablation, Gates
 from fedmi_jax.network.model import Params
 
 Progress = Callable[[int, str], None]
@@ -40,16 +41,17 @@ Progress = Callable[[int, str], None]
 
 def run(
     experiment: Experiment, dataset: Dataset | None = None, progress: Progress | None = None,
-    keeper: Keeper | None = None,
+    keeper: Keeper | None = None, method: Method | None = None,
 ) -> xr.Dataset:  # fmt: skip
     """Run the experiment and return its result (see `fedmi_jax.results.schema` for the variables).
 
     Args: dataset: images to use in place of those `experiment.data` names; keeper: where every round is kept, and which
-    rounds are done (`fedmi_jax.keeping.checkpoint`). Raises FedmiError for a configuration that does not fit the data,
-    and for a loss or weights that are not finite.
+    rounds are done (`fedmi_jax.keeping.checkpoint`); method: in place of the one that `experiment.aggregation` names.
+    Raises FedmiError for a configuration that does not fit the data, for a loss or weights that are not finite, and for
+    a method that does not keep the shapes.
     """
     with session(experiment.execution):
-        return _run(place(prepare(experiment, dataset)), progress or _silent, keeper or InMemory())
+        return _run(place(prepare(experiment, dataset, method)), progress or _silent, keeper or InMemory())
 
 
 def _run(setup: Setup, progress: Progress, keeper: Keeper) -> xr.Dataset:
@@ -60,13 +62,13 @@ def _run(setup: Setup, progress: Progress, keeper: Keeper) -> xr.Dataset:
         state, record = one_round(setup, state, number, progress)
         keeper.add(number, record, state)
     progress(rounds + 1, "done")
-    return recording.assemble(setup.facts, keeper.records(rounds))
+    return recording.assemble(setup.facts, keeper.records(rounds)).assign_attrs(method=setup.facts.method.name)
 
 
 def initial_state(setup: Setup) -> State:
-    """Every seed's fresh global model, (S, ...), on every device, and the server's state."""
-    globals_ = initial_models(setup)
-    return globals_, jax.vmap(aggregator(setup.facts.experiment.aggregation).init)(globals_)
+    """Every seed's fresh global model, (S, ...), on every device, and the method's state."""
+    globals_, clients = initial_models(setup), setup.facts.counts.shape[1]
+    return globals_, programs.initial_state(globals_, clients=clients, how=setup.layout, method=setup.facts.method)
 
 
 def one_round(setup: Setup, state: State, number: int, progress: Progress) -> tuple[State, recording.Record]:
@@ -77,17 +79,19 @@ def one_round(setup: Setup, state: State, number: int, progress: Progress) -> tu
     round_ = setup.facts.round(number)
     cases = setup.facts.cases(round_)
     progress(number, "train")
-    local, losses = train(setup, state[0], round_)
+    local, losses = train(setup, state[0], round_, state[1])
     checks.require_finite_local(setup, round_, local)
     progress(number, "discover")
-    found = discover(setup, local, state[0], cases.of("local"), number)
-    globals_, server = aggregate(setup, state[1], state[0], local, round_)
+    found = discover(setup, stack(setup, round_, local, *state), cases.of("local"), number)
+    masks = circuits_of(setup, round_, cases.of("local"), found) if setup.facts.method.needs_circuits else None
+    globals_, remembered = aggregate(setup, state[1], state[0], local, round_, masks)
     checks.require_finite_global(setup, round_, globals_)
-    found = joined(found, discover(setup, local, globals_, cases.of("global"), number))
+    models = stack(setup, round_, local, globals_, remembered)
+    found = joined(found, discover(setup, models, cases.of("global"), number))
     progress(number, "evaluate")
     record = recording.snapshot(setup, round_, losses, local, globals_) | recording.of_circuits(cases, found.circuit)
     record |= controls.rediscovery(setup.facts.experiment, cases, found.circuit, found.again)
-    return (globals_, server), record | measure(setup, round_, local, globals_, cases, found)
+    return (globals_, remembered), record | measure(setup, round_, models, cases, found)
 
 
 def differing_when_repeated(setup: Setup) -> list[str]:
@@ -121,8 +125,11 @@ def initial_params(facts: Facts, seed: int) -> Params:
 _initialise = jax.jit(model.init, static_argnums=(1, 2, 3))
 
 
-def train(setup: Setup, globals_: Params, round_: Round) -> tuple[Params, np.ndarray]:
-    """Local training of the round's clients: global params (S, ...) -> local params (M, ...) and losses (M, T)."""
+def train(setup: Setup, globals_: Params, round_: Round, state: MethodState = NO_STATE) -> tuple[Params, np.ndarray]:
+    """Local training of the round's clients: global params (S, ...) -> local params (M, ...) and losses (M, T).
+
+    state: the method's, as `initial_state` and `aggregate` give it.
+    """
     local = setup.facts.experiment.local
     plans = [
         batches.training_plan(
@@ -135,19 +142,45 @@ def train(setup: Setup, globals_: Params, round_: Round) -> tuple[Params, np.nda
     which = round_.models
     trained, losses = programs.train_models(
         globals_, setup.train_images, which[0], plan, setup.facts.keep[which], setup.facts.counts[which],
-        how=setup.layout, local=local, sparse=setup.facts.experiment.sparsity,
+        state, which[1],
+        how=setup.layout, local=local, sparse=setup.facts.experiment.sparsity, method=setup.facts.method,
     )  # fmt: skip
     losses = np.asarray(losses)
     checks.require_finite_losses(setup, round_, losses)
     return trained, losses
 
 
-def aggregate(setup: Setup, state: Any, globals_: Params, local: Params, round_: Round) -> tuple[Params, Any]:
-    """The server's step for every seed: new global params (S, ...) and server state."""
-    samples = np.take_along_axis(setup.facts.counts.sum(-1), round_.clients, 1)
-    return programs.aggregate(
-        state, globals_, local, samples, how=setup.layout, settings=setup.facts.experiment.aggregation
-    )
+def aggregate(
+    setup: Setup, state: MethodState, globals_: Params, local: Params, round_: Round, masks: Gates | None = None
+) -> tuple[Params, MethodState]:
+    """The server's step for every seed: new global params (S, ...) and the method's state.
+
+    Args: local (M, ...); masks: the circuits of the local models, {layer: bool (S, P, Y, O_l)}, for a method that needs
+    them.
+    """
+    there = (np.arange(len(round_.clients))[:, None], round_.clients)
+    counts, steps = setup.facts.counts[there], setup.facts.steps[there]
+    clients = Clients(local, counts.sum(-1), counts, steps, round_.clients, masks)  # type: ignore[arg-type]
+    return programs.aggregate(state, globals_, clients, how=setup.layout, method=setup.facts.method)
+
+
+def stack(setup: Setup, round_: Round, local: Params, globals_: Params, state: MethodState = NO_STATE) -> Params:
+    """The models that `Cases.model` counts: local ones (M, ...), global ones (S, ...) and, of a method that serves
+    every client a model of its own, these (M, ...)."""
+    method, parts = setup.facts.method, [local, globals_]
+    if method.serve is not None:
+        parts.append(programs.serve_models(globals_, state, *round_.models, how=setup.layout, method=method))
+    return programs.joined(parts, how=setup.layout)
+
+
+def circuits_of(setup: Setup, round_: Round, cases: Cases, found: Found) -> Gates:
+    """The circuits of local models as a method sees them: bool (S, P, Y, O_l) a layer, closed where none was found."""
+    shape = (*round_.clients.shape, setup.facts.dataset.num_classes)
+    masks = {layer: np.zeros((*shape, mask.shape[-1]), bool) for layer, mask in found.circuit.mask.items()}
+    for layer, mask in found.circuit.mask.items():
+        by_model = masks[layer].reshape(-1, *masks[layer].shape[2:])
+        by_model[cases.model[cases.real], cases.label[cases.real]] = mask[cases.real]
+    return masks  # type: ignore[return-value]
 
 
 class Found(NamedTuple):
@@ -165,13 +198,9 @@ def joined(first: Found, second: Found) -> Found:
     return jax.tree.map(lambda a, b: np.concatenate([a, b]), first, second)
 
 
-def discover(setup: Setup, local: Params, globals_: Params, cases: Cases, number: int) -> Found:
-    """Search these circuits on their models, once or twice (`controls.searches`).
-
-    Args: local (M, ...), globals_ (S, ...): the models that `cases.model` counts.
-    """
-    models, experiment = programs.joined(local, globals_, how=setup.layout), setup.facts.experiment
-    ablation = _ablation(setup, models, cases)
+def discover(setup: Setup, models: Params, cases: Cases, number: int) -> Found:
+    """Search these circuits on their models (`stack`), once or twice (`controls.searches`)."""
+    experiment, ablation = setup.facts.experiment, _ablation(setup, models, cases)
     settings = replace(experiment.discovery, repeat="never")  # one program, whatever the control
     found = []
     for purposes in controls.searches(experiment, number):
@@ -193,12 +222,9 @@ def discovery_plans(setup: Setup, cases: Cases, number: int, purposes: tuple[int
     ])  # fmt: skip
 
 
-def measure(
-    setup: Setup, round_: Round, local: Params, globals_: Params, cases: Cases, found: Found
-) -> recording.Record:  # fmt: skip
+def measure(setup: Setup, round_: Round, models: Params, cases: Cases, found: Found) -> recording.Record:
     """Section 5's measures of every circuit, on its own model and on the other one, and of every model."""
-    models, test, judge = programs.joined(local, globals_, how=setup.layout), setup.test, programs.judge
-    mask, ablation = found.circuit.mask, found.ablation
+    test, judge, mask, ablation = setup.test, programs.judge, found.circuit.mask, found.ablation
     own = Masked(cases.model, controls.gates(mask, setup.facts.dtype), ablation, cases.label)
     crossed = own._replace(model=cases.other, ablation=jax.tree.map(lambda v: v[cases.mirror], ablation))
     # Whole models are judged in the same call as circuits, which is then compiled but once.

@@ -34,12 +34,15 @@ class Manifest:
     """`fingerprint` of the images."""
     machine: dict[str, str]
     """Versions and devices at the start."""
+    method: str | None = None
+    """Name of a method of the user's own, which was given from Python; None: the one that the experiment names."""
     schema_version: int = SCHEMA_VERSION
 
     @property
     def run(self) -> str:
         """The run's identity; with more rounds, or laid out otherwise, it is the same run."""
-        return _sha256([to_dict(fixed(self.experiment)), self.dataset])
+        own = [] if self.method is None else [self.method]
+        return _sha256([to_dict(fixed(self.experiment)), self.dataset, *own])
 
 
 def fixed(experiment: Experiment) -> Experiment:
@@ -53,9 +56,9 @@ def fixed(experiment: Experiment) -> Experiment:
 _MANIFEST = TypeAdapter(Manifest)
 
 
-def describe(experiment: Experiment, dataset: Dataset, settings: Checkpoint) -> Manifest:
-    """The manifest of a run that begins here and now."""
-    return Manifest(experiment, settings, fingerprint(dataset), machine())
+def describe(experiment: Experiment, dataset: Dataset, settings: Checkpoint, method: str | None = None) -> Manifest:
+    """The manifest of a run that begins here and now. method: name of a method of the user's own."""
+    return Manifest(experiment, settings, fingerprint(dataset), machine(), method)
 
 
 def write(home: Path, manifest: Manifest) -> None:
