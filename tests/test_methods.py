@@ -26,7 +26,7 @@ from fedmi_jax.cli import main
 from fedmi_jax.config import Aggregation, Checkpoint, Experiment, FedProx, FedRS, Local
 from fedmi_jax.devices import lift
 from fedmi_jax.errors import ConfigError, FedmiError
-from fedmi_jax.federation import programs, resumable
+from fedmi_jax.federation import programs, resumable, simulation
 from fedmi_jax.federation.setup import prepare
 from fedmi_jax.keeping.checkpoint import OnDisk
 from fedmi_jax.keeping.stored import Stored
@@ -459,9 +459,9 @@ def assert_follows_the_momentum(run, first, second):
         local = run[name.replace("global", "local")]
         mean = local.weighted(weights).mean("client").transpose("seed", "round", ...)
         np.testing.assert_allclose(first[name], mean.sel(round=1), rtol=1e-9, atol=1e-12)
-    setup = prepare(tiny.experiment(), tiny.squares())
+    facts = prepare(tiny.experiment(), tiny.squares())
     with jax.enable_x64(True):
-        fresh = [setup.initial_params(seed) for seed in (3, 5)]
+        fresh = [simulation.initial_params(facts, seed) for seed in (3, 5)]
     for name in ("fc_bias", "conv2_bias"):  # whose axes stand in the same order in both
         key = f"weights_global_{name}"
         mean = run[f"weights_local_{name}"].weighted(weights).mean("client").transpose("seed", "round", ...)
