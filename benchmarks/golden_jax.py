@@ -22,7 +22,6 @@ from fedmi_jax.data.batches import Plan
 from fedmi_jax.devices.layout import Layout, resolve
 from fedmi_jax.federation import programs
 from fedmi_jax.network.images import Images
-from fedmi_jax.network.layers import CONV_LAYERS
 from fedmi_jax.network.model import Params
 from fedmi_jax.training import pruning
 
@@ -77,7 +76,7 @@ class JaxBackend:
         return np.asarray(self._judge(models, which, gates, target, evaluation.class_accuracy))
 
     def _judge(self, models: Params, which: np.ndarray, gates: Any, target: np.ndarray, measure: Callable) -> Any:
-        as_numbers = {layer: jnp.asarray(gates[layer], models["fc_bias"].dtype) for layer in CONV_LAYERS}
+        as_numbers = {layer: jnp.asarray(gate, models["fc_bias"].dtype) for layer, gate in gates.items()}
         return programs.measure_circuits(
             models, self.test, which, as_numbers, None, target, how=self.how, measure=measure
         )

@@ -12,9 +12,10 @@ from fedmi_jax import keys
 from fedmi_jax.analysis import alignment, compact
 from fedmi_jax.federation import controls, simulation
 from fedmi_jax.federation.setup import prepare
-from fedmi_jax.network.layers import CHANNELS, CONV_LAYERS
+from fedmi_jax.network.layers import CONV_LAYERS
 
-WIDTHS = dict(zip(CONV_LAYERS, CHANNELS, strict=True))
+WIDTHS = {"conv1": 32, "conv2": 64, "conv3": 128}
+"""Wide enough that no two random masks of a layer are equal by chance."""
 SAMPLES = 2
 """As in `tiny.experiment`."""
 
@@ -80,7 +81,7 @@ def test_found_again_in_the_last_round_only(run):
     assert run["rediscovery_iou"].sel(round=1).isnull().all()
     last = run["rediscovery_iou"].sel(round=2)
     assert last.notnull().all()
-    assert 0 < float(last.mean()) <= 1
+    assert 0.5 < float(last.mean()) < 1
     empty = (run["size"].sel(round=2) == 0) & (run["empty_pairs_rediscovery"].sel(round=2) == 1)
     assert (last.where(empty, 1) == 1).all()
     absent = last.sel({"client": 0, "class": 2})  # no image of the class: empty, twice
@@ -116,7 +117,7 @@ def test_every_judgement_has_its_model_and_its_fill(setup):
     np.testing.assert_array_equal(removed, scores["conv1"] <= 0)
     np.testing.assert_array_equal(without, 1 - kept)
     np.testing.assert_array_equal(crossed, kept)
-    assert (kept.reshape(SAMPLES, -1, 32).sum(-1) == (scores["conv1"] > 0).sum(-1)).all()
+    assert (kept.reshape(SAMPLES, -1, WIDTHS["conv1"]).sum(-1) == (scores["conv1"] > 0).sum(-1)).all()
 
 
 def test_kept_weights_align_with_themselves(run):

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from benchmarks.pytorch_reference import circuits, training
 from benchmarks.pytorch_reference.circuits import TestImages
-from benchmarks.pytorch_reference.model import CONV_LAYERS, Gates, Images, Params, Place, images
+from benchmarks.pytorch_reference.model import Gates, Images, Params, Place, images
 from fedmi_jax.circuits.evaluation import Performance
 from fedmi_jax.data import batches
 from fedmi_jax.federation import recording, simulation
@@ -78,7 +78,7 @@ def analyse(
     ]
     synchronise(reference.where)  # so that the stage is told when it begins
     progress(round_, "evaluate")
-    stacked: Any = {layer: stack([score[layer] for score in scores]) for layer in CONV_LAYERS}
+    stacked: Any = {layer: stack([score[layer] for score in scores]) for layer in scores[0]}
     return recording.of_circuits(setup, now, stacked) | measure(reference, models, which, scores, now)
 
 
@@ -88,7 +88,7 @@ def measure(
     """`simulation.measure`: section 5's measures of every circuit and of every model."""
     test, batch = reference.test, reference.where.forward_batch
     target = np.tile(reference.setup.circuits.label, 2).tolist()
-    kept = [{layer: score[layer] > 0 for layer in CONV_LAYERS} for score in scores]
+    kept = [{layer: values > 0 for layer, values in score.items()} for score in scores]
     removed = [{layer: ~gate for layer, gate in gates.items()} for gates in kept]
     own, other = ([models[m] for m in rows] for rows in (which, np.roll(which, len(which) // 2)))
     cases = list(zip(own, other, kept, removed, target, strict=True))

@@ -5,7 +5,6 @@ Axes: N test images, Y classes, G groups of images, B images of a group, O_l cha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -14,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from fedmi_jax.circuits.narrowing import WIDTHS, in_play, of_channels, on_live_channels
+from fedmi_jax.circuits.narrowing import WIDTHS, Widths, in_play, of_channels, on_live_channels
 from fedmi_jax.network import model
 from fedmi_jax.network.images import Images
+from fedmi_jax.network.layers import conv_layers
 from fedmi_jax.network.model import Gates, Params, SparseModel
 
 
@@ -120,8 +120,9 @@ def empty_mask(params: Params, fill: Gates | None, target: Array) -> tuple[Array
     if fill is None:
         logits = params["fc_bias"]
     else:
-        height = params["fc_kernel"].shape[0] // params["conv3_bias"].shape[0]
-        logits = jnp.tile(jax.nn.relu(fill["conv3"]), height) @ params["fc_kernel"] + params["fc_bias"]
+        last = conv_layers(params)[-1]
+        positions = params["fc_kernel"].shape[0] // params[f"{last}_bias"].shape[0]
+        logits = jnp.tile(jax.nn.relu(fill[last]), positions) @ params["fc_kernel"] + params["fc_bias"]
     return (jnp.argmax(logits) == target).astype(logits.dtype), jax.nn.softmax(logits)[target]
 
 
@@ -145,7 +146,7 @@ def _masked_logits(
     images: Images,
     index: Array,
     narrowing: bool,
-    widths: Sequence[tuple[int, ...]] = WIDTHS[:2],
+    widths: Widths = WIDTHS[:2],
 ) -> Array:
     logits = partial(_logits, images=images)
     if not narrowing:

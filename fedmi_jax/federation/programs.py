@@ -24,7 +24,7 @@ from fedmi_jax.data.batches import Plan
 from fedmi_jax.devices.layout import AXIS, Layout
 from fedmi_jax.devices.lift import deal, gathered, lift
 from fedmi_jax.network.images import Images
-from fedmi_jax.network.layers import CONV_LAYERS, LAYERS
+from fedmi_jax.network.layers import conv_layers
 from fedmi_jax.network.model import Gates, Params
 from fedmi_jax.training.local import train
 
@@ -101,12 +101,12 @@ def finite(models: Params, *, how: Layout) -> Array:
 @partial(jax.jit, static_argnames=("how",))
 def wiring(models: Params, *, how: Layout) -> tuple[dict[str, Array], dict[str, Array]]:
     """Per layer, of all models: share of zero weights (M,), and physical connectivity (M, destination, source) bool."""
-    zeros, connected = {}, {}
-    for layer in LAYERS:
+    zeros, connected, convolutions = {}, {}, conv_layers(models)
+    for layer in (*convolutions, "fc"):
         kernel = models[f"{layer}_kernel"]
         zeros[layer] = jnp.mean(kernel == 0, tuple(range(1, kernel.ndim)))
         if layer == "fc":  # rows are position-major, channel fastest
-            channels = models["conv3_bias"].shape[-1]
+            channels = models[f"{convolutions[-1]}_bias"].shape[-1]
             kernel = kernel.reshape(kernel.shape[0], 1, -1, channels, kernel.shape[-1])
         connected[layer] = jnp.any(kernel != 0, (1, 2)).swapaxes(1, 2)
     return gathered((zeros, connected), how)
@@ -161,7 +161,7 @@ def measure_models(models: Params, test: TestSet, *, how: Layout) -> Accuracy:
 
 def all_open(models: Params) -> Gates:
     """Gates that keep every channel of every model, (M, O_l)."""
-    return {layer: jnp.ones_like(models[f"{layer}_bias"]) for layer in CONV_LAYERS}
+    return {layer: jnp.ones_like(models[f"{layer}_bias"]) for layer in conv_layers(models)}
 
 
 @partial(jax.jit, static_argnames=("how",))

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from fedmi_jax.config import Checkpoint, Evaluation, Experiment, explain, replace, to_dict
+from fedmi_jax.config import Checkpoint, Evaluation, Experiment, Model, explain, replace, to_dict
 from fedmi_jax.errors import FedmiError
 from fedmi_jax.files import replacing
 from fedmi_jax.results import store
@@ -39,7 +39,7 @@ class Manifest:
     @property
     def run(self) -> str:
         """The run's identity; with more rounds, or laid out otherwise, it is the same run."""
-        return _sha256([to_dict(fixed(self.experiment)), self.dataset])
+        return _sha256([_identity(self.experiment), self.dataset])
 
 
 def fixed(experiment: Experiment) -> Experiment:
@@ -48,6 +48,12 @@ def fixed(experiment: Experiment) -> Experiment:
     execution = replace(experiment.execution, client_chunk="auto", devices=None, shard="auto", micro_batch=0)
     evaluation = replace(experiment.evaluation, batch_size=Evaluation().batch_size)
     return replace(experiment, rounds=1, execution=execution, evaluation=evaluation)
+
+
+def _identity(experiment: Experiment) -> dict[str, Any]:
+    """A run that began before `model` could be set has the same identity today."""
+    values = to_dict(fixed(experiment))
+    return {k: v for k, v in values.items() if k != "model" or experiment.model != Model()}
 
 
 _MANIFEST = TypeAdapter(Manifest)
