@@ -13,13 +13,13 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
-from fedmi_jax.circuits.narrowing import in_play, of_channels, on_live_channels
+from fedmi_jax.circuits.narrowing import WIDTHS, Widths, in_play, of_channels, on_live_channels
 from fedmi_jax.config import Discovery
 from fedmi_jax.data.batches import Plan
 from fedmi_jax.network import model, sparse_ops
 from fedmi_jax.network.gates import straight_through_gate
 from fedmi_jax.network.images import Images, accumulate
-from fedmi_jax.network.layers import CONV_LAYERS
+from fedmi_jax.network.layers import conv_layers
 from fedmi_jax.network.model import Gates, Params, SparseModel
 
 SEGMENT = 20
@@ -35,16 +35,17 @@ def discover(
     settings: Discovery,
     micro_batch: int,
     narrowing: bool,
+    widths: Widths = WIDTHS,
 ) -> dict[str, Array]:
     """Final scores {"conv1": (O_1,), ...} of one circuit; its channels are those with score > 0.
 
     Args: params of one frozen model; plan (T, B) of images of the class; fill: mean outputs for mean ablation, None
-    for zero ablation; narrowing: leave out channels where that changes nothing.
+    for zero ablation; narrowing: leave out channels where that changes nothing; widths: of the smaller models.
     A plan without steps (the client has no image of the class) gives an empty circuit: all scores are -inf.
     """
     optimiser = optax.adam(settings.learning_rate)
     dtype = images.mean.dtype
-    scores = {k: jnp.full(params[f"{k}_bias"].shape, settings.initial_score, dtype) for k in CONV_LAYERS}
+    scores = {k: jnp.full(params[f"{k}_bias"].shape, settings.initial_score, dtype) for k in conv_layers(params)}
     carry = (scores, optimiser.init(scores))
     run = partial(_run, images=images, fill=fill, settings=settings, optimiser=optimiser, micro_batch=micro_batch)
     work = (jnp.asarray(plan.indices), jnp.asarray(plan.weight, dtype))
@@ -52,16 +53,16 @@ def discover(
     whole, rest = divmod(total, SEGMENT) if narrowing else (0, total)
     if whole:
         segments = jax.tree.map(lambda a: a[: whole * SEGMENT].reshape(whole, SEGMENT, *a.shape[1:]), work)
-        carry, _ = lax.scan(partial(_narrow_segment, run=run, params=params, fill=fill), carry, segments)
+        carry, _ = lax.scan(partial(_narrow_segment, run=run, params=params, fill=fill, widths=widths), carry, segments)
     if rest:
         carry = run(params, None, carry, jax.tree.map(lambda a: a[whole * SEGMENT :], work))
     return {layer: jnp.where(plan.steps > 0, score, -jnp.inf) for layer, score in carry[0].items()}
 
 
 def _narrow_segment(
-    carry: tuple, work: tuple, *, run: partial, params: Params, fill: Gates | None
+    carry: tuple, work: tuple, *, run: partial, params: Params, fill: Gates | None, widths: Widths
 ) -> tuple[tuple, None]:
-    return on_live_channels(run, params, in_play(carry[0], fill), carry, work), None
+    return on_live_channels(run, params, in_play(carry[0], fill), carry, work, widths=widths), None
 
 
 def _run(

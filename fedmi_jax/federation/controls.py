@@ -15,7 +15,7 @@ import numpy as np
 
 from fedmi_jax import keys
 from fedmi_jax.federation import recording
-from fedmi_jax.network.layers import CONV_LAYERS
+from fedmi_jax.network.layers import conv_names
 from fedmi_jax.network.model import Gates
 from fedmi_jax.results.similarity import iou
 
@@ -36,7 +36,7 @@ def class_judgements(
     """
     samples = setup.experiment.evaluation.null_samples
     masks = draw(setup, round_, scores, samples)
-    removed = {layer: np.asarray(scores[layer]) <= 0 for layer in CONV_LAYERS}
+    removed = {layer: np.asarray(score) <= 0 for layer, score in scores.items()}
     gates = {k: np.concatenate([removed[k], m, ~m, m]).astype(setup.dtype) for k, m in masks.items()}
     fills = None if fill is None else {k: _repeated(np.asarray(v), samples) for k, v in fill.items()}
     target = np.tile(setup.circuits.label[round_.rows], 2 * (1 + 3 * samples))
@@ -60,13 +60,14 @@ def random_masks(setup: Setup, round_: Round, accuracies: np.ndarray) -> recordi
 
 def draw(setup: Setup, round_: Round, scores: Gates, samples: int) -> dict[str, np.ndarray]:
     """Random masks {layer: bool (N * 2C, O_l)}, sample by sample, each with its circuit's number of channels."""
-    sizes = np.stack([(np.asarray(scores[layer]) > 0).sum(-1) for layer in CONV_LAYERS], -1)
-    widths = [scores[layer].shape[-1] for layer in CONV_LAYERS]
-    masks = {k: np.zeros((samples, len(sizes), n), bool) for k, n in zip(CONV_LAYERS, widths, strict=True)}
+    layers = conv_names(len(scores))
+    sizes = np.stack([(np.asarray(scores[layer]) > 0).sum(-1) for layer in layers], -1)
+    widths = [scores[layer].shape[-1] for layer in layers]
+    masks = {k: np.zeros((samples, len(sizes), n), bool) for k, n in zip(layers, widths, strict=True)}
     for i, key in enumerate(_keys(setup, round_)):
         for n in range(samples):
             rng = keys.generator(*key, n)
-            for layer, size, width in zip(CONV_LAYERS, sizes[i], widths, strict=True):
+            for layer, size, width in zip(layers, sizes[i], widths, strict=True):
                 masks[layer][n, i, rng.permutation(width)[:size]] = True
     return {layer: m.reshape(-1, m.shape[-1]) for layer, m in masks.items()}
 
@@ -93,9 +94,10 @@ def rediscovery(setup: Setup, round_: Round, scores: Gates, again: list[Gates]) 
     """
     if setup.experiment.discovery.repeat == "never":
         return {}
-    values = empty = np.full((len(scores[CONV_LAYERS[0]]), len(CONV_LAYERS)), np.nan)
+    layers = conv_names(len(scores))
+    values = empty = np.full((len(scores[layers[0]]), len(layers)), np.nan)
     for other in again:
-        pairs = [(np.asarray(scores[k]) > 0, np.asarray(other[k]) > 0) for k in CONV_LAYERS]
+        pairs = [(np.asarray(scores[k]) > 0, np.asarray(other[k]) > 0) for k in layers]
         values = np.stack([iou(a, b) for a, b in pairs], -1)
         empty = np.stack([~(a | b).any(-1) for a, b in pairs], -1).astype(float)
     named = {"rediscovery_iou": values, "empty_pairs_rediscovery": empty}

@@ -15,7 +15,7 @@ import xarray as xr
 
 from fedmi_jax.circuits.evaluation import Performance
 from fedmi_jax.federation import programs
-from fedmi_jax.network.layers import CONV_LAYERS, LAYERS
+from fedmi_jax.network.layers import conv_layers, conv_names
 from fedmi_jax.network.model import Gates, Params
 from fedmi_jax.results import connectivity, schema, similarity, store
 
@@ -37,8 +37,9 @@ def snapshot(setup: Setup, round_: Round, losses: np.ndarray, local: Params, glo
     }
     for where, params, placed in (("local", local, spread), ("global", globals_, np.asarray)):
         zeros, connected = programs.wiring(params, how=how)
-        record[f"realised_sparsity_{where}"] = placed(np.stack([zeros[layer] for layer in LAYERS], -1))
-        record |= {f"connected_{where}_{layer}": placed(connected[layer]) for layer in LAYERS}
+        layers = (*conv_layers(params), "fc")
+        record[f"realised_sparsity_{where}"] = placed(np.stack([zeros[layer] for layer in layers], -1))
+        record |= {f"connected_{where}_{layer}": placed(connected[layer]) for layer in layers}
         if setup.experiment.execution.save_weights:
             record |= {f"weights_{where}_{k}": placed(v) for k, v in programs.whole(params, how=how).items()}
     return record
@@ -55,7 +56,7 @@ def _spread(setup: Setup, round_: Round, values: Any) -> np.ndarray:
 
 def of_circuits(setup: Setup, round_: Round, scores: Gates) -> Record:
     """Scores (2, C, O_l)."""
-    return {f"score_{layer}": by_origin(setup, round_, scores[layer]) for layer in CONV_LAYERS}
+    return {f"score_{layer}": by_origin(setup, round_, score) for layer, score in scores.items()}
 
 
 def of_measures(
@@ -120,14 +121,14 @@ PER_TRUE_CLASS = ("call_rate", "cross_evaluation_call_rate", "failure_softmax")
 
 def assemble(setup: Setup, records: Sequence[Mapping[str, np.ndarray]]) -> xr.Dataset:
     """The result of a run: labelled, with the similarity measures, stamped with the configuration."""
-    ds = _empty(setup, len(records))
+    ds, layers = _empty(setup, len(records)), conv_names(len(setup.experiment.model.channels))
     for name in records[0]:
         values = [record[name] for record in records]
         if name in MODEL_DIMS or name.startswith(("connected_", "weights_")):
-            ds[name] = (_model_dims(name), np.stack(values, 1))
+            ds[name] = (_model_dims(name, layers), np.stack(values, 1))
         else:
             ds[name] = (_circuit_dims(name), _dense(setup, np.stack(values)))
-    for layer in CONV_LAYERS:
+    for layer in layers:
         score = ds[f"score_{layer}"]
         ds[f"mask_{layer}"] = score > 0
     ds = connectivity.edges(similarity.measures(similarity.sizes(ds)))
@@ -137,7 +138,7 @@ def assemble(setup: Setup, records: Sequence[Mapping[str, np.ndarray]]) -> xr.Da
 def _empty(setup: Setup, rounds: int) -> xr.Dataset:
     """Coordinates, and what is known before the first round."""
     dataset, circuits = setup.dataset, setup.circuits
-    classes = circuits.classes
+    classes, layers = circuits.classes, conv_names(len(setup.experiment.model.channels))
     analysed = np.zeros((*setup.counts.shape[:2], len(classes)), bool)
     analysed[circuits.seed, circuits.client, np.searchsorted(classes, circuits.label)] = True
     return xr.Dataset(
@@ -154,8 +155,8 @@ def _empty(setup: Setup, rounds: int) -> xr.Dataset:
             "class_name": ("class", [dataset.class_names[c] for c in classes]),
             "true_class": np.arange(dataset.num_classes),
             "true_class_name": ("true_class", list(dataset.class_names)),
-            "layer": list(CONV_LAYERS),
-            "parameter_layer": list(LAYERS),
+            "layer": list(layers),
+            "parameter_layer": [*layers, "fc"],
         },
     )
 
@@ -180,23 +181,25 @@ def _circuit_dims(name: str) -> tuple[str, ...]:
     return (*CIRCUIT, "true_class") if name in PER_TRUE_CLASS else CIRCUIT
 
 
-def _model_dims(name: str) -> tuple[str, ...]:
+def _model_dims(name: str, layers: tuple[str, ...]) -> tuple[str, ...]:
     if name in MODEL_DIMS:
         return MODEL_DIMS[name]
     kind, where, what = name.split("_", 2)
     lead = ("seed", "round", "client") if where == "local" else ("seed", "round")
-    return (*lead, *(CONNECTED if kind == "connected" else WEIGHTS)[what])
+    return (*lead, *(_ends(what, layers) if kind == "connected" else _weight_dims(what, layers)))
 
 
-CONNECTED = {
-    "conv1": ("channel_conv1", "image_channel"),
-    "conv2": ("channel_conv2", "channel_conv1"),
-    "conv3": ("channel_conv3", "channel_conv2"),
-    "fc": ("true_class", "channel_conv3"),
-}
-WEIGHTS = {
-    **{f"{k}_kernel": ("kernel_row", "kernel_column", *reversed(CONNECTED[k])) for k in CONV_LAYERS},
-    **{f"{k}_bias": (f"channel_{k}",) for k in CONV_LAYERS},
-    "fc_kernel": ("feature", "true_class"),
-    "fc_bias": ("true_class",),
-}
+def _ends(layer: str, layers: tuple[str, ...]) -> tuple[str, str]:
+    """The axes of what a layer puts out and of what it reads."""
+    axes = ["image_channel", *(f"channel_{k}" for k in layers), "true_class"]
+    i = [*layers, "fc"].index(layer)
+    return axes[i + 1], axes[i]
+
+
+def _weight_dims(name: str, layers: tuple[str, ...]) -> tuple[str, ...]:
+    layer, part = name.split("_")
+    if part == "bias":
+        return _ends(layer, layers)[:1]
+    if layer == "fc":
+        return "feature", "true_class"
+    return "kernel_row", "kernel_column", *reversed(_ends(layer, layers))

@@ -28,7 +28,6 @@ from fedmi_jax.devices.session import session
 from fedmi_jax.federation import checks, controls, programs, recording
 from fedmi_jax.federation.setup import Circuits, Round, Setup, memory, prepare
 from fedmi_jax.keeping.checkpoint import InMemory, Keeper, State
-from fedmi_jax.network.layers import CONV_LAYERS
 from fedmi_jax.network.model import Gates, Params
 
 __all__ = ["Circuits", "Round", "Setup", "memory", "prepare", "run"]
@@ -172,7 +171,7 @@ def measure(
     """Section 5's measures of every circuit (leading axes (2, C): local, global) and of every model."""
     how, test = setup.layout, setup.test
     target = np.tile(setup.circuits.label[round_.rows], 2)
-    gates = {layer: (scores[layer] > 0).astype(setup.dtype) for layer in CONV_LAYERS}
+    gates = {layer: (score > 0).astype(setup.dtype) for layer, score in scores.items()}
     other = np.roll(which, len(which) // 2)  # a local circuit's mask on the global model, and the other way round
     judge = programs.measure_circuits
     whole = programs.all_open(models)  # judged in the same call as circuits, which is then compiled but once
@@ -190,7 +189,7 @@ def measure(
 
 
 def _stacked(*parts: Gates) -> Gates:
-    return {layer: jnp.concatenate([part[layer] for part in parts]) for layer in CONV_LAYERS}
+    return {layer: jnp.concatenate([part[layer] for part in parts]) for layer in parts[0]}
 
 
 def _split(judged: Any, circuits: int) -> list[Any]:

@@ -17,5 +17,3 @@ def conv_layers(params: Iterable[str]) -> tuple[str, ...]:
 
 CONV_LAYERS = conv_names(3)
 """The paper's."""
-
-LAYERS = (*CONV_LAYERS, "fc")
