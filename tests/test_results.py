@@ -56,6 +56,8 @@ def test_another_library_reads_the_file(one_class, tmp_path):
         assert list(file["class_name"][:]) == ["0 - zero", "3 - three", "6 - six"]
         assert file["mask_conv2"].dimensions == ("seed", "round", "origin", "client", "class", "channel_conv2")
         assert file["mask_conv2"].filters()["zlib"]
+        assert file["mask_conv2"].long_name == "whether the circuit keeps the channel of conv2"
+        assert file["client"].units == "1"
         np.testing.assert_array_equal(file["mask_conv2"][:], one_class["mask_conv2"])
         cross = file["cross_evaluation"][0, -1, 0]
         assert np.ma.getmaskarray(cross).tolist() == (~np.eye(3, dtype=bool)).tolist()
@@ -68,7 +70,7 @@ def test_stamp_keeps_the_experiment(one_class):
     stamped = store.stamp(one_class, experiment)
     assert from_json(stamped.attrs["config"]) == experiment
     assert stamped.attrs["name"] == "mine"
-    assert json.loads(stamped.attrs["versions"]).keys() >= {"python", "numpy", "xarray"}
+    assert json.loads(stamped.attrs["versions"]).keys() >= {"python", "numpy", "scipy", "xarray"}
     assert "config" not in one_class.attrs
 
 
@@ -156,6 +158,7 @@ def test_summary_of_an_imported_file(one_class):
     assert short["cross_evaluation"]["degenerate"] == {"0": ["0 - zero"], "1": ["3 - three"], "2": ["6 - six"]}
     assert short["inter_client_iou"]["global"]["conv1"] is None  # no class is held by two clients
     assert short["global_accuracy"] is None
+    assert short["dataset"] is None
     assert "balanced_accuracy" not in short
 
 

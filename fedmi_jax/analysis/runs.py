@@ -109,7 +109,7 @@ def differences(name: str, ds: xr.Dataset) -> list[str]:
     imported file the number of rounds is all that is known. A run that is none of the paper's experiments is compared
     by its images only."""
     foreign = _foreign(ds)
-    images = [f"images {foreign} ({MNIST.name})"] if foreign else []
+    images = [f"dataset {foreign} ({MNIST.name})"] if foreign else []
     if not is_a(name, KINDS):
         return images
     own, theirs = _flat(settings(ds) or {}), _flat(config.to_dict(paper(name)))
