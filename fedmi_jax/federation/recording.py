@@ -14,15 +14,15 @@ import numpy as np
 import xarray as xr
 
 from fedmi_jax.circuits.evaluation import Performance
+from fedmi_jax.data import identity
 from fedmi_jax.federation import programs
-from fedmi_jax.network.layers import conv_layers, conv_names
+from fedmi_jax.network.layers import conv_layers
 from fedmi_jax.network.model import Gates, Params
 from fedmi_jax.results import connectivity, schema, similarity, store
 
 if TYPE_CHECKING:
     from fedmi_jax.federation.setup import Round, Setup
 
-CIRCUIT = schema.CIRCUIT_DIMS
 Record = dict[str, np.ndarray]
 
 
@@ -48,8 +48,7 @@ def snapshot(setup: Setup, round_: Round, losses: np.ndarray, local: Params, glo
 def _spread(setup: Setup, round_: Round, values: Any) -> np.ndarray:
     """(M, ...) -> (S, K, ...), NaN (False) for clients that do not take part in the round."""
     values = np.asarray(values)
-    absent = False if values.dtype == bool else np.nan
-    everyone = np.full((*setup.counts.shape[:2], *values.shape[1:]), absent, values.dtype)
+    everyone = np.full((*setup.counts.shape[:2], *values.shape[1:]), schema.fill(values.dtype), values.dtype)
     everyone[round_.models] = values
     return everyone
 
@@ -105,40 +104,24 @@ def _target(rates: np.ndarray, label: np.ndarray) -> np.ndarray:
     return np.take_along_axis(rates, label[None, :, None], 2)[..., 0]
 
 
-MODEL_DIMS = {
-    "participates": ("seed", "round", "client"),
-    "train_loss": ("seed", "round", "client"),
-    "realised_sparsity_local": ("seed", "round", "client", "parameter_layer"),
-    "realised_sparsity_global": ("seed", "round", "parameter_layer"),
-    "local_accuracy": ("seed", "round", "client"),
-    "local_class_accuracy": ("seed", "round", "client", "true_class"),
-    "global_accuracy": ("seed", "round"),
-    "global_class_accuracy": ("seed", "round", "true_class"),
-}
-PER_LAYER = ("rediscovery_iou", "empty_pairs_rediscovery")
-PER_TRUE_CLASS = ("call_rate", "cross_evaluation_call_rate", "failure_softmax")
-
-
 def assemble(setup: Setup, records: Sequence[Mapping[str, np.ndarray]]) -> xr.Dataset:
-    """The result of a run: labelled, with the similarity measures, stamped with the configuration."""
-    ds, layers = _empty(setup, len(records)), conv_names(len(setup.experiment.model.channels))
+    """The result of a run: labelled, with the similarity measures, stamped with the configuration and the images."""
+    layers = schema.conv_layers(records[0])
+    ds, rows = _empty(setup, len(records), layers), schema.variables(layers)
     for name in records[0]:
-        values = [record[name] for record in records]
-        if name in MODEL_DIMS or name.startswith(("connected_", "weights_")):
-            ds[name] = (_model_dims(name, layers), np.stack(values, 1))
-        else:
-            ds[name] = (_circuit_dims(name), _dense(setup, np.stack(values)))
+        row, values = rows[name], [record[name] for record in records]
+        ds[name] = (row.dims, _dense(setup, np.stack(values), row) if row.of_circuits else np.stack(values, 1))
     for layer in layers:
         score = ds[f"score_{layer}"]
         ds[f"mask_{layer}"] = score > 0
     ds = connectivity.edges(similarity.measures(similarity.sizes(ds)))
-    return store.stamp(ds, setup.experiment)
+    return store.stamp(ds, setup.experiment, dataset=identity.describe(setup.dataset))
 
 
-def _empty(setup: Setup, rounds: int) -> xr.Dataset:
+def _empty(setup: Setup, rounds: int, layers: Sequence[str]) -> xr.Dataset:
     """Coordinates, and what is known before the first round."""
     dataset, circuits = setup.dataset, setup.circuits
-    classes, layers = circuits.classes, conv_names(len(setup.experiment.model.channels))
+    classes = circuits.classes
     analysed = np.zeros((*setup.counts.shape[:2], len(classes)), bool)
     analysed[circuits.seed, circuits.client, np.searchsorted(classes, circuits.label)] = True
     return xr.Dataset(
@@ -161,45 +144,11 @@ def _empty(setup: Setup, rounds: int) -> xr.Dataset:
     )
 
 
-def _dense(setup: Setup, values: np.ndarray) -> np.ndarray:
-    """(R, 2, C, ...) -> (S, R, 2, K, classes, ...), NaN where a client does not analyse a class."""
+def _dense(setup: Setup, values: np.ndarray, row: schema.Variable) -> np.ndarray:
+    """(R, 2, C, ...) -> (S, R, 2, K, classes, ...), filled where a client does not analyse a class."""
     circuits, (seeds, clients) = setup.circuits, setup.counts.shape[:2]
     rounds, origins, _, *rest = values.shape
-    dense = np.full((seeds, clients, len(circuits.classes), rounds, origins, *rest), np.nan, np.float32)
+    dense = np.full((seeds, clients, len(circuits.classes), rounds, origins, *rest), row.fill, row.dtype)
     slot = np.searchsorted(circuits.classes, circuits.label)
     dense[circuits.seed, circuits.client, slot] = np.moveaxis(values, 2, 0)
     return np.moveaxis(dense, (1, 2), (3, 4))
-
-
-def _circuit_dims(name: str) -> tuple[str, ...]:
-    if name.startswith("score_"):
-        return (*CIRCUIT, f"channel_{name.removeprefix('score_')}")
-    if name.startswith("random_"):
-        return (*CIRCUIT, "sample")
-    if name in PER_LAYER:
-        return (*CIRCUIT, "layer")
-    return (*CIRCUIT, "true_class") if name in PER_TRUE_CLASS else CIRCUIT
-
-
-def _model_dims(name: str, layers: tuple[str, ...]) -> tuple[str, ...]:
-    if name in MODEL_DIMS:
-        return MODEL_DIMS[name]
-    kind, where, what = name.split("_", 2)
-    lead = ("seed", "round", "client") if where == "local" else ("seed", "round")
-    return (*lead, *(_ends(what, layers) if kind == "connected" else _weight_dims(what, layers)))
-
-
-def _ends(layer: str, layers: tuple[str, ...]) -> tuple[str, str]:
-    """The axes of what a layer puts out and of what it reads."""
-    axes = ["image_channel", *(f"channel_{k}" for k in layers), "true_class"]
-    i = [*layers, "fc"].index(layer)
-    return axes[i + 1], axes[i]
-
-
-def _weight_dims(name: str, layers: tuple[str, ...]) -> tuple[str, ...]:
-    layer, part = name.split("_")
-    if part == "bias":
-        return _ends(layer, layers)[:1]
-    if layer == "fc":
-        return "feature", "true_class"
-    return "kernel_row", "kernel_column", *reversed(_ends(layer, layers))

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
-import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from fedmi_jax.config import Checkpoint, Evaluation, Experiment, Model, explain, replace, to_dict
+from fedmi_jax.data import identity
+from fedmi_jax.data.identity import ImageSet
 from fedmi_jax.errors import FedmiError
 from fedmi_jax.files import replacing
 from fedmi_jax.results import store
@@ -31,10 +32,17 @@ class Manifest:
     experiment: Experiment
     checkpoint: Checkpoint
     dataset: str
-    """`fingerprint` of the images."""
+    """`identity.fingerprint` of the images."""
     machine: dict[str, str]
     """Versions and devices at the start."""
     schema_version: int = SCHEMA_VERSION
+    dataset_name: str = "images without a name"
+    """Of the images; files from before it was kept have none."""
+
+    @property
+    def images(self) -> ImageSet:
+        """As far as they are known."""
+        return ImageSet(self.dataset_name, sha256=self.dataset)
 
     @property
     def run(self) -> str:
@@ -61,7 +69,8 @@ _MANIFEST = TypeAdapter(Manifest)
 
 def describe(experiment: Experiment, dataset: Dataset, settings: Checkpoint) -> Manifest:
     """The manifest of a run that begins here and now."""
-    return Manifest(experiment, settings, fingerprint(dataset), machine())
+    sha256 = identity.fingerprint(dataset)
+    return Manifest(experiment, settings, sha256, machine(), dataset_name=dataset.name)
 
 
 def write(home: Path, manifest: Manifest) -> None:
@@ -95,16 +104,6 @@ def read(home: Path) -> Manifest | None:
 
 def _sha256(values: Any) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-
-
-def fingerprint(dataset: Dataset) -> str:
-    """SHA-256 of all images, labels and names, in hexadecimal."""
-    found = hashlib.sha256()
-    found.update(repr((dataset.name, dataset.class_names, dataset.mean, dataset.std)).encode())
-    for array in (dataset.train_images, dataset.train_labels, dataset.test_images, dataset.test_labels):
-        found.update(f"{array.dtype}{array.shape}".encode())
-        found.update(np.ascontiguousarray(array).data)
-    return found.hexdigest()
 
 
 def machine() -> dict[str, str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Hashable, Iterable
 
 
 def conv_names(depth: int) -> tuple[str, ...]:
@@ -10,9 +11,14 @@ def conv_names(depth: int) -> tuple[str, ...]:
     return tuple(f"conv{i}" for i in range(1, depth + 1))
 
 
-def conv_layers(params: Iterable[str]) -> tuple[str, ...]:
-    """The convolutions of a model, first to last, from the names of its parameters ("conv1_bias", ...)."""
-    return conv_names(sum(name.startswith("conv") and name.endswith("bias") for name in params))
+def conv_layers(names: Iterable[Hashable]) -> tuple[str, ...]:
+    """The convolutions of a model or of a result, first to last: those that have kernels, masks or scores.
+
+    names: of the model's parameters ("conv1_kernel"; PyTorch's "conv1.weight"), or of the result's variables, which a
+    Dataset gives itself.
+    """
+    found = (re.fullmatch(r"(?:mask_|score_)?conv([1-9]\d*)(?:_kernel|\.weight)?", str(name)) for name in names)
+    return tuple(f"conv{number}" for number in sorted({int(match[1]) for match in found if match}))
 
 
 CONV_LAYERS = conv_names(3)
