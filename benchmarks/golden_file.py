@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedmi_jax.errors import FedmiError
-from fedmi_jax.network.layers import LAYERS
+from fedmi_jax.network.layers import CONV_LAYERS
 from fedmi_jax.network.model import Params
 
 REQUIRED = {
@@ -48,8 +48,9 @@ class Golden:
     def params(self, model: str) -> Params:
         """The model of this name ("init", "round1/client0", "round1/global"), float64."""
         channels = len(self.arrays[f"{model}/conv3.bias"])
-        parts = (self.arrays[f"{model}/{k}.{kind}"] for k in LAYERS for kind in ("weight", "bias"))
-        read = {k: from_torch(k, next(parts), next(parts), channels) for k in LAYERS}
+        layers = (*CONV_LAYERS, "fc")
+        parts = (self.arrays[f"{model}/{k}.{kind}"] for k in layers for kind in ("weight", "bias"))
+        read = {k: from_torch(k, next(parts), next(parts), channels) for k in layers}
         return {name: jnp.asarray(value) for part in read.values() for name, value in part.items()}
 
     def stacked(self, names: list[str]) -> Params:

@@ -23,7 +23,6 @@ from fedmi_jax.devices.layout import Layout, resolve
 from fedmi_jax.federation import programs
 from fedmi_jax.network.ablation import ZERO
 from fedmi_jax.network.images import Images
-from fedmi_jax.network.layers import CONV_LAYERS
 from fedmi_jax.network.model import Params
 from fedmi_jax.training import pruning
 
@@ -83,7 +82,7 @@ class JaxBackend:
         return np.asarray(self._judge(models, which, gates, target, evaluation.class_accuracy))
 
     def _judge(self, models: Params, which: np.ndarray, gates: Any, target: np.ndarray, measure: Callable) -> Any:
-        as_numbers = {layer: jnp.asarray(gates[layer], models["fc_bias"].dtype) for layer in CONV_LAYERS}
+        as_numbers = {layer: jnp.asarray(gate, models["fc_bias"].dtype) for layer, gate in gates.items()}
         masked = programs.Masked(jnp.asarray(which), as_numbers, ZERO, jnp.asarray(target))
         return programs.judge(models, self.test, masked, how=self.how, measure=measure)
 

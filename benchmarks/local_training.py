@@ -93,7 +93,8 @@ def _train_torch(reference: Reference, start: Any, plan: Plan, turn: int) -> Any
 
 def rates(setup: Setup, found: dict[str, Any], samples: int, batch: int, seconds: float) -> dict[str, Any]:
     """Samples per second of both sides, and their shares of the roofline."""
-    model = roofline.layers(setup.facts.dataset.image_shape, setup.facts.dataset.num_classes)
+    data, channels = setup.facts.dataset, setup.facts.experiment.model.channels
+    model = roofline.layers(data.image_shape, channels, data.num_classes)
     flops, moved = roofline.training_flops(model), roofline.training_bytes(model, batch)
     peak = roofline.measure_peak(setup.layout, seconds=seconds)
     facts: dict[str, Any] = {

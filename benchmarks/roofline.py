@@ -18,7 +18,6 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from fedmi_jax.devices.layout import AXIS, Layout
-from fedmi_jax.network.layers import CHANNELS
 
 
 class Layer(NamedTuple):
@@ -33,8 +32,8 @@ class Layer(NamedTuple):
     """Multiplications (each with an addition) per image, of the direct form."""
 
 
-def layers(image_shape: Sequence[int], classes: int, channels: Sequence[int] = CHANNELS) -> list[Layer]:
-    """The model's, for images (H, W, I)."""
+def layers(image_shape: Sequence[int], channels: Sequence[int], classes: int) -> list[Layer]:
+    """Of the model with so many channels in each convolution, for images (H, W, I)."""
     height, width, depth = image_shape
     found = []
     for out in channels:

@@ -99,6 +99,18 @@ class Split:
     """For "shards"."""
 
 
+@settings("model")
+class Model:
+    """The network (section 2.1 of the paper): 3x3 convolutions, each with ReLU and a 2x2 max-pool, then a linear layer.
+
+    A circuit consists of channels of these convolutions.
+    """
+
+    channels: tuple[Count, ...] = (32, 64, 128)
+    """Output channels of each convolution, first to last: as many numbers as there are convolutions. Every pool halves
+    the image, so N convolutions need images of at least 2^N x 2^N pixels. Default: the paper's network."""
+
+
 @settings("local")
 class Local:
     """Local training of one client in one round."""
@@ -241,6 +253,7 @@ class Experiment:
     """Share of the clients that train in a round, drawn anew each round (McMahan et al. 2017: C)."""
     data: Data = field(default_factory=Data)
     split: Split = field(default_factory=Split)
+    model: Model = field(default_factory=Model)
     local: Local = field(default_factory=Local)
     sparsity: Sparsity = field(default_factory=Sparsity)
     aggregation: Aggregation = field(default_factory=Aggregation)
@@ -270,6 +283,8 @@ def _inconsistencies(e: Experiment) -> list[str]:
                 problems.append(f"split.class_map: client {client} needs at least one class, each once; got {classes}")
     elif split.class_map:
         problems.append(f'split.class_map: only for split.kind "class-map"; split.kind is "{split.kind}"')
+    if not e.model.channels:
+        problems.append("model.channels: give at least one number, the channels of the first convolution")
     if participants(e) < 1:
         problems.append(
             f"participation: {e.participation:g} of {split.clients} clients is none; give at least "
@@ -343,6 +358,6 @@ def from_json(text: str | bytes) -> Experiment:
 
 __all__ = [
     "METHODS", "Aggregation", "Checkpoint", "Data", "Discovery", "Evaluation", "Execution", "Experiment", "FedProx",
-    "FedRS", "Local", "Sparsity", "Split", "differences", "from_dict", "from_json", "participants", "replace",
+    "FedRS", "Local", "Model", "Sparsity", "Split", "differences", "from_dict", "from_json", "participants", "replace",
     "to_dict", "to_json",
 ]  # fmt: skip

@@ -23,7 +23,7 @@ from fedmi_jax.data import datasets
 from fedmi_jax.federation import recording, simulation
 from fedmi_jax.keeping import stored
 from fedmi_jax.presets import PRESETS, Preset
-from fedmi_jax.results import schema, store
+from fedmi_jax.results import store
 
 
 def small_round(setup, state, number, progress):
@@ -41,8 +41,8 @@ def assemble(facts, records):
     for name, one in records[0].items():
         dims = ("round", *(f"{name} {i}" for i in range(one.ndim)))
         arrays[name] = (dims, np.stack([record[name] for record in records]))
-    masks = {name: ("x", np.ones(3, bool)) for name in schema._REQUIRED}
-    return store.stamp(xr.Dataset({**arrays, **masks}), facts.experiment)
+    required = {name: ("x", np.ones(3, bool)) for name in ("analysed", "mask_conv1")}
+    return store.stamp(xr.Dataset({**arrays, **required}), facts.experiment)
 
 
 def experiment(**changes):

@@ -41,8 +41,8 @@ def result(
     analysed = np.array([[c in own for c in classes] for own in held])
     data = {"analysed": (("seed", "client", "class"), np.tile(analysed, (seeds, 1, 1)))}
     data |= {f"mask_{k}": ((*CIRCUIT_DIMS, f"channel_{k}"), masks[..., i, :]) for i, k in enumerate(CONV_LAYERS)}
-    for layer, source in connectivity.SOURCES.items():
-        ends, size = (f"channel_{layer}", source), (CHANNELS, 1 if layer == "conv1" else CHANNELS)
+    for layer in CONV_LAYERS:
+        ends, size = (f"channel_{layer}", schema.source(layer)), (CHANNELS, 1 if layer == "conv1" else CHANNELS)
         data[f"connected_local_{layer}"] = (("seed", "round", "client", *ends), np.ones((*shape[:3], *size), bool))
         data[f"connected_global_{layer}"] = (("seed", "round", *ends), np.ones((*shape[:2], *size), bool))
     figures = {"cross_evaluation": cross, "cross_evaluation_balanced_accuracy": balanced}

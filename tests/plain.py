@@ -10,6 +10,13 @@ import optax
 from jax import lax
 
 CONVOLUTIONS = ("conv1", "conv2", "conv3")
+"""The small models' of the tests."""
+
+
+def convolutions(params):
+    """A model's, however many."""
+    numbers = [name.removeprefix("conv").removesuffix("_kernel") for name in params if name.endswith("_kernel")]
+    return [f"conv{n}" for n in sorted(int(n) for n in numbers if n.isdecimal())]
 
 
 def conv(x, kernel):
@@ -33,7 +40,7 @@ def max_pool(x):
 
 def logits(params, x, gates=None, fill=None):
     """Gates stand before ReLU; a closed channel's output is 0, or the fill."""
-    for layer in CONVOLUTIONS:
+    for layer in convolutions(params):
         y = conv(x, params[f"{layer}_kernel"]) + params[f"{layer}_bias"]
         if gates is not None:
             y = gates[layer] * y
@@ -101,5 +108,5 @@ def discover(params, images, batches, label, settings, fill=None):
         task = cross_entropy(logits(params, normalised(images, batch), gates, fill), labels)
         return task + settings.l0 * sum(jnp.sum(jax.nn.sigmoid(score)) for score in scores.values())
 
-    start = {layer: jnp.full_like(params[f"{layer}_bias"], settings.initial_score) for layer in CONVOLUTIONS}
+    start = {layer: jnp.full_like(params[f"{layer}_bias"], settings.initial_score) for layer in convolutions(params)}
     return adam(objective, start, batches, settings.learning_rate)[0]

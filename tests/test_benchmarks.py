@@ -105,7 +105,7 @@ def test_a_stage_lasts_until_the_next_begins():
 def test_counts_against_a_closed_form():
     """28 x 28 x 1 and 32 x 32 x 3; the last layer sees 3 x 3 and 4 x 4 positions of 128 channels."""
     for size, depth, last in ((28, 1, 3), (32, 3, 4)):
-        model = roofline.layers((size, size, depth), 10)
+        model = roofline.layers((size, size, depth), (32, 64, 128), 10)
         conv1, conv2, conv3 = size**2 * 9 * depth * 32, (size // 2) ** 2 * 9 * 32 * 64, (size // 4) ** 2 * 9 * 64 * 128
         fc = last**2 * 128 * 10
         assert roofline.training_flops(model) == 2 * (2 * conv1 + 3 * (conv2 + conv3 + fc))

@@ -11,7 +11,7 @@ import pytest
 from made_up import MAPS, result
 from rich.console import Console
 
-from fedmi_jax.analysis import claims, measures, runs, verdicts
+from fedmi_jax.analysis import claims, findings, measures, runs, verdicts
 from fedmi_jax.analysis.interference import Trend
 from fedmi_jax.analysis.statistics import Estimate
 from fedmi_jax.analysis.verdicts import FAILS, HOLDS, OPEN, Criterion, judged, overall
@@ -78,7 +78,7 @@ def test_several_definitions(verdicts_, expected):
     ],
 )
 def test_trend(trend, at_every_level, fall, expected):
-    assert claims._trend_verdict(trend and Trend(*trend), at_every_level, Estimate(*fall)) == expected
+    assert findings._trend_verdict(trend and Trend(*trend), at_every_level, Estimate(*fall)) == expected
 
 
 def test_a_ceiling_that_decides_is_marked():

@@ -17,9 +17,10 @@ from fedmi_jax.federation import controls, simulation
 from fedmi_jax.federation.programs import Masked
 from fedmi_jax.federation.setup import place, prepare
 from fedmi_jax.network.ablation import Mean
-from fedmi_jax.network.layers import CHANNELS, CONV_LAYERS
+from fedmi_jax.network.layers import CONV_LAYERS
 
-WIDTHS = dict(zip(CONV_LAYERS, CHANNELS, strict=True))
+WIDTHS = {"conv1": 32, "conv2": 64, "conv3": 128}
+"""Wide enough that no two random masks of a layer are equal by chance."""
 SAMPLES = 2
 """As in `tiny.experiment`."""
 
@@ -92,7 +93,7 @@ def test_found_again_in_the_last_round_only(run):
     assert run["rediscovery_iou"].sel(round=1).isnull().all()
     last = run["rediscovery_iou"].sel(round=2)
     assert last.notnull().all()
-    assert 0 < float(last.mean()) <= 1
+    assert 0.5 < float(last.mean()) < 1
     empty = (run["size"].sel(round=2) == 0) & (run["empty_pairs_rediscovery"].sel(round=2) == 1)
     assert (last.where(empty, 1) == 1).all()
     absent = last.sel({"client": 0, "class": 2})  # no image of the class: empty, twice

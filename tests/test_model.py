@@ -1,5 +1,7 @@
 """The network: initial weights, gates, fills, and the smaller model."""
 
+import hashlib
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -9,19 +11,22 @@ import pytest
 import tiny
 from scipy import stats
 
-from fedmi_jax.circuits.narrowing import has_outgoing, on_live_channels
-from fedmi_jax.network import layers, model
+from fedmi_jax import keys
+from fedmi_jax.circuits.narrowing import WIDTHS, has_outgoing, menu, on_live_channels
+from fedmi_jax.config import Model
+from fedmi_jax.network import model
 from fedmi_jax.network.ablation import Mean
 
 FAN_IN = {"conv1": 9, "conv2": 9 * 32, "conv3": 9 * 64, "fc": 128 * 3 * 3}
 
 
-INIT = jax.jit(model.init, static_argnums=(1, 2))
+INIT = jax.jit(model.init, static_argnums=(1, 2, 3, 4))
+CHANNELS = Model().channels
 
 
 @pytest.fixture(scope="module")
 def fresh():
-    return INIT(jax.random.key(0), (28, 28, 1), 10)
+    return INIT(jax.random.key(0), (28, 28, 1), CHANNELS, 10)
 
 
 def test_shapes_and_number_of_parameters(fresh):
@@ -32,7 +37,7 @@ def test_shapes_and_number_of_parameters(fresh):
         "fc_kernel": (1152, 10), "fc_bias": (10,),
     }  # fmt: skip
     assert sum(v.size for v in fresh.values()) == 104_202
-    cifar = jax.eval_shape(lambda key: model.init(key, (32, 32, 3), 10), jax.random.key(0))
+    cifar = jax.eval_shape(lambda key: model.init(key, (32, 32, 3), CHANNELS, 10), jax.random.key(0))
     assert cifar["conv1_kernel"].shape == (3, 3, 3, 32)
     assert cifar["fc_kernel"].shape == (4 * 4 * 128, 10)
 
@@ -48,10 +53,27 @@ def test_initial_weights_are_pytorchs(fresh):
 
 
 def test_initial_arrays_differ_by_seed_and_from_one_another(fresh):
-    other = INIT(jax.random.key(1), (28, 28, 1), 10)
+    other = INIT(jax.random.key(1), (28, 28, 1), CHANNELS, 10)
     for name, value in fresh.items():
         assert np.mean(np.asarray(value) == other[name]) < 1e-3  # float32 has few enough values for a few to agree
     assert not np.isin(fresh["conv1_bias"], fresh["conv1_kernel"]).any()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "digest"),
+    [
+        ("float32", "865d2ab33bef6c0a4bef688cbcfd1601e88b7e69c3ca60eff2ff007eeb432e0d"),
+        ("float64", "6c97593ddd5c90a604e3a24386c401ebe73003bf80555e40aba6721cc8c0813f"),
+    ],
+)
+def test_the_papers_model_starts_from_the_weights_of_the_stored_results(dtype, digest):
+    """Bit for bit: recorded before width and depth could be chosen, for MNIST and seed 7."""
+    with jax.enable_x64(dtype == "float64"):
+        own = INIT(jax.random.fold_in(jax.random.key(7), keys.INIT), (28, 28, 1), CHANNELS, 10, np.dtype(dtype))
+    found = hashlib.sha256()
+    for name in sorted(own):
+        found.update(name.encode() + np.asarray(own[name]).tobytes())
+    assert found.hexdigest() == digest
 
 
 # --- gates ---
@@ -148,14 +170,15 @@ def _widths(small, channels):
     """The model's; negative where it visits weight by weight."""
     sign = -1 if isinstance(small, model.SparseModel) else 1
     params = small.params if isinstance(small, model.SparseModel) else small
-    assert [len(channels[k]) for k in layers.CONV_LAYERS] == [len(params[f"{k}_bias"]) for k in layers.CONV_LAYERS]
-    return jnp.stack([sign * params[f"{layer}_bias"].shape[0] * jnp.ones((), int) for layer in layers.CONV_LAYERS])
+    layers = plain.convolutions(params)
+    assert [len(channels[k]) for k in layers] == [len(params[f"{k}_bias"]) for k in layers]
+    return jnp.stack([sign * params[f"{layer}_bias"].shape[0] * jnp.ones((), int) for layer in layers])
 
 
 def _full_model(weights):
     """weights(I, O) bool (3, 3, I, O): which weights of conv2 and conv3 are not zero."""
     params, before = {"fc_kernel": jnp.ones((128, 4)), "fc_bias": jnp.zeros(4)}, 1
-    for layer, width in zip(layers.CONV_LAYERS, layers.CHANNELS, strict=True):
+    for layer, width in zip(plain.CONVOLUTIONS, CHANNELS, strict=True):
         kernel = jnp.ones((3, 3, 1, width)) if layer == "conv1" else weights(before, width).astype(float)
         params |= {f"{layer}_kernel": jnp.asarray(kernel), f"{layer}_bias": jnp.zeros(width)}
         before = width
@@ -175,7 +198,7 @@ def _all(inputs, outputs):
 
 def _open(counts):
     """The last so many channels of each layer."""
-    return {k: jnp.arange(n)[::-1] < m for k, n, m in zip(layers.CONV_LAYERS, layers.CHANNELS, counts, strict=True)}
+    return {k: jnp.arange(n)[::-1] < m for k, n, m in zip(plain.CONVOLUTIONS, CHANNELS, counts, strict=True)}
 
 
 @pytest.mark.parametrize(
@@ -200,7 +223,7 @@ def test_the_smallest_model_that_fits_is_run(weights, live, expected):
 
 
 def _logits(small, channels, gates, x):
-    return model.apply(small, x, {layer: gates[layer][channels[layer]] for layer in layers.CONV_LAYERS})
+    return model.apply(small, x, {layer: gates[layer][channels[layer]] for layer in gates})
 
 
 def _with_few(gates, params, is_open, x):
@@ -220,7 +243,7 @@ SMALL = 9  # an odd size
 @pytest.mark.parametrize("share", [0.01, 0.12, 1])
 def test_the_smaller_model_gives_the_same_logits_and_gradients(live, share):
     """Of gates: weight by weight or not, wide or narrow."""
-    params = tiny.params(size=SMALL, sparsity=1 - share, channels=layers.CHANNELS)
+    params = tiny.params(size=SMALL, sparsity=1 - share, channels=CHANNELS)
     is_open, x = _open(live), inputs(SMALL)
     gates = {layer: gate.astype(float) for layer, gate in is_open.items()}
     found, expected = (function(gates, params, is_open, x) for function in (WITH_FEW, WITH_ALL))
@@ -243,3 +266,46 @@ def test_a_channel_that_nothing_listens_to_is_left_out():
     assert has_outgoing(params, "conv1").tolist() == [True, False, False, False]
     assert has_outgoing(params, "conv2").all()
     assert has_outgoing(params, "conv3").tolist() == [i != 3 for i in range(8)]
+
+
+# --- any depth ---
+
+
+@pytest.mark.parametrize(
+    ("full", "expected"),
+    [
+        ((32, 64, 128), [(32, 64, 128), (16, 32, 32), (16, 16, 16)]),
+        ((40,), [(40,), (20,)]),
+        ((8, 16), [(8, 16), (4, 4), (4, 2)]),
+        ((16, 32, 64, 64), [(16, 32, 64, 64), (8, 16, 32, 16), (8, 16, 16, 8)]),
+        ((1, 1), [(1, 1)]),
+        ((8,) * 11, [(8,) * 11, (*[4] * 10, 2), (*[4] * 5, *[2] * 5, 1)]),
+    ],
+)
+def test_widths_of_the_smaller_models(full, expected):
+    assert menu(full, WIDTHS) == expected
+
+
+def _filled(small, channels, gates, fill, x):
+    return model.apply(small, x, *({k: values[k][channels[k]] for k in values} for values in (gates, fill)))
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("channels", [(5,), (3, 4, 5, 6)], ids=["one", "four"])
+def test_any_number_of_convolutions(channels):
+    """Masked and filled, against the plain model; and the smaller models."""
+    size = 2 ** len(channels) + 1
+    params, x = tiny.params(size=size, channels=channels, sparsity=0.9), inputs(size)
+    layers, rng = plain.convolutions(params), np.random.default_rng(8)
+    gates = {layer: jnp.asarray(np.arange(n) % 3 > 0, float) for layer, n in zip(layers, channels, strict=True)}
+    fill = {layer: jnp.asarray(rng.normal(size=gate.shape)) for layer, gate in gates.items()}
+    fast, slow = (derivatives(f, params, gates, x, fill) for f in (model.apply, plain.logits))
+    chex.assert_trees_all_close(fast, slow, rtol=1e-11, atol=1e-12)
+    closed = APPLY(params, x, gates)
+    small = model.narrow(params, {layer: np.flatnonzero(gate) for layer, gate in gates.items()})
+    chex.assert_trees_all_close(APPLY(small, x), closed, rtol=1e-12)
+    live = jax.jit(on_live_channels, static_argnums=0, static_argnames="widths")
+    none = {layer: jnp.zeros_like(gate) for layer, gate in gates.items()}
+    is_open = {layer: gate > 0 for layer, gate in gates.items()}
+    found = live(_filled, params, is_open, gates, none, x, widths=((0, 0),))
+    chex.assert_trees_all_close(found, closed, rtol=1e-10, atol=1e-12)

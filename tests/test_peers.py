@@ -205,5 +205,5 @@ def test_the_first_model_has_the_package_s_shapes():
 
     from fedmi_jax.network import model
 
-    expected = jax.eval_shape(lambda: model.init(jax.random.key(0), (28, 28, 1), 10))
+    expected = jax.eval_shape(lambda: model.init(jax.random.key(0), (28, 28, 1), (32, 64, 128), 10))
     assert {k: v.shape for k, v in peers.first_model(0).items()} == {k: v.shape for k, v in expected.items()}

@@ -71,7 +71,7 @@ def test_prune_is_the_plain_rule(target, channels_last, x64):
     params = tiny.params(channels=(32, 64, 128))
     coarse = {name: np.round(np.asarray(leaf), 1) for name, leaf in params.items()}  # many ties
     own = model.from_package(coarse, where)
-    for layer in model.LAYERS:
+    for layer in (*plain.CONVOLUTIONS, "fc"):
         weight = own[f"{layer}.weight"]
         training.prune(weight, training.keep_count(target, weight.numel()), 4)
     expected = plain.prune(coarse, target, 4)
@@ -95,7 +95,7 @@ def test_layouts_come_back(x64):
 def test_closed_gates_pass_nothing_on(x64):
     """Pool, gate, ReLU against gate, ReLU, pool: the same logits, and the same gradient of every gate."""
     noise, params = tiny.noise(), tiny.params()
-    gates = {layer: (np.arange(n) % 3 > 0) * 1.0 for layer, n in zip(model.CONV_LAYERS, tiny.CHANNELS, strict=True)}
+    gates = {layer: (np.arange(n) % 3 > 0) * 1.0 for layer, n in zip(plain.CONVOLUTIONS, tiny.CHANNELS, strict=True)}
     index = np.arange(20)
     moments = [0.4], [0.3]
     x = model.images(np.asarray(noise.pixels), np.asarray(noise.labels), moments, HERE)[torch.arange(20)]
@@ -120,7 +120,7 @@ def test_memory_format_changes_no_score(x64):
         where = model.Place(torch.device("cpu"), torch.float64, channels_last)
         images = model.images(np.asarray(noise.pixels), np.asarray(noise.labels), ([0.4], [0.3]), where)
         found.append(circuits.discover(model.from_package(params, where), images, plan, Discovery()))
-    for layer in model.CONV_LAYERS:
+    for layer in plain.CONVOLUTIONS:
         np.testing.assert_allclose(found[0][layer], found[1][layer], rtol=1e-9)
 
 

@@ -167,8 +167,13 @@ def test_other_images_are_refused(cheap, squares, tmp_path):
     other = fedmi_jax.from_arrays(
         pixels, squares.train_labels, squares.test_images, squares.test_labels, name="squares"
     )
-    with pytest.raises(ConfigError, match="unfinished run on other images"):
+    shown = r"squares \(SHA-256 [0-9a-f]{8}\.\.\.\)"
+    said = rf"holds an unfinished run on {shown}, but is given {shown}; give it the images that it was begun on, as in"
+    with pytest.raises(ConfigError, match=said) as caught:
         resumable.resume(folder, other)
+    assert len(set(re.findall("[0-9a-f]{8}(?=[.]{3})", str(caught.value)))) == 2
+    with pytest.raises(ConfigError, match=rf"unfinished run on {shown}, but is given mnist \(SHA-256 102f3e19"):
+        resumable.resume(folder)  # what its configuration names
 
 
 def test_a_changed_configuration_on_disk_is_refused(cheap, squares, tmp_path):

@@ -11,7 +11,7 @@ import pytest
 import tiny
 import xarray as xr
 
-from fedmi_jax.config import Data, Discovery, Evaluation, Execution, Local, Sparsity, Split, replace
+from fedmi_jax.config import Data, Discovery, Evaluation, Execution, Local, Model, Sparsity, Split, replace
 from fedmi_jax.data import batches, datasets
 from fedmi_jax.errors import FedmiError
 from fedmi_jax.federation import checks, simulation
@@ -142,7 +142,7 @@ def test_circuits_are_found_on_their_model_with_their_clients_data(run, setup, o
     plan = simulation.discovery_plans(setup, cases, round_)
     row = np.flatnonzero((cases.seed == 1) & (cases.client == client) & (cases.label == label)).item()
     drawn = [i[w > 0] for i, w in zip(plan.indices[row], plan.weight[row], strict=True)]
-    assert {len(batch) for batch in drawn} == {round(16 * len(own) / 70)}
+    assert {len(batch) for batch in drawn} == {round(SAVING.discovery.batch_size * len(own) / 70)}
     assert np.isin(np.concatenate(drawn), own).all()
     expected = plain.discover(params, images, drawn, label, SAVING.discovery)
     found = run.sel({**at, "origin": origin, "client": client, "class": label})
@@ -245,8 +245,8 @@ def test_models_are_measured_whole(run, setup):
                 kernel = params[f"{layer}_kernel"]
                 wired = (kernel != 0).reshape(-1, *kernel.shape[-2:]).any(0).T
                 np.testing.assert_array_equal(found[f"connected_{where}_{layer}"], wired)
-    assert run["realised_sparsity_local"].sel(parameter_layer="conv3").min() > 0.85
-    assert run["local_accuracy"].max() > 0.4  # with half of the classes, at most half
+    assert run["realised_sparsity_local"].sel(parameter_layer="conv3").min() > 0.95 * SAVING.sparsity.target
+    assert (run["local_accuracy"].max(("seed", "round")) > [0.45, 0.7]).all()  # of two and of three of four classes
 
 
 # --- partial participation ---
@@ -364,9 +364,14 @@ def test_what_does_not_fit_the_data_is_refused(squares, changes, message):
         prepare(tiny.experiment(**changes), squares)
 
 
-def test_images_too_small_for_three_pools_are_refused():
-    with pytest.raises(FedmiError, match=r"^data: images must be at least 8 x 8 pixels .*; got 7 x 7$"):
-        prepare(tiny.experiment(), small_images(7))
+@pytest.mark.parametrize(("channels", "size", "enough"), [((4, 6, 8), 7, 2), ((4,) * 5, 31, 4), ((4,), 1, 0)])
+def test_images_too_small_for_so_many_pools_are_refused(channels, size, enough):
+    said = (
+        rf"^model\.channels: .* at least {size + 1} x {size + 1} pixels; .* have {size} x {size}, enough for {enough}$"
+    )
+    with pytest.raises(FedmiError, match=said):
+        prepare(tiny.experiment(model=Model(channels=channels)), small_images(size))
+    prepare(tiny.experiment(model=Model(channels=channels)), small_images(size + 1))
 
 
 # --- the plan of a run ---
@@ -380,12 +385,12 @@ def test_setup_of_clients_of_different_sizes(squares):
     )  # fmt: skip
     setup = place(prepare(experiment, squares))
     assert setup.facts.counts.tolist() == [[[40, 0, 0, 0], [0, 40, 40, 40]]]
-    assert setup.facts.steps.tolist() == [[6, 16]]
-    assert setup.plan_shape == (16, 16)
+    assert setup.facts.steps.tolist() == [[12, 32]]
+    assert setup.plan_shape == (32, 16)
     rise = setup.facts.keep[0, :, :, 2]  # conv3, every client by its own ramp
-    size = 9 * 64 * 128
-    for client, steps in enumerate((6, 16)):
-        expected = [int((1 - plain.ramp(0.9, t, steps)) * size) for t in range(steps)]
+    size = 9 * tiny.CHANNELS[1] * tiny.CHANNELS[2]
+    for client, steps in enumerate((12, 32)):
+        expected = [int((1 - plain.ramp(0.6, t, steps)) * size) for t in range(steps)]
         assert rise[client, :steps].tolist() == expected
     assert setup.facts.circuits.label.tolist() == [0, 1, 2, 3]
     assert setup.facts.circuits.client.tolist() == [0, 1, 1, 1]

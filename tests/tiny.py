@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedmi_jax import from_arrays
-from fedmi_jax.config import Data, Discovery, Evaluation, Execution, Experiment, Local, Sparsity, Split
+from fedmi_jax.config import Data, Discovery, Evaluation, Execution, Experiment, Local, Model, Sparsity, Split
 from fedmi_jax.devices.layout import resolve
 from fedmi_jax.network import model
 from fedmi_jax.network.images import Images
@@ -45,8 +45,7 @@ def noise(n=60, size=SIZE, dtype=jnp.float64):
 
 def params(seed=0, size=SIZE, dtype=jnp.float64, sparsity=0.0, channels=CHANNELS):
     """A narrow model; of its weights the share `sparsity` is 0."""
-    x = jnp.zeros((1, size, size, 1), dtype)
-    fresh = model.CNN(channels, CLASSES).init(jax.random.key(seed), x)["params"]
+    fresh = model.init(jax.random.key(seed), (size, size, 1), channels, CLASSES, dtype)
     rng = np.random.default_rng(seed)
     kernels = {k: rng.random(v.shape) >= sparsity for k, v in fresh.items() if k.endswith("kernel")}
     # wider than PyTorch's, so that so small a model's answer depends on the image
@@ -69,9 +68,11 @@ def experiment(**changes):
         "rounds": 2,
         "data": Data(images_per_client=70),
         "split": Split(kind="class-map", clients=2, class_map=((0, 1), (1, 2, 3))),
-        "local": Local(epochs=2, batch_size=16, learning_rate=0.01),
-        "sparsity": Sparsity(target=0.9),
-        "discovery": Discovery(classes=(0, 2), steps=25, batch_size=16, repeat="last"),
+        "model": Model(channels=CHANNELS),
+        # such that so narrow a model learns, and its circuits differ from one another and when found again
+        "local": Local(epochs=4, batch_size=16, learning_rate=0.03),
+        "sparsity": Sparsity(target=0.6),
+        "discovery": Discovery(classes=(0, 2), steps=25, batch_size=8, l0=0.001, repeat="last"),
         "evaluation": Evaluation(batch_size=20, null_samples=2),
         "execution": Execution(client_chunk=1, precision="float64"),
     }

@@ -33,10 +33,9 @@ import numpy as np
 import fedmi_jax
 from benchmarks.peers import work
 from benchmarks.peers.contestant import Contestant, Failed, Running, missing
-from fedmi_jax.config import Data, Split
+from fedmi_jax.config import Data, Model, Split
 from fedmi_jax.data import datasets, partition
 from fedmi_jax.errors import FedmiError
-from fedmi_jax.network.layers import CHANNELS
 
 HERE = Path(__file__).parent
 OURS = "fedmi_jax"
@@ -91,7 +90,8 @@ def drawn(options: argparse.Namespace) -> work.Work:
 def first_model(seed: int) -> dict[str, np.ndarray]:
     """PyTorch's default: weights and biases uniform in +-1/sqrt(fan in). Drawn without JAX, which would claim a GPU."""
     rng, params = np.random.default_rng(seed), {}
-    shapes = [(3, 3, i, o) for i, o in zip((1, *CHANNELS), CHANNELS, strict=False)] + [(9 * CHANNELS[-1], 10)]
+    widths = Model().channels
+    shapes = [(3, 3, i, o) for i, o in zip((1, *widths), widths, strict=False)] + [(9 * widths[-1], 10)]
     for layer, shape in zip(work.LAYERS, shapes, strict=True):
         bound = 1 / math.sqrt(math.prod(shape[:-1]))
         params[f"{layer}_kernel"] = rng.uniform(-bound, bound, shape).astype(np.float32)

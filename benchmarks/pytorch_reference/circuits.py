@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.pytorch_reference.model import (
-    CONV_LAYERS,
     Gates,
     Images,
     Moments,
@@ -28,6 +27,7 @@ from benchmarks.pytorch_reference.model import (
 from benchmarks.pytorch_reference.training import rows
 from fedmi_jax.config import Discovery
 from fedmi_jax.data.batches import Plan
+from fedmi_jax.network.layers import conv_layers
 
 
 class StraightThrough(torch.autograd.Function):
@@ -50,17 +50,18 @@ def discover(params: Params, images: Images, plan: Plan, settings: Discovery) ->
 
     plan (T, B): images of one class. All layers' scores are one tensor: one Adam update, one gate, one penalty.
     """
-    widths = [len(params[f"{layer}.bias"]) for layer in CONV_LAYERS]
+    layers = conv_layers(params)
+    widths = [len(params[f"{layer}.bias"]) for layer in layers]
     start = settings.initial_score if plan.steps > 0 else -torch.inf
     scores = params["fc.bias"].new_full((sum(widths),), start).requires_grad_()
     optimiser = torch.optim.Adam([scores], lr=settings.learning_rate, fused=True)
     for batch in rows(plan, images) if plan.steps > 0 else ():
-        gates: Gates = dict(zip(CONV_LAYERS, StraightThrough.apply(scores).split(widths), strict=True))
+        gates: Gates = dict(zip(layers, StraightThrough.apply(scores).split(widths), strict=True))
         task = F.cross_entropy(forward(params, images[batch], gates), images.labels[batch])
         optimiser.zero_grad()
         (task + settings.l0 * torch.sigmoid(scores).sum()).backward()
         optimiser.step()
-    return dict(zip(CONV_LAYERS, scores.detach().split(widths), strict=True))
+    return dict(zip(layers, scores.detach().split(widths), strict=True))
 
 
 @dataclass(frozen=True)

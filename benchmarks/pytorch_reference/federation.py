@@ -17,7 +17,7 @@ from torch import Tensor
 
 from benchmarks.pytorch_reference import circuits, training
 from benchmarks.pytorch_reference.circuits import TestImages
-from benchmarks.pytorch_reference.model import CONV_LAYERS, Gates, Images, Params, Place, images
+from benchmarks.pytorch_reference.model import Gates, Images, Params, Place, images
 from fedmi_jax.circuits.discovery import Circuit
 from fedmi_jax.circuits.evaluation import Performance
 from fedmi_jax.data import batches
@@ -79,8 +79,8 @@ def analyse(
     ]
     synchronise(reference.where)  # so that the stage is told when it begins
     progress(round_, "evaluate")
-    masks = [{layer: score[layer] > 0 for layer in CONV_LAYERS} for score in scores]
-    fields = [{layer: stack([one[layer] for one in some]) for layer in CONV_LAYERS} for some in (scores, masks)]
+    masks = [{layer: values > 0 for layer, values in score.items()} for score in scores]
+    fields = [{layer: stack([one[layer] for one in some]) for layer in some[0]} for some in (scores, masks)]
     found = Circuit(*fields)
     return recording.of_circuits(cases, found) | measure(reference, models, cases, masks, now)
 

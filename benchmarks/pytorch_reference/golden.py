@@ -17,7 +17,6 @@ from benchmarks.pytorch_reference import circuits, training
 from benchmarks.pytorch_reference.circuits import TestImages
 from benchmarks.pytorch_reference.federation import stack
 from benchmarks.pytorch_reference.model import (
-    CONV_LAYERS,
     Images,
     Params,
     Place,
@@ -65,7 +64,7 @@ class TorchBackend:
         own = unstacked(models, self.where)
         plans = [plan_of(one, index.shape[-1]) for one in index]
         scores = [circuits.discover(own[m], self.images, plan, settings) for m, plan in zip(which, plans, strict=True)]
-        return {layer: stack([score[layer] for score in scores]) for layer in CONV_LAYERS}
+        return {layer: stack([score[layer] for score in scores]) for layer in scores[0]}
 
     def call_rate(self, models: Any, which: np.ndarray, gates: Any, target: np.ndarray) -> np.ndarray:
         judged = self._judge(models, which, gates, target, circuits.performance)
@@ -80,7 +79,7 @@ class TorchBackend:
 
     def _judge(self, models: Any, which: np.ndarray, gates: Any, target: np.ndarray, measure: Callable) -> list[Any]:
         own, batch = unstacked(models, self.where), self.where.forward_batch
-        masks = [{layer: self.where.tensor(gates[layer][i]) for layer in CONV_LAYERS} for i in range(len(target))]
+        masks = [{layer: self.where.tensor(gate[i]) for layer, gate in gates.items()} for i in range(len(target))]
         return [
             measure(own[m], mask, int(c), self.test, batch) for m, mask, c in zip(which, masks, target, strict=True)
         ]

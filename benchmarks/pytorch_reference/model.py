@@ -1,6 +1,6 @@
-"""The three-layer CNN, its parameters and its images as tensors.
+"""The CNN, its parameters and its images as tensors.
 
-Axes: N images, H x W pixels, I image channels, O_l channels of convolution l, Y classes.
+Axes: N images, H x W pixels, I image channels, O_l channels of convolution l = 1 ... L, Y classes.
 """
 
 # pyright: reportMissingImports=false
@@ -15,11 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CONV_LAYERS = ("conv1", "conv2", "conv3")
-LAYERS = (*CONV_LAYERS, "fc")
+from fedmi_jax.network.layers import conv_layers
 
 Params = Mapping[str, Tensor]
-"""{"conv1.weight": (O_1, I, 3, 3), "conv1.bias": (O_1,), ..., "fc.weight": (Y, O_3 * h * w), "fc.bias": (Y,)}."""
+"""{"conv1.weight": (O_1, I, 3, 3), "conv1.bias": (O_1,), ..., "fc.weight": (Y, O_L * h * w), "fc.bias": (Y,)}."""
 Gates = Mapping[str, Tensor]
 """{"conv1": (O_1,), ...}; 1 keeps a channel, 0 closes it."""
 Moments = tuple[Sequence[float], Sequence[float]]
@@ -84,7 +83,7 @@ def forward(params: Params, x: Tensor, gates: Gates | None = None) -> Tensor:
     gradients are those of gate, ReLU, pool: a gate is 0 or 1, and where a window's maximum is not positive ReLU passes
     nothing either way.
     """
-    for layer in CONV_LAYERS:
+    for layer in conv_layers(params):
         x = F.max_pool2d(F.conv2d(x, params[f"{layer}.weight"], params[f"{layer}.bias"], padding=1), 2)
         if gates is not None:
             x = x * gates[layer].view(-1, 1, 1)
@@ -95,7 +94,7 @@ def forward(params: Params, x: Tensor, gates: Gates | None = None) -> Tensor:
 def masked(params: Params, gates: Gates) -> Params:
     """The model whose closed channels give 0 by their own weights: no gate has to be applied to its outputs."""
     closed = dict(params)
-    for layer in CONV_LAYERS:
+    for layer in conv_layers(params):
         gate = gates[layer].to(params["fc.bias"].dtype)
         closed[f"{layer}.weight"] = params[f"{layer}.weight"] * gate.view(-1, 1, 1, 1)
         closed[f"{layer}.bias"] = params[f"{layer}.bias"] * gate
@@ -103,12 +102,12 @@ def masked(params: Params, gates: Gates) -> Params:
 
 
 def from_package(params: Mapping[str, Any], where: Place) -> dict[str, Tensor]:
-    """One model of fedmi_jax's, as tensors: its layouts are (3, 3, I, O), and (h * w * O_3, Y) channel fastest."""
-    own = {}
-    for layer in LAYERS:
+    """One model of fedmi_jax's, as tensors: its layouts are (3, 3, I, O), and (h * w * O_L, Y) channel fastest."""
+    own, convolutions = {}, conv_layers(params)
+    for layer in (*convolutions, "fc"):
         kernel = np.asarray(params[f"{layer}_kernel"])
         if layer == "fc":
-            channels, classes = len(params["conv3_bias"]), kernel.shape[-1]
+            channels, classes = len(params[f"{convolutions[-1]}_bias"]), kernel.shape[-1]
             weight = kernel.reshape(-1, channels, classes).transpose(2, 1, 0).reshape(classes, -1)
             own["fc.weight"] = where.tensor(weight)
         else:
@@ -126,11 +125,11 @@ def unstacked(models: Mapping[str, Any], where: Place) -> list[Params]:
 
 def to_package(params: Params) -> dict[str, np.ndarray]:
     """The inverse of `from_package`."""
-    theirs = {}
-    for layer in LAYERS:
+    theirs, convolutions = {}, conv_layers(params)
+    for layer in (*convolutions, "fc"):
         weight = params[f"{layer}.weight"].numpy(force=True)
         if layer == "fc":
-            channels, classes = len(params["conv3.bias"]), len(weight)
+            channels, classes = len(params[f"{convolutions[-1]}.bias"]), len(weight)
             theirs["fc_kernel"] = weight.reshape(classes, channels, -1).transpose(2, 1, 0).reshape(-1, classes)
         else:
             theirs[f"{layer}_kernel"] = weight.transpose(2, 3, 1, 0)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.pytorch_reference.model import LAYERS, Images, Params, forward
+from benchmarks.pytorch_reference.model import Images, Params, forward
 from fedmi_jax.config import Local, Sparsity
 from fedmi_jax.data.batches import Plan
 
@@ -25,7 +25,7 @@ def train(start: Params, images: Images, plan: Plan, local: Local, sparse: Spars
     if sparse.scope != "layer" or local.fedrs < 1 or local.fedprox:
         raise ValueError("the PyTorch reference prunes layer by layer and knows neither FedRS nor FedProx")
     params = {name: leaf.clone().requires_grad_() for name, leaf in start.items()}
-    weights = [params[f"{layer}.weight"] for layer in LAYERS]
+    weights = [leaf for name, leaf in params.items() if name.endswith(".weight")]
     # fused: one pass over all parameters, on CPU and GPU
     optimiser = torch.optim.Adam(params.values(), lr=local.learning_rate, fused=True)
     batches, steps, losses = rows(plan, images), int(plan.steps), []

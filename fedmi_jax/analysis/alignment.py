@@ -22,8 +22,7 @@ import xarray as xr
 from scipy.optimize import linear_sum_assignment
 
 from fedmi_jax.errors import FedmiError
-from fedmi_jax.network.layers import CONV_LAYERS
-from fedmi_jax.results.schema import held
+from fedmi_jax.results.schema import VARIABLES, conv_layers, held
 from fedmi_jax.results.similarity import iou
 
 ALIGNED = ("aligned_local_global_iou", "aligned_specialist_distinctness", "moved")
@@ -37,7 +36,7 @@ def match(first: Weights, second: Weights) -> Matching:
     """The channels of `second` in the order of those of `first`."""
     found: Matching = {}
     inputs = np.arange(first["conv1_kernel"].shape[2])  # the image's channels are what they are
-    for layer in CONV_LAYERS:
+    for layer in conv_layers(first):
         a, b = (_incoming(model, layer) for model in (first, second))
         inputs = linear_sum_assignment(_distances(a, b[:, inputs]))[1]
         found[layer] = inputs
@@ -72,25 +71,22 @@ def aligned(ds: xr.Dataset) -> xr.Dataset:
     if set(ALIGNED) <= set(ds):
         return ds[list(ALIGNED)]
     _require_weights(ds)
-    there, union = held(ds), _unions(ds)
+    there, union, depth = held(ds), _unions(ds), len(conv_layers(ds))
     shape, (seeds, rounds, clients) = there.shape, there.shape[:3]
-    preserved = np.full((*shape, len(CONV_LAYERS)), np.nan)
-    distinct = np.full((seeds, rounds, len(CONV_LAYERS)), np.nan)
-    moved = np.full((seeds, rounds, clients, len(CONV_LAYERS)), np.nan)
+    preserved = np.full((*shape, depth), np.nan)
+    distinct = np.full((seeds, rounds, depth), np.nan)
+    moved = np.full((seeds, rounds, clients, depth), np.nan)
     for s, r in np.ndindex(seeds, rounds):
         present = np.flatnonzero(there.values[s, r].any(-1)).tolist()
         models = {k: _model(ds, "local", s, r, k) for k in present}
         for k, order in ((k, match(models[k], _model(ds, "global", s, r))) for k in present):
             preserved[s, r, k] = _preserved(ds, order, s, r, k)
-            moved[s, r, k] = [np.mean(order[layer] != np.arange(len(order[layer]))) for layer in CONV_LAYERS]
-        distinct[s, r] = _distinctness(models, {layer: union[layer][s, r] for layer in CONV_LAYERS})
+            moved[s, r, k] = [np.mean(own != np.arange(len(own))) for own in order.values()]
+        distinct[s, r] = _distinctness(models, {layer: used[s, r] for layer, used in union.items()})
     where = there.values[..., None]
+    found = zip(ALIGNED, (np.where(where, preserved, np.nan), distinct, moved), strict=True)
     return xr.Dataset(
-        {
-            "aligned_local_global_iou": ((*there.dims, "layer"), np.where(where, preserved, np.nan)),
-            "aligned_specialist_distinctness": (("seed", "round", "layer"), distinct),
-            "moved": (("seed", "round", "client", "layer"), moved),
-        },
+        {name: (VARIABLES[name].dims, values) for name, values in found},
         {name: ds[name] for name in ("seed", "round", "client", "class", "layer")},
     )
 
@@ -107,14 +103,14 @@ def _require_weights(ds: xr.Dataset) -> None:
 
 def _model(ds: xr.Dataset, origin: str, seed: int, round_: int, client: int | None = None) -> Weights:
     at = {"seed": seed, "round": round_} | ({} if client is None else {"client": client})
-    names = [f"{layer}_{part}" for layer in CONV_LAYERS for part in ("kernel", "bias")]
+    names = [f"{layer}_{part}" for layer in conv_layers(ds) for part in ("kernel", "bias")]
     return {name: ds[f"weights_{origin}_{name}"].isel(at).values for name in names}
 
 
 def _preserved(ds: xr.Dataset, order: Matching, seed: int, round_: int, client: int) -> np.ndarray:
     """(C, layers) of one client."""
     own = ds.isel(seed=seed, round=round_, client=client)
-    masks = {layer: own[f"mask_{layer}"].transpose("origin", "class", ...) for layer in CONV_LAYERS}
+    masks = {layer: own[f"mask_{layer}"].transpose("origin", "class", ...) for layer in conv_layers(ds)}
     pairs = ((m.sel(origin="local").values, m.sel(origin="global").values[:, order[k]]) for k, m in masks.items())
     return np.stack([iou(local, global_) for local, global_ in pairs], -1)
 
@@ -122,13 +118,13 @@ def _preserved(ds: xr.Dataset, order: Matching, seed: int, round_: int, client: 
 def _unions(ds: xr.Dataset) -> dict[str, np.ndarray]:
     """Channels of any local circuit of a client: {layer: bool (S, R, K, O)}."""
     local, there = ds.sel(origin="local"), held(ds)
-    used = {layer: (local[f"mask_{layer}"].astype(bool) & there).any("class") for layer in CONV_LAYERS}
+    used = {layer: (local[f"mask_{layer}"].astype(bool) & there).any("class") for layer in conv_layers(ds)}
     return {layer: m.transpose("seed", "round", "client", ...).values for layer, m in used.items()}
 
 
 def _distinctness(models: Mapping[int, Weights], union: Mapping[str, np.ndarray]) -> np.ndarray | float:
     """(layers,): mean over pairs of clients."""
-    values = [[float(iou(union[k][a], union[k][b][order[k]])) for k in CONV_LAYERS] for a, b, order in _pairs(models)]
+    values = [[float(iou(used[a], used[b][order[k]])) for k, used in union.items()] for a, b, order in _pairs(models)]
     return np.mean(values, 0) if values else np.nan
 
 

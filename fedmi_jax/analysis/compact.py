@@ -12,9 +12,7 @@ import numpy as np
 import xarray as xr
 
 from fedmi_jax.analysis import alignment
-from fedmi_jax.network.layers import CONV_LAYERS
-from fedmi_jax.results.connectivity import SOURCES
-from fedmi_jax.results.schema import ORIGINS
+from fedmi_jax.results.schema import ORIGINS, conv_layers, described, source
 
 
 def compact(ds: xr.Dataset) -> xr.Dataset:
@@ -23,8 +21,9 @@ def compact(ds: xr.Dataset) -> xr.Dataset:
     Raises FedmiError where it has none.
     """
     found = alignment.aligned(ds)
-    strong = {f"strength_{o}_{layer}": strengths(ds, o, layer) for o in ORIGINS for layer in CONV_LAYERS}
-    return ds.drop_vars([name for name in ds if str(name).startswith("weights_")]).assign(found).assign(strong)
+    strong = {f"strength_{o}_{layer}": strengths(ds, o, layer) for o in ORIGINS for layer in conv_layers(ds)}
+    rest = ds.drop_vars([name for name in ds if str(name).startswith("weights_")])
+    return described(rest.assign(found).assign(strong))
 
 
 def strengths(ds: xr.Dataset, origin: str, layer: str) -> xr.DataArray:
@@ -32,7 +31,7 @@ def strengths(ds: xr.Dataset, origin: str, layer: str) -> xr.DataArray:
     0 only where there is no edge."""
     kernel = ds[f"weights_{origin}_{layer}_kernel"].astype(float)
     norm = (kernel**2).sum(("kernel_row", "kernel_column")) ** 0.5
-    ends = (f"channel_{layer}", SOURCES[layer])
+    ends = (f"channel_{layer}", source(layer))
     largest = norm.max(ends)
     share = norm / largest.where(largest > 0, 1)
     return xr.apply_ufunc(np.ceil, 255 * share).astype(np.uint8).transpose(..., *ends)

@@ -31,6 +31,11 @@ def out_share(cross: xr.DataArray) -> xr.DataArray:
     return out(cross).mean(("client", "class"))
 
 
+def out_rate(cross: xr.DataArray) -> xr.DataArray:
+    """Share of circuits and rounds that are out, per seed."""
+    return over_seeds(out(cross))
+
+
 def collapses(cross: xr.DataArray) -> xr.DataArray:
     """How often each circuit goes out: rounds in which it is out and was not in the round before.
 

@@ -2,8 +2,8 @@
 
 Axes: S seeds, K clients, C classes.
 
-An experiment is recognised by who analyses which classes, not by its name, so that imported files and renamed runs are
-found too. Several results of one experiment are its seeds: they are joined when nothing else differs.
+An experiment is recognised by who analyses which classes of which images, not by its name, so that imported files and
+renamed runs are found too. Several results of one experiment are its seeds: they are joined when nothing else differs.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import xarray as xr
 
 from fedmi_jax import config
 from fedmi_jax.config import Experiment
+from fedmi_jax.data.identity import MNIST, ImageSet
 from fedmi_jax.errors import FedmiError
 from fedmi_jax.presets import PRESETS
 from fedmi_jax.results import store
@@ -43,6 +44,16 @@ Runs = Mapping[str, xr.Dataset]
 
 def kind(ds: xr.Dataset) -> str | None:
     """Which of `KINDS` this is, with the level for an ablation (sparsity-ablation-0.95); None: none of them."""
+    return None if _foreign(ds) else _by_classes(ds)
+
+
+def _foreign(ds: xr.Dataset) -> ImageSet | None:
+    """The result's images, where they are not the paper's."""
+    images = store.images(ds)
+    return None if images is None or images.is_same(MNIST) else images
+
+
+def _by_classes(ds: xr.Dataset) -> str | None:
     held = [{int(c) for c in ds["class"].values[row]} for row in ds["analysed"].isel(seed=0).values.astype(bool)]
     split = (settings(ds) or {}).get("split", {}).get("kind")
     if len(held) < 2 or split in ("dirichlet", "classes-per-client", "shards"):
@@ -98,11 +109,16 @@ def paper(name: str) -> Experiment:
 
 
 def differences(name: str, ds: xr.Dataset) -> list[str]:
-    """Settings in which a run is not what the paper ran, as `field value (the paper's)`; of an imported file the number
-    of rounds is all that is known."""
+    """In what a run is not what the paper ran, as `field value (the paper's)`: its images and its settings. Of an
+    imported file the number of rounds is all that is known. A run that is none of the paper's experiments is compared
+    by its images only."""
+    foreign = _foreign(ds)
+    images = [f"dataset {foreign} ({MNIST.name})"] if foreign else []
+    if not is_a(name, KINDS):
+        return images
     own, theirs = _flat(settings(ds) or {}), _flat(config.to_dict(paper(name)) | {"method": "fedavg"})
     own |= {"rounds": ds.sizes["round"]}
-    return [
+    return images + [
         f"{field} {_short(own[field])} ({_short(theirs[field])})"
         for field in theirs
         if field in own and own[field] != theirs[field] and not _within(field, _FREE)
@@ -132,7 +148,7 @@ def gather(folders: Iterable[Path], *, paper_only: bool = False) -> dict[str, xr
         ds = store.load(path)
         name = kind(ds)
         if name is None and paper_only:
-            raise FedmiError(f"{path}: its clients' classes are none of the paper's experiments; leave it out")
+            raise FedmiError(f"{path}: {_not_the_papers(ds)}; leave it out")
         groups.setdefault(name or _other(ds, path), []).append((path, ds))
     if paper_only:
         firsts = [group[0] for group in groups.values()]
@@ -142,10 +158,20 @@ def gather(folders: Iterable[Path], *, paper_only: bool = False) -> dict[str, xr
     return {name: joined(group) for name, group in groups.items()}
 
 
+def _not_the_papers(ds: xr.Dataset) -> str:
+    """Why a result is none of the paper's experiments."""
+    foreign = _foreign(ds)
+    if foreign:
+        return f"its images are {foreign}, not {MNIST}"
+    return "its clients' classes are none of the paper's experiments"
+
+
 def _other(ds: xr.Dataset, path: Path) -> str:
     """A name that can be part of a file's and is taken for none of the paper's experiments."""
-    name = re.sub(r"[^\w.+-]+", "-", str(ds.attrs.get("name", path.parent.name)))
-    return f"other-{name}" if name.startswith(KINDS) else name
+    name, foreign = str(ds.attrs.get("name", path.parent.name)), _foreign(ds)
+    if name.startswith(KINDS):
+        name = f"{name}-on-{foreign.name}" if foreign else f"other-{name}"
+    return re.sub(r"[^\w.+-]+", "-", name)
 
 
 def _require_comparable(levels: list[tuple[Path, xr.Dataset]]) -> None:
@@ -159,6 +185,7 @@ def _require_comparable(levels: list[tuple[Path, xr.Dataset]]) -> None:
 def joined(group: list[tuple[Path, xr.Dataset]]) -> xr.Dataset:
     """Results of one experiment as one, along `seed`, with the variables, and as many random masks, as all have."""
     for other in group[1:]:
+        _require_same_images(group[0], other)
         _require_same(group[0], other, lambda field: _within(field, _FREE))
         _require_joinable(group[0], other)
     if len(group) == 1:
@@ -168,6 +195,14 @@ def joined(group: list[tuple[Path, xr.Dataset]]) -> xr.Dataset:
     parts = [ds[sorted(common)].isel(sample=slice(masks), missing_dims="ignore") for _, ds in group]
     whole = xr.concat(parts, "seed", data_vars="all", join="exact", combine_attrs="override")
     return whole.sortby("seed")
+
+
+def _require_same_images(first: tuple[Path, xr.Dataset], other: tuple[Path, xr.Dataset]) -> None:
+    """Else the second is refused. An imported file does not say what its images are."""
+    (a, one), (b, two) = first, other
+    x, y = store.images(one), store.images(two)
+    if x and y and not x.is_same(y):
+        raise FedmiError(f"{b}: its images are {y}, but those of {a} are {x}; give one of the two")
 
 
 def _require_joinable(first: tuple[Path, xr.Dataset], other: tuple[Path, xr.Dataset]) -> None:

@@ -13,14 +13,14 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
-from fedmi_jax.circuits.narrowing import of_channels, on_live_channels
+from fedmi_jax.circuits.narrowing import WIDTHS, Widths, of_channels, on_live_channels
 from fedmi_jax.circuits.objective import Scores, class_objective
 from fedmi_jax.config import Discovery
 from fedmi_jax.data.batches import Plan
 from fedmi_jax.network import model, sparse_ops
 from fedmi_jax.network.ablation import Ablation, Gates
 from fedmi_jax.network.images import Images, accumulate
-from fedmi_jax.network.layers import CONV_LAYERS
+from fedmi_jax.network.layers import conv_layers
 from fedmi_jax.network.model import Params, SparseModel
 
 SEGMENT = 20
@@ -46,11 +46,13 @@ def discover(
     settings: Discovery,
     micro_batch: int,
     narrowing: bool,
+    widths: Widths = WIDTHS,
 ) -> Circuit:
     """Search one circuit in one frozen model.
 
     Args: params of the model; plan (T, B) of images of the class; ablation: what a closed channel is replaced by;
-    micro_batch: images per piece of a batch; narrowing: leave out channels where that changes nothing.
+    micro_batch: images per piece of a batch; narrowing: leave out channels where that changes nothing; widths: of the
+    smaller models.
     A plan without steps (the client has no image of the class) gives an empty circuit: all scores are -inf.
     """
     objective, optimiser = class_objective(settings), optax.adam(settings.learning_rate)
@@ -76,9 +78,9 @@ def discover(
 
     def segment(carry: tuple, work: tuple) -> tuple[tuple, None]:
         speaking = ablation.may_speak(objective.mask(carry[0]))
-        return on_live_channels(search, params, speaking, carry, work), None
+        return on_live_channels(search, params, speaking, carry, work, widths=widths), None
 
-    start = {k: jnp.full(params[f"{k}_bias"].shape, objective.start, dtype) for k in CONV_LAYERS}
+    start = {k: jnp.full(params[f"{k}_bias"].shape, objective.start, dtype) for k in conv_layers(params)}
     carry: Any = (start, optimiser.init(start))
     work = (jnp.asarray(plan.indices), jnp.asarray(plan.weight, dtype))
     total = work[0].shape[0]

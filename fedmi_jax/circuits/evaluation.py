@@ -5,7 +5,6 @@ Axes: N test images, Y classes, G groups of images, B images of a group, O_l cha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -14,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from fedmi_jax.circuits.narrowing import WIDTHS, of_channels, on_live_channels
+from fedmi_jax.circuits.narrowing import WIDTHS, Widths, of_channels, on_live_channels
 from fedmi_jax.network import model
 from fedmi_jax.network.ablation import Ablation, Gates, Mean
 from fedmi_jax.network.images import Images
-from fedmi_jax.network.layers import CONV_LAYERS
+from fedmi_jax.network.layers import conv_layers
 from fedmi_jax.network.model import Params, SparseModel
 
 
@@ -121,7 +120,7 @@ def empty_mask(params: Params, ablation: Ablation, target: Array) -> tuple[Array
 
     Returns whether the answer is the class, (), and the class's probability, ().
     """
-    logits = ablation.silent_logits(params, CONV_LAYERS[-1])
+    logits = ablation.silent_logits(params, conv_layers(params)[-1])
     return (jnp.argmax(logits) == target).astype(logits.dtype), jax.nn.softmax(logits)[target]
 
 
@@ -144,7 +143,7 @@ def _masked_logits(
     images: Images,
     index: Array,
     narrowing: bool,
-    widths: Sequence[tuple[int, ...]] = WIDTHS[:2],
+    widths: Widths = WIDTHS[:2],
 ) -> Array:
     logits = partial(_logits, images=images)
     if not narrowing:

@@ -19,12 +19,15 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from fedmi_jax.network import model, sparse_ops
-from fedmi_jax.network.layers import CONV_LAYERS, LAYERS
+from fedmi_jax.network.layers import conv_layers
 from fedmi_jax.network.model import Gates, Params, SparseModel
 from fedmi_jax.network.ops import materialise
 
-WIDTHS = ((1, 1, 1), (2, 2, 4), (2, 4, 8))
-"""The smaller models' widths are the full ones over these; all are compiled, the smallest that fits is run."""
+Widths = Sequence[tuple[int, int]]
+"""Smaller models, from the largest to the smallest: how many times the width of the first convolution is halved, and
+that of the last one. In between the number grows evenly."""
+WIDTHS: Widths = ((0, 0), (1, 2), (1, 3))
+"""All are compiled; the smallest that fits is run. Of (32, 64, 128) channels: all, (16, 32, 32) and (16, 16, 16)."""
 DENSEST = 1 / 8
 """Share of a full kernel's weights up to which visiting the non-zero ones is less work than a dense convolution."""
 
@@ -34,50 +37,60 @@ def of_channels(values: Gates, channels: Gates | None) -> Gates:
     return values if channels is None else {layer: value[channels[layer]] for layer, value in values.items()}
 
 
+def menu(full: Sequence[int], widths: Widths) -> list[tuple[int, ...]]:
+    """The channels of the smaller models in each convolution, no model twice. Args: full (O_1, ..., O_L)."""
+    steps = max(1, len(full) - 1)
+    found = [tuple(max(1, n >> a + (b - a) * i // steps) for i, n in enumerate(full)) for a, b in widths]
+    return list(dict.fromkeys(found))
+
+
 def on_live_channels(
-    fn: Callable[..., Any], params: Params, speaking: Gates, *args: Any, widths: Sequence[tuple[int, ...]] = WIDTHS
+    fn: Callable[..., Any], params: Params, speaking: Gates, *args: Any, widths: Widths = WIDTHS
 ) -> Any:
     """fn(model, channels, *args) for the smallest model that holds every channel that can speak and is heard.
 
     speaking: bool {"conv1": (O_1,), ...}, from `Ablation.may_speak`; model: a `SparseModel`, or parameters of full
     width where too many weights are left; channels: {"conv1": (o_1,), ...}, its channels, those that matter first.
     """
-    live = {layer: speaking[layer] & has_outgoing(params, layer) for layer in CONV_LAYERS}
-    channels = {layer: jnp.argsort(~live[layer], stable=True) for layer in CONV_LAYERS}
+    layers = conv_layers(params)
+    live = {layer: speaking[layer] & has_outgoing(params, layer) for layer in layers}
+    channels = {layer: jnp.argsort(~live[layer], stable=True) for layer in layers}
     params = model.narrow(_between(live, params), channels)
-    convolutions = [params[f"{layer}_kernel"] for layer in CONV_LAYERS]
+    convolutions = [params[f"{layer}_kernel"] for layer in layers]
     most = [convolutions[0].size, *(int(kernel.size * DENSEST) for kernel in convolutions[1:])]  # an image always is
     few = jnp.all(jnp.stack([jnp.count_nonzero(k) <= n for k, n in zip(convolutions, most, strict=True)]))
-    kernels = materialise(dict(zip(CONV_LAYERS, sparse_ops.visit(convolutions, most), strict=True)))
-    menu = [[max(1, len(channels[k]) // by) for k, by in zip(CONV_LAYERS, one, strict=True)] for one in widths]
-    needed = jnp.stack([jnp.sum(live[layer]) for layer in CONV_LAYERS])
-    smallest = jnp.sum(jnp.all(needed <= jnp.array(menu), -1))
-    forms = [fn, *(partial(_narrow, fn, one, kernels) for one in menu)]
+    kernels = materialise(dict(zip(layers, sparse_ops.visit(convolutions, most), strict=True)))
+    smaller = menu([kernel.shape[-1] for kernel in convolutions], widths)
+    needed = jnp.stack([jnp.sum(live[layer]) for layer in layers])
+    smallest = jnp.sum(jnp.all(needed <= jnp.array(smaller), -1))
+    forms = [fn, *(partial(_narrow, fn, one, kernels) for one in smaller)]
     return lax.switch(jnp.where(few, smallest, 0), forms, params, channels, *args)
 
 
 def _narrow(
-    fn: Callable[..., Any], widths: list[int], kernels: dict[str, sparse_ops.Kernel], params: Params, channels: Gates,
-    *args: Any,
+    fn: Callable[..., Any], widths: tuple[int, ...], kernels: dict[str, sparse_ops.Kernel], params: Params,
+    channels: Gates, *args: Any,
 ) -> Any:  # fmt: skip
-    first = {layer: slice(width) for layer, width in zip(CONV_LAYERS, widths, strict=True)}
+    first = {layer: slice(width) for layer, width in zip(conv_layers(params), widths, strict=True)}
     small = SparseModel(model.narrow(params, first), kernels)
-    return fn(small, {layer: channels[layer][first[layer]] for layer in CONV_LAYERS}, *args)
+    return fn(small, {layer: channels[layer][own] for layer, own in first.items()}, *args)
 
 
 def has_outgoing(params: Params, layer: str) -> Array:
     """Which channels of a convolution have a non-zero weight to the next layer, (O,) bool."""
-    following = LAYERS[LAYERS.index(layer) + 1]
-    kernel = params[f"{following}_kernel"]
-    if following == "fc":
-        kernel = kernel.reshape(-1, params[f"{layer}_bias"].shape[0], kernel.shape[-1])
+    layers = conv_layers(params)
+    if layer == layers[-1]:  # rows of the linear layer are position-major, channel fastest
+        fc = params["fc_kernel"]
+        kernel = fc.reshape(-1, params[f"{layer}_bias"].shape[0], fc.shape[-1])
+    else:
+        kernel = params[f"{layers[layers.index(layer) + 1]}_kernel"]
     return jnp.any(kernel != 0, tuple(axis for axis in range(kernel.ndim) if axis != kernel.ndim - 2))
 
 
 def _between(live: Gates, params: Params) -> dict[str, Array]:
     """The parameters with only those weights of the convolutions that lead from a live channel to a live channel."""
     kept, before = dict(params), jnp.ones(params["conv1_kernel"].shape[2], bool)
-    for layer in CONV_LAYERS:
+    for layer in conv_layers(params):
         kept[f"{layer}_kernel"] = jnp.where(before[:, None] & live[layer], params[f"{layer}_kernel"], 0)
         before = live[layer]
     return kept

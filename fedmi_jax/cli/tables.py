@@ -9,7 +9,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from fedmi_jax.errors import printable
-from fedmi_jax.network.layers import CONV_LAYERS
 from fedmi_jax.results.schema import ORIGINS
 from fedmi_jax.results.similarity import MEASURES
 from fedmi_jax.results.summary import _AVERAGES
@@ -18,6 +17,7 @@ from fedmi_jax.results.summary import _AVERAGES
 def render(short: dict[str, Any]) -> Group:
     """A `summary` as tables for the terminal; shares in percent there."""
     title = f"{shown(short['name'])}: {short['rounds']} rounds, {short['clients']} clients, seeds {short['seeds']}"
+    title += f", images of {shown(short['dataset']['name'])}" if short["dataset"] else ""
     return Group(_figures(short, title), _similarity_table(short), *_cross_table(short["cross_evaluation"]))
 
 
@@ -39,6 +39,11 @@ def _ratio(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
+def _layers(short: dict[str, Any]) -> list[str]:
+    """The result's convolutions."""
+    return list(next(iter(short["circuit_size"].values())))
+
+
 _OTHER = (
     "cross evaluation: a local circuit's mask on the global model, and the reverse; drift gap: what the circuit found "
     "on that model reaches beyond it"
@@ -57,20 +62,20 @@ def _figures(short: dict[str, Any], title: str) -> Table:
             table.add_row(name.replace("_", " "), *(_percent(short[name].get(origin)) for origin in ORIGINS))
     sizes = [short["circuit_size"].get(origin, {}).values() for origin in ORIGINS]
     cells = [" / ".join("-" if v is None else f"{v:.1f}" for v in layers) for layers in sizes]
-    table.add_row("channels, conv1 / conv2 / conv3", *cells)
+    table.add_row(f"channels, {' / '.join(_layers(short))}", *cells)
     return table
 
 
 def _similarity_table(short: dict[str, Any]) -> Table:
     """IoU per layer; beside it the share of pairs that were both empty, which count as 1.0."""
-    table = Table("IoU, last round", "circuits", *CONV_LAYERS, "both empty, %", title_justify="left")
+    table = Table("IoU, last round", "circuits", *_layers(short), "both empty, %", title_justify="left")
     for name in MEASURES:
         by_origin, shares = short.get(name, {}), short["empty_pairs"].get(name, {})
         if name == "local_global_iou":
             by_origin, shares = {"both": by_origin}, {"both": shares}
         for origin, layers in by_origin.items():
             if any(value is not None for value in layers.values()):
-                cells = (_ratio(layers.get(layer)) for layer in CONV_LAYERS)
+                cells = (_ratio(layers.get(layer)) for layer in _layers(short))
                 empty = " / ".join(f"{100 * (share or 0):.0f}" for share in shares.get(origin, {}).values())
                 table.add_row(name.removesuffix("_iou").replace("_", " "), origin, *cells, empty)
     return table

@@ -25,7 +25,7 @@ from fedmi_jax.devices.layout import AXIS, Layout
 from fedmi_jax.devices.lift import deal, gathered, lift
 from fedmi_jax.network.ablation import Ablation, Gates, Mean, Zero
 from fedmi_jax.network.images import Images
-from fedmi_jax.network.layers import CONV_LAYERS, LAYERS
+from fedmi_jax.network.layers import conv_layers
 from fedmi_jax.network.model import Params
 from fedmi_jax.training.local import train
 
@@ -133,12 +133,12 @@ def finite(models: Params, *, how: Layout) -> Array:
 @partial(jax.jit, static_argnames=("how",))
 def wiring(models: Params, *, how: Layout) -> tuple[dict[str, Array], dict[str, Array]]:
     """Per layer, of all models: share of zero weights (M,), and physical connectivity (M, destination, source) bool."""
-    zeros, connected = {}, {}
-    for layer in LAYERS:
+    zeros, connected, convolutions = {}, {}, conv_layers(models)
+    for layer in (*convolutions, "fc"):
         kernel = models[f"{layer}_kernel"]
         zeros[layer] = jnp.mean(kernel == 0, tuple(range(1, kernel.ndim)))
         if layer == "fc":  # rows are position-major, channel fastest
-            channels = models["conv3_bias"].shape[-1]
+            channels = models[f"{convolutions[-1]}_bias"].shape[-1]
             kernel = kernel.reshape(kernel.shape[0], 1, -1, channels, kernel.shape[-1])
         connected[layer] = jnp.any(kernel != 0, (1, 2)).swapaxes(1, 2)
     return gathered((zeros, connected), how)
@@ -171,7 +171,7 @@ def whole_models(models: Params, like: Ablation) -> Masked:
 
 def all_open(models: Params) -> Gates:
     """Gates that keep every channel of every model, (M, O_l)."""
-    return {layer: jnp.ones_like(models[f"{layer}_bias"]) for layer in CONV_LAYERS}
+    return {layer: jnp.ones_like(models[f"{layer}_bias"]) for layer in conv_layers(models)}
 
 
 def over_rows(fn: Callable[..., Any], how: Layout, models: Params, which: Array, rows: tuple, shared: tuple) -> Any:

@@ -15,8 +15,9 @@ import xarray as xr
 
 from fedmi_jax.circuits.discovery import Circuit
 from fedmi_jax.circuits.evaluation import Performance
+from fedmi_jax.data import identity
 from fedmi_jax.federation import programs
-from fedmi_jax.network.layers import CONV_LAYERS, LAYERS
+from fedmi_jax.network.layers import conv_layers
 from fedmi_jax.network.model import Params
 from fedmi_jax.results import connectivity, schema, similarity, store
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from fedmi_jax.federation.cases import Cases
     from fedmi_jax.federation.setup import Facts, Round, Setup
 
-CIRCUIT = schema.CIRCUIT_DIMS
 Record = dict[str, np.ndarray]
 
 
@@ -40,8 +40,9 @@ def snapshot(setup: Setup, round_: Round, losses: np.ndarray, local: Params, glo
     }
     for where, params, placed in (("local", local, of_client), ("global", globals_, np.asarray)):
         zeros, connected = programs.wiring(params, how=how)
-        record[f"realised_sparsity_{where}"] = placed(np.stack([zeros[layer] for layer in LAYERS], -1))
-        record |= {f"connected_{where}_{layer}": placed(connected[layer]) for layer in LAYERS}
+        layers = (*conv_layers(params), "fc")
+        record[f"realised_sparsity_{where}"] = placed(np.stack([zeros[layer] for layer in layers], -1))
+        record |= {f"connected_{where}_{layer}": placed(connected[layer]) for layer in layers}
         if facts.experiment.execution.save_weights:
             record |= {f"weights_{where}_{k}": placed(v) for k, v in programs.whole(params, how=how).items()}
     return record
@@ -50,8 +51,7 @@ def snapshot(setup: Setup, round_: Round, losses: np.ndarray, local: Params, glo
 def _of_client(facts: Facts, round_: Round, values: Any) -> np.ndarray:
     """(M, ...) -> (S, K, ...), NaN (False) for clients that do not take part in the round."""
     values = np.asarray(values)
-    absent = False if values.dtype == bool else np.nan
-    everyone = np.full((*facts.counts.shape[:2], *values.shape[1:]), absent, values.dtype)
+    everyone = np.full((*facts.counts.shape[:2], *values.shape[1:]), schema.fill(values.dtype), values.dtype)
     everyone[round_.models] = values
     return everyone
 
@@ -102,36 +102,18 @@ def _target(rates: np.ndarray, label: np.ndarray) -> np.ndarray:
     return np.take_along_axis(rates, label[None, :, None], 2)[..., 0]
 
 
-MODEL_DIMS = {
-    "participates": ("seed", "round", "client"),
-    "train_loss": ("seed", "round", "client"),
-    "realised_sparsity_local": ("seed", "round", "client", "parameter_layer"),
-    "realised_sparsity_global": ("seed", "round", "parameter_layer"),
-    "local_accuracy": ("seed", "round", "client"),
-    "local_class_accuracy": ("seed", "round", "client", "true_class"),
-    "served_accuracy": ("seed", "round", "client"),
-    "served_class_accuracy": ("seed", "round", "client", "true_class"),
-    "global_accuracy": ("seed", "round"),
-    "global_class_accuracy": ("seed", "round", "true_class"),
-}
-PER_LAYER = ("rediscovery_iou", "empty_pairs_rediscovery")
-PER_TRUE_CLASS = ("call_rate", "cross_evaluation_call_rate", "failure_softmax")
-
-
 def assemble(facts: Facts, records: Sequence[Mapping[str, np.ndarray]]) -> xr.Dataset:
-    """The result of a run: labelled, with the similarity measures, stamped with the configuration."""
-    ds = _empty(facts, len(records))
+    """The result of a run: labelled, with the similarity measures, stamped with the configuration and the images."""
+    layers = schema.conv_layers(records[0])
+    ds, rows = _empty(facts, len(records), layers), schema.variables(layers)
     for name in records[0]:
-        values = [record[name] for record in records]
-        if name in MODEL_DIMS or name.startswith(("connected_", "weights_")):
-            ds[name] = (_model_dims(name), np.stack(values, 1))
-        else:
-            ds[name] = (_circuit_dims(name), _dense(facts, np.stack(values)))
+        row, values = rows[name], [record[name] for record in records]
+        ds[name] = (row.dims, _dense(facts, np.stack(values), row) if row.of_circuits else np.stack(values, 1))
     ds = connectivity.edges(similarity.measures(similarity.sizes(ds)))
-    return store.stamp(ds, facts.experiment)
+    return store.stamp(ds, facts.experiment, dataset=identity.describe(facts.dataset))
 
 
-def _empty(facts: Facts, rounds: int) -> xr.Dataset:
+def _empty(facts: Facts, rounds: int, layers: Sequence[str]) -> xr.Dataset:
     """Coordinates, and what is known before the first round."""
     dataset, circuits = facts.dataset, facts.circuits
     classes = circuits.classes
@@ -151,50 +133,17 @@ def _empty(facts: Facts, rounds: int) -> xr.Dataset:
             "class_name": ("class", [dataset.class_names[c] for c in classes]),
             "true_class": np.arange(dataset.num_classes),
             "true_class_name": ("true_class", list(dataset.class_names)),
-            "layer": list(CONV_LAYERS),
-            "parameter_layer": list(LAYERS),
+            "layer": list(layers),
+            "parameter_layer": [*layers, "fc"],
         },
     )
 
 
-def _dense(facts: Facts, values: np.ndarray) -> np.ndarray:
-    """(R, 2, C, ...) -> (S, R, 2, K, classes, ...), NaN, or False, where a client does not analyse a class."""
+def _dense(facts: Facts, values: np.ndarray, row: schema.Variable) -> np.ndarray:
+    """(R, 2, C, ...) -> (S, R, 2, K, classes, ...), filled where a client does not analyse a class."""
     circuits, (seeds, clients) = facts.circuits, facts.counts.shape[:2]
     rounds, origins, _, *rest = values.shape
-    absent, kind = (False, bool) if values.dtype == bool else (np.nan, np.float32)
-    dense = np.full((seeds, clients, len(circuits.classes), rounds, origins, *rest), absent, kind)
+    dense = np.full((seeds, clients, len(circuits.classes), rounds, origins, *rest), row.fill, row.dtype)
     slot = np.searchsorted(circuits.classes, circuits.label)
     dense[circuits.seed, circuits.client, slot] = np.moveaxis(values, 2, 0)
     return np.moveaxis(dense, (1, 2), (3, 4))
-
-
-def _circuit_dims(name: str) -> tuple[str, ...]:
-    if name.startswith(("score_", "mask_")):
-        return (*CIRCUIT, f"channel_{name.partition('_')[2]}")
-    if name.startswith("random_"):
-        return (*CIRCUIT, "sample")
-    if name in PER_LAYER:
-        return (*CIRCUIT, "layer")
-    return (*CIRCUIT, "true_class") if name in PER_TRUE_CLASS else CIRCUIT
-
-
-def _model_dims(name: str) -> tuple[str, ...]:
-    if name in MODEL_DIMS:
-        return MODEL_DIMS[name]
-    kind, where, what = name.split("_", 2)
-    lead = ("seed", "round", "client") if where == "local" else ("seed", "round")
-    return (*lead, *(CONNECTED if kind == "connected" else WEIGHTS)[what])
-
-
-CONNECTED = {
-    "conv1": ("channel_conv1", "image_channel"),
-    "conv2": ("channel_conv2", "channel_conv1"),
-    "conv3": ("channel_conv3", "channel_conv2"),
-    "fc": ("true_class", "channel_conv3"),
-}
-WEIGHTS = {
-    **{f"{k}_kernel": ("kernel_row", "kernel_column", *reversed(CONNECTED[k])) for k in CONV_LAYERS},
-    **{f"{k}_bias": (f"channel_{k}",) for k in CONV_LAYERS},
-    "fc_kernel": ("feature", "true_class"),
-    "fc_bias": ("true_class",),
-}

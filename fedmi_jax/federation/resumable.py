@@ -158,7 +158,7 @@ def _enter(home: Path, here: Manifest) -> None:
     found = manifest.read(home)
     if found is not None:
         _require_same(home, found, here)
-        changed = [name for name, value in here.machine.items() if found.machine.get(name) != value]
+        changed = [name for name, value in here.machine.items() if found.machine.get(name, value) != value]
         before, now = found.experiment, here.experiment
         changed += differences(replace(before, rounds=now.rounds), now)
         here = replace(here, machine=found.machine)  # where it began
@@ -178,7 +178,10 @@ def _require_same(home: Path, found: Manifest, here: Manifest) -> None:
     if found.method != here.method:
         raise ConfigError(f"{home.parent}: {_other_method(found.method, here.method)}")
     if found.dataset != here.dataset:
-        raise ConfigError(f"{home.parent}: holds an unfinished run on other images ({now.data.name} has changed)")
+        raise ConfigError(
+            f"{home.parent}: holds an unfinished run on {found.images}, but is given {here.images}; give it the images "
+            "that it was begun on, as in fedmi_jax.resume(folder, dataset)"
+        )
     if now.rounds < before.rounds:
         raise ConfigError(f"rounds: the run in {home.parent} has {before.rounds}; give at least as many")
     done = OnDisk(home, here.run, before.rounds, here.checkpoint).last()

@@ -118,11 +118,11 @@ def initial_models(setup: Setup) -> Params:
 
 def initial_params(facts: Facts, seed: int) -> Params:
     """The fresh model of a seed."""
-    dataset = facts.dataset
-    return _initialise(keys.jax_key(seed, keys.INIT), dataset.image_shape, dataset.num_classes, facts.dtype)
+    dataset, channels = facts.dataset, facts.experiment.model.channels
+    return _initialise(keys.jax_key(seed, keys.INIT), dataset.image_shape, channels, dataset.num_classes, facts.dtype)
 
 
-_initialise = jax.jit(model.init, static_argnums=(1, 2, 3))
+_initialise = jax.jit(model.init, static_argnums=(1, 2, 3, 4))
 
 
 def train(setup: Setup, globals_: Params, round_: Round, state: MethodState = NO_STATE) -> tuple[Params, np.ndarray]:

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
-import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from fedmi_jax.config import Checkpoint, Evaluation, Experiment, explain, replace, to_dict
+from fedmi_jax.config import Checkpoint, Evaluation, Experiment, Model, explain, replace, to_dict
+from fedmi_jax.data import identity
+from fedmi_jax.data.identity import ImageSet
 from fedmi_jax.errors import FedmiError
 from fedmi_jax.files import replacing
 from fedmi_jax.results import store
@@ -31,18 +32,25 @@ class Manifest:
     experiment: Experiment
     checkpoint: Checkpoint
     dataset: str
-    """`fingerprint` of the images."""
+    """`identity.fingerprint` of the images."""
     machine: dict[str, str]
     """Versions and devices at the start."""
     method: str | None = None
     """Name of a method of the user's own, which was given from Python; None: the one that the experiment names."""
     schema_version: int = SCHEMA_VERSION
+    dataset_name: str = "images without a name"
+    """Of the images; files from before it was kept have none."""
+
+    @property
+    def images(self) -> ImageSet:
+        """As far as they are known."""
+        return ImageSet(self.dataset_name, sha256=self.dataset)
 
     @property
     def run(self) -> str:
         """The run's identity; with more rounds, or laid out otherwise, it is the same run."""
         own = [] if self.method is None else [self.method]
-        return _sha256([to_dict(fixed(self.experiment)), self.dataset, *own])
+        return _sha256([_identity(self.experiment), self.dataset, *own])
 
 
 def fixed(experiment: Experiment) -> Experiment:
@@ -53,12 +61,19 @@ def fixed(experiment: Experiment) -> Experiment:
     return replace(experiment, rounds=1, execution=execution, evaluation=evaluation)
 
 
+def _identity(experiment: Experiment) -> dict[str, Any]:
+    """A run that began before `model` could be set has the same identity today."""
+    values = to_dict(fixed(experiment))
+    return {k: v for k, v in values.items() if k != "model" or experiment.model != Model()}
+
+
 _MANIFEST = TypeAdapter(Manifest)
 
 
 def describe(experiment: Experiment, dataset: Dataset, settings: Checkpoint, method: str | None = None) -> Manifest:
     """The manifest of a run that begins here and now. method: name of a method of the user's own."""
-    return Manifest(experiment, settings, fingerprint(dataset), machine(), method)
+    sha256 = identity.fingerprint(dataset)
+    return Manifest(experiment, settings, sha256, machine(), method=method, dataset_name=dataset.name)
 
 
 def write(home: Path, manifest: Manifest) -> None:
@@ -92,16 +107,6 @@ def read(home: Path) -> Manifest | None:
 
 def _sha256(values: Any) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-
-
-def fingerprint(dataset: Dataset) -> str:
-    """SHA-256 of all images, labels and names, in hexadecimal."""
-    found = hashlib.sha256()
-    found.update(repr((dataset.name, dataset.class_names, dataset.mean, dataset.std)).encode())
-    for array in (dataset.train_images, dataset.train_labels, dataset.test_images, dataset.test_labels):
-        found.update(f"{array.dtype}{array.shape}".encode())
-        found.update(np.ascontiguousarray(array).data)
-    return found.hexdigest()
 
 
 def machine() -> dict[str, str]:

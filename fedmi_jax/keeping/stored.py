@@ -31,7 +31,7 @@ def write_arrays(path: Path, arrays: Record, run: str) -> None:
     content = io.BytesIO()  # in memory: a zip file that cannot be written to its end complains once more when it goes
     np.savez(content, **packed)  # type: ignore[arg-type]
     with replacing(path) as temporary:
-        temporary.write_bytes(content.getbuffer())
+        temporary.write_bytes(content.getvalue())  # no view: `content` complains when it goes and one is left
         seal(temporary)
 
 

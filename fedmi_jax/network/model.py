@@ -1,6 +1,6 @@
-"""The paper's three-layer CNN (section 2.1), with a gate on every convolution channel.
+"""The paper's CNN (section 2.1) of any depth and width, with a gate on every convolution channel.
 
-Axes: N images, H x W pixels, I image channels, O_l channels of convolution l, Y classes.
+Axes: N images, H x W pixels, I image channels, O_l channels of convolution l = 1 ... L, Y classes.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from jax import Array, lax
 
 from fedmi_jax.network import sparse_ops
 from fedmi_jax.network.ablation import ZERO, Ablation, Gates
-from fedmi_jax.network.layers import CHANNELS, CONV_LAYERS
+from fedmi_jax.network.layers import conv_layers, conv_names
 from fedmi_jax.network.ops import LAYOUT, conv_windows, relu_pool, windows
 
 Params = Mapping[str, Array]
-"""{"conv1_kernel": (3, 3, I, O_1), "conv1_bias": (O_1,), ..., "fc_kernel": (h * w * O_3, Y), "fc_bias": (Y,)}."""
+"""{"conv1_kernel": (3, 3, I, O_1), "conv1_bias": (O_1,), ..., "fc_kernel": (h * w * O_L, Y), "fc_bias": (Y,)}."""
 
 
 def _uniform(fan_in: int) -> Any:
@@ -33,10 +33,11 @@ def _uniform(fan_in: int) -> Any:
 
 
 class CNN(nn.Module):
-    """Three times 3x3 convolution, gate, ReLU, 2x2 max-pool; then one linear layer."""
+    """L times 3x3 convolution, gate, ReLU, 2x2 max-pool; then one linear layer."""
 
-    channels: tuple[int, ...] = CHANNELS
-    classes: int = 10
+    channels: tuple[int, ...]
+    """(O_1, ..., O_L)."""
+    classes: int
 
     @nn.compact
     def __call__(self, x: Array, gates: Gates | None = None, ablation: Ablation = ZERO) -> Array:
@@ -45,20 +46,25 @@ class CNN(nn.Module):
         gates: as `Gates`, multiplied with the convolution's output, bias included, before ReLU (section 2.2); None: all
         open. ablation: what a closed channel's output is replaced by.
         """
-        for layer, width in zip(CONV_LAYERS, self.channels, strict=True):
+        for layer, width in zip(conv_names(len(self.channels)), self.channels, strict=True):
             fan_in = 9 * x.shape[-1]
             kernel = self.param(f"{layer}_kernel", _uniform(fan_in), (3, 3, x.shape[-1], width), x.dtype)
             bias = self.param(f"{layer}_bias", _uniform(fan_in), (width,), x.dtype)
-            elements = conv_windows(x, kernel)
+            elements: Any = conv_windows(x, kernel, is_image=layer == "conv1")
             x = relu_pool(elements, bias) if gates is None else ablation.activate(elements, bias, gates[layer], layer)
         x = x.reshape(x.shape[0], -1)
         kernel = self.param("fc_kernel", _uniform(x.shape[-1]), (x.shape[-1], self.classes), x.dtype)
         return x @ kernel + self.param("fc_bias", _uniform(x.shape[-1]), (self.classes,), x.dtype)
 
 
-def init(key: Array, image_shape: Sequence[int], classes: int, dtype: Any = jnp.float32) -> Params:
-    """Fresh parameters for images of shape (H, W, I), each array drawn from PyTorch's default distribution."""
-    return CNN(classes=classes).init(key, jnp.zeros((1, *image_shape), dtype))["params"]
+def init(
+    key: Array, image_shape: Sequence[int], channels: tuple[int, ...], classes: int, dtype: Any = jnp.float32
+) -> Params:
+    """Fresh parameters for images of shape (H, W, I), each array drawn from PyTorch's default distribution.
+
+    Args: channels (O_1, ..., O_L); neither H nor W may be under 2^L.
+    """
+    return CNN(channels, classes).init(key, jnp.zeros((1, *image_shape), dtype))["params"]
 
 
 class SparseModel(NamedTuple):
@@ -66,23 +72,23 @@ class SparseModel(NamedTuple):
 
     params: Params
     kernels: dict[str, sparse_ops.Kernel]
-    """{"conv1": ..., "conv2": ..., "conv3": ...}, from `sparse_ops.visit`; they stand in for those of `params`."""
+    """{"conv1": ..., "conv2": ..., ...}, from `sparse_ops.visit`; they stand in for those of `params`."""
 
 
 def apply(
     params: Params | SparseModel, x: Array, gates: Gates | None = None, ablation: Ablation = ZERO
 ) -> Array:  # fmt: skip
-    """Logits (N, Y) of normalised images x (N, H, W, I); the widths are read from the parameters."""
+    """Logits (N, Y) of normalised images x (N, H, W, I); depth and widths are read from the parameters."""
     if isinstance(params, SparseModel):
         return _apply_sparse(params, x, gates, ablation)
-    channels = tuple(params[f"{layer}_bias"].shape[0] for layer in CONV_LAYERS)
+    channels = tuple(params[f"{layer}_bias"].shape[0] for layer in conv_layers(params))
     return CNN(channels, params["fc_bias"].shape[0]).apply({"params": params}, x, gates, ablation)  # type: ignore[return-value]
 
 
 def _apply_sparse(model: SparseModel, x: Array, gates: Gates | None, ablation: Ablation) -> Array:
     params, x = model.params, x.transpose(3, 1, 2, 0)  # images last
     gates, ablation = jax.tree.map(_channels_first, (gates, ablation))
-    for layer in CONV_LAYERS:
+    for layer in conv_layers(params):
         elements: Any = sparse_ops.conv_windows(x, model.kernels[layer], params[f"{layer}_bias"].shape[0])
         bias = _channels_first(params[f"{layer}_bias"])
         x = relu_pool(elements, bias) if gates is None else ablation.activate(elements, bias, gates[layer], layer)
@@ -97,7 +103,7 @@ def _channels_first(values: Array) -> Array:
 def conv_outputs(params: Params, x: Array) -> dict[str, Array]:
     """Every convolution's output, bias included, before ReLU: {"conv1": (N, H, W, O_1), ...}."""
     outputs = {}
-    for layer in CONV_LAYERS:
+    for layer in conv_layers(params):
         y = lax.conv_general_dilated(x, params[f"{layer}_kernel"], (1, 1), "SAME", dimension_numbers=LAYOUT)
         outputs[layer] = y + params[f"{layer}_bias"]
         x = relu_pool(windows(y), params[f"{layer}_bias"])
@@ -110,12 +116,13 @@ def narrow(params: Params, channels: Mapping[str, Any]) -> Params:
     With every other channel closed (zero ablation) both models give the same logits, since a closed channel's output
     is exactly 0; the small one does less work.
     """
+    convolutions = conv_layers(params)
     small, keep_in = dict(params), None
-    for layer in CONV_LAYERS:
+    for layer in convolutions:
         kernel, out = params[f"{layer}_kernel"], channels[layer]
         kernel = kernel if keep_in is None else kernel[:, :, keep_in]
         small[f"{layer}_kernel"], small[f"{layer}_bias"] = kernel[..., out], params[f"{layer}_bias"][out]
         keep_in = out
-    fc = params["fc_kernel"].reshape(-1, params["conv3_bias"].shape[0], params["fc_bias"].shape[0])
+    fc = params["fc_kernel"].reshape(-1, params[f"{convolutions[-1]}_bias"].shape[0], params["fc_bias"].shape[0])
     small["fc_kernel"] = fc[:, keep_in].reshape(-1, fc.shape[-1])
     return small

@@ -7,7 +7,7 @@ the processor's vectors run over images. At 99 % that takes a CPU a fifth of a d
 back to the input. (The kernel's own gradient is dense whatever the kernel, since pruned weights may return, so training
 has little from this.) An accelerator would make many small operations of it.
 
-As in `fedmi_jax.ops`, every output element is the same sum in the same order wherever it stands.
+As in `fedmi_jax.network.ops`, every output element is the same sum in the same order wherever it stands.
 """
 
 from __future__ import annotations

@@ -31,9 +31,8 @@ from pydantic.dataclasses import dataclass
 from fedmi_jax.config import explain
 from fedmi_jax.errors import FedmiError
 from fedmi_jax.files import replacing
-from fedmi_jax.network.layers import CONV_LAYERS
-from fedmi_jax.results.connectivity import SOURCES, connected, edges, functional
-from fedmi_jax.results.schema import CIRCUIT_DIMS, ORIGINS
+from fedmi_jax.results.connectivity import connected, edges, functional
+from fedmi_jax.results.schema import CIRCUIT_DIMS, ORIGINS, conv_layers, variables
 from fedmi_jax.results.similarity import measures, sizes
 from fedmi_jax.results.store import stamp
 
@@ -236,14 +235,10 @@ def _empty(tree: dict[str, _Round], labels: dict[str, int]) -> xr.Dataset:
     coords = {"seed": [0], "round": rounds, "origin": list(ORIGINS), "client": sorted(map(_number, clients))}
     coords |= {"class": list(labels.values())} | {dim: range(n) for dim, n in counts.items()}
     size = {dim: len(values) for dim, values in coords.items()}
-    shapes: dict[str, tuple[str, ...]] = {f"mask_{layer}": (*CIRCUIT_DIMS, f"channel_{layer}") for layer in CONV_LAYERS}
-    for layer in CONV_LAYERS:
-        ends = (f"channel_{layer}", SOURCES[layer])
-        shapes |= {f"connected_local_{layer}": ("seed", "round", "client", *ends)}
-        shapes |= {f"connected_global_{layer}": ("seed", "round", *ends)}
-    shapes["analysed"] = ("seed", "client", "class")
-    data = {name: (dims, np.zeros([size[d] for d in dims], bool)) for name, dims in shapes.items()}
-    data |= {name: (CIRCUIT_DIMS, np.full([size[d] for d in CIRCUIT_DIMS], np.nan)) for name in _METRICS}
+    rows = variables(tuple(_CHANNELS))
+    wires = (f"connected_{origin}_{layer}" for layer in _CHANNELS for origin in ORIGINS)
+    names = (*(f"mask_{layer}" for layer in _CHANNELS), *wires, "analysed", *_METRICS)
+    data = {k: (rows[k].dims, np.full([size[d] for d in rows[k].dims], rows[k].fill)) for k in names}
     return xr.Dataset(data, coords={**coords, "class_name": ("class", list(labels))})
 
 
@@ -278,7 +273,7 @@ def _fill(ds: xr.Dataset, index: _Index, circuit: _Circuit) -> None:
     r, origin, client, _ = index
     ds["analysed"].values[0, *index[2:]] = True
     model = (0, r, client) if origin == 0 else (0, r)
-    for layer in CONV_LAYERS:
+    for layer in _CHANNELS:
         ds[f"mask_{layer}"].values[0, *index][getattr(circuit.active_nodes, layer)] = True
         wires = ds[f"connected_{ORIGINS[origin]}_{layer}"].values[model]
         for destination, sources in getattr(circuit.connectivity, layer).items():
@@ -300,7 +295,7 @@ def _check_edges(path: Path, tree: dict[str, _Round], ds: xr.Dataset, labels: di
     """Raise FedmiError unless every circuit's own edges are exactly those its model's union leaves it."""
     counts, names = ds["edges"].values, list(labels)
     for index, circuit in _circuits(tree, ds, labels):
-        for i, layer in enumerate(CONV_LAYERS):
+        for i, layer in enumerate(_CHANNELS):
             listed = {(d, s) for d, sources in getattr(circuit.connectivity, layer).items() for s in sources}
             if len(listed) != counts[0, *index, i] or not _inside(listed, circuit, i):
                 r, origin, client, label = index
@@ -314,8 +309,9 @@ def _check_edges(path: Path, tree: dict[str, _Round], ds: xr.Dataset, labels: di
 
 def _inside(listed: set[tuple[int, int]], circuit: _Circuit, i: int) -> bool:
     """Do all edges of the i-th layer run between channels of the circuit?"""
-    destinations = set(getattr(circuit.active_nodes, CONV_LAYERS[i]))
-    sources = {s for _, s in listed} if i == 0 else set(getattr(circuit.active_nodes, CONV_LAYERS[i - 1]))
+    layers = list(_CHANNELS)
+    destinations = set(getattr(circuit.active_nodes, layers[i]))
+    sources = {s for _, s in listed} if i == 0 else set(getattr(circuit.active_nodes, layers[i - 1]))
     return all(d in destinations and s in sources for d, s in listed)
 
 
@@ -347,7 +343,7 @@ def _one_seed(ds: xr.Dataset, seed: int | None) -> xr.Dataset:
         raise FedmiError(f"seed: {seed} is not in the result, which holds {seeds}")
     if "participates" in ds and not ds["participates"].all():
         raise FedmiError("participates: some clients sat out rounds; the authors' schema has every client in every one")
-    missing = [name for layer in CONV_LAYERS for o in ORIGINS if (name := f"connected_{o}_{layer}") not in ds]
+    missing = [name for layer in conv_layers(ds) for o in ORIGINS if (name := f"connected_{o}_{layer}") not in ds]
     if missing:
         raise FedmiError(f"{missing[0]}: not in the result; the authors' schema needs the models' connectivity")
     return ds.sel(seed=[seed])
@@ -355,9 +351,10 @@ def _one_seed(ds: xr.Dataset, seed: int | None) -> xr.Dataset:
 
 def _tree(ds: xr.Dataset) -> dict[str, Any]:
     """The whole file as nested dicts."""
+    layers = conv_layers(ds)
     arrays = {name: ds[name].transpose(*CIRCUIT_DIMS, ...).values for name in _METRICS if name in ds}
-    arrays |= {layer: ds[f"mask_{layer}"].transpose(*CIRCUIT_DIMS, ...).values.astype(bool) for layer in CONV_LAYERS}
-    wires = {(o, layer): connected(ds, o, layer).values.astype(bool) for o in ORIGINS for layer in CONV_LAYERS}
+    arrays |= {layer: ds[f"mask_{layer}"].transpose(*CIRCUIT_DIMS, ...).values.astype(bool) for layer in layers}
+    wires = {(o, layer): connected(ds, o, layer).values.astype(bool) for o in ORIGINS for layer in layers}
     held, clients = ds["analysed"].transpose("seed", "client", "class").values[0], ds["client"].values
     rows = ds["origin"].values.tolist()
     names = _names(ds)
@@ -368,9 +365,7 @@ def _tree(ds: xr.Dataset) -> dict[str, Any]:
             for k, client in enumerate(clients):
                 found = model.setdefault(f"client_{client}", {})
                 for c in np.flatnonzero(held[k]):
-                    own = {
-                        layer: wires[origin, layer][(0, r, k) if origin == "local" else (0, r)] for layer in CONV_LAYERS
-                    }
+                    own = {layer: wires[origin, layer][(0, r, k) if origin == "local" else (0, r)] for layer in layers}
                     values = {name: array[0, r, :, k, c] for name, array in arrays.items()}
                     found[names[c]] = _record(values, own, origin, rows)
     return tree
@@ -384,9 +379,9 @@ def _names(ds: xr.Dataset) -> list[str]:
 
 def _record(values: dict[str, np.ndarray], wires: dict[str, np.ndarray], origin: str, rows: list[str]) -> dict:
     """One circuit in their schema. values: of every array, the circuit's entries for each origin in `rows`."""
-    masks = {layer: values[layer][rows.index(origin)] for layer in CONV_LAYERS}
-    before = {"conv1": None, "conv2": masks["conv1"], "conv3": masks["conv2"]}
-    links = {layer: _listed(functional(wires[layer], masks[layer], before[layer])) for layer in CONV_LAYERS}
+    masks = {layer: values[layer][rows.index(origin)] for layer in wires}
+    before = zip(wires, [None, *masks.values()], strict=False)  # nothing starts from the last one
+    links = {layer: _listed(functional(wires[layer], masks[layer], ends)) for layer, ends in before}
     metrics = {}
     for name, (key, origins) in _METRICS.items():
         if name in values and origin in origins:

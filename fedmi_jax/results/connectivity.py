@@ -10,11 +10,7 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-from fedmi_jax.network.layers import CONV_LAYERS
-from fedmi_jax.results.schema import CIRCUIT_DIMS
-
-SOURCES = {"conv1": "image_channel", "conv2": "channel_conv1", "conv3": "channel_conv2"}
-"""The axis that each layer's edges start from."""
+from fedmi_jax.results.schema import CIRCUIT_DIMS, VARIABLES, conv_layers, source
 
 
 def physical(weight: np.ndarray) -> np.ndarray:
@@ -62,18 +58,17 @@ def edges(ds: xr.Dataset) -> xr.Dataset:
 
     Needs mask_convN and connected_{local,global}_convN; the layers are the convolutions, see the module's text.
     """
+    layers = conv_layers(ds)
     per_layer = [
-        np.stack([_layer_edges(ds, str(origin), layer) for origin in ds["origin"].values], axis=2)
-        for layer in CONV_LAYERS
+        np.stack([_layer_edges(ds, str(origin), layer) for origin in ds["origin"].values], axis=2) for layer in layers
     ]
-    dims = (*CIRCUIT_DIMS, "layer")
-    return ds.assign_coords(layer=list(CONV_LAYERS)).assign(edges=(dims, np.stack(per_layer, axis=-1)))
+    return ds.assign_coords(layer=list(layers)).assign(edges=(VARIABLES["edges"].dims, np.stack(per_layer, axis=-1)))
 
 
 def connected(ds: xr.Dataset, origin: str, layer: str) -> xr.DataArray:
     """The physical connectivity that circuits of this origin live on, with a client axis only when it is "local"."""
     lead = ("seed", "round", "client") if origin == "local" else ("seed", "round")
-    return ds[f"connected_{origin}_{layer}"].transpose(*lead, f"channel_{layer}", SOURCES[layer])
+    return ds[f"connected_{origin}_{layer}"].transpose(*lead, f"channel_{layer}", source(layer))
 
 
 def _layer_edges(ds: xr.Dataset, origin: str, layer: str) -> np.ndarray:
@@ -81,10 +76,10 @@ def _layer_edges(ds: xr.Dataset, origin: str, layer: str) -> np.ndarray:
     wires = connected(ds, origin, layer).values.astype(bool)
     if origin == "global":
         wires = wires[:, :, None]  # one model for all clients
-    circuits, source = ds.sel(origin=origin), SOURCES[layer]
+    circuits, start = ds.sel(origin=origin), source(layer)
     order = tuple(dim for dim in CIRCUIT_DIMS if dim != "origin")
     ends = circuits[f"mask_{layer}"].transpose(*order, f"channel_{layer}").values.astype(bool)
-    if layer == CONV_LAYERS[0]:
+    if start == "image_channel":
         return edge_counts(wires, ends)
-    before = CONV_LAYERS[CONV_LAYERS.index(layer) - 1]
-    return edge_counts(wires, ends, circuits[f"mask_{before}"].transpose(*order, source).values.astype(bool))
+    before = circuits[f"mask_{start.removeprefix('channel_')}"]
+    return edge_counts(wires, ends, before.transpose(*order, start).values.astype(bool))

@@ -1,73 +1,267 @@
-"""A result: labelled arrays, one netCDF4 file `result.nc` per run, from which every table and figure can be drawn again.
+"""A result: labelled arrays in one netCDF4 file `result.nc`, from which every table and figure can be drawn again.
 
-The result *is* an `xarray.Dataset`; any netCDF reader opens the file. Not every variable is in every result: an
-imported file of the authors has no scores, softmax, global accuracy or linear-layer connectivity.
+The result *is* an `xarray.Dataset`; any netCDF reader opens the file. `VARIABLES` and `COORDINATES` say what may be in
+it. They decide how a run's arrays are put together, they give every variable its `long_name` and `units`, and `table`
+prints them for docs/results.md. Not every variable is in every result: an imported file of the authors has no scores,
+no softmax, no accuracy of the global model and no connectivity of the linear layer. Shares, accuracies and IoUs are
+fractions from 0 to 1.
 
-| dimension | labels |
-|---|---|
-| seed | the experiment's seeds |
-| round | 1 ... R |
-| origin | "local", "global": circuits found on the client's local model / on the global model with its data |
-| client | 0 ... K-1 |
-| class, other_class | labels analysed by any client; coordinate class_name(class), as "0 - zero" |
-| true_class | every label of the data set; coordinate true_class_name |
-| layer, parameter_layer | conv1 conv2 conv3, and with fc |
-| channel_conv1, channel_conv2, channel_conv3, image_channel | channel numbers |
-| sample | which of the random masks (`evaluation.null_samples`) |
+In names and dimensions `{layer}` stands for each convolution, conv1 to convN; `{source}` for the channels that its
+edges start from (those of the convolution before, for conv1 those of the image); `{last}` for the last convolution.
+How many convolutions there are is read from the result: `conv_layers`.
 
-In the next table CIRCUIT stands for (seed, round, origin, client, class). Shares, accuracies and IoUs are fractions in
-[0, 1], drift_gap in [-1, 1]; floats are NaN, booleans False and counts 0 where a client does not analyse the class or
-does not take part in the round.
-
-| variable | dimensions | meaning |
-|---|---|---|
-| analysed | seed, client, class | bool: does the client analyse the class |
-| participates | seed, round, client | bool: does the client take part in the round; absent: all do |
-| samples | seed, client, true_class | int: training images |
-| mask_convN | CIRCUIT, channel_convN | bool: channels of the circuit |
-| score_convN | CIRCUIT, channel_convN | final gate score; the circuit is score > 0 |
-| size | CIRCUIT, layer | int: channels of the circuit |
-| edges | CIRCUIT, layer | int: edges of its functional connectivity |
-| degenerate | CIRCUIT | bool: some layer has no channel, so the output cannot depend on the image |
-| sufficiency | CIRCUIT | accuracy on the class with only the circuit kept |
-| necessity | CIRCUIT | accuracy on the class with exactly the circuit removed |
-| cross_evaluation | CIRCUIT | accuracy of the mask on the other model: of a local circuit on the global model (the paper's), of a global circuit on the client's local model |
-| cross_evaluation_softmax | CIRCUIT | of the same, mean softmax of the class over all its images |
-| cross_evaluation_false_positive_rate, cross_evaluation_balanced_accuracy | CIRCUIT | of the same, as below |
-| cross_evaluation_call_rate | CIRCUIT, true_class | of the same, as below |
-| failure_softmax | CIRCUIT, true_class | of the same, mean softmax over the images it gets wrong |
-| drift_gap | CIRCUIT | sufficiency of the client's circuit found on the other model, minus cross_evaluation |
-| false_positive_rate | CIRCUIT | share of images of other classes that the masked model calls the class |
-| balanced_accuracy | CIRCUIT | one-vs-rest: mean of sufficiency and 1 - false_positive_rate |
-| call_rate | CIRCUIT, true_class | share of the images of each class that the masked model calls the class |
-| target_softmax | CIRCUIT | mean softmax of the class over its images with only the circuit kept |
-| empty_mask_accuracy, empty_mask_softmax | CIRCUIT | control: no channel kept, so biases alone decide |
-| random_sufficiency, random_necessity, random_cross_evaluation | CIRCUIT, sample | on request: the same of random masks with as many channels per layer as the circuit |
-| rediscovery_iou, empty_pairs_rediscovery | CIRCUIT, layer | on request (`discovery.repeat`): IoU with the circuit found again on the same weights from other batches; whether both are empty |
-| aligned_local_global_iou, aligned_specialist_distinctness, moved | see `fedmi_jax.analysis.alignment.aligned` | where `fedmi_jax.analysis.compact` put them in place of the weights |
-| strength_local_convN, strength_global_convN | as connected_local_convN ... | there too: uint8, norm of each edge's kernel, 255 for the layer's largest |
-| inter_client_iou, stability_iou, ..., empty_pairs_* | see `fedmi_jax.results.similarity.measures` | similarity |
-| global_accuracy, global_class_accuracy | seed, round; and true_class | full global model |
-| local_accuracy, local_class_accuracy, train_loss | seed, round, client; and true_class | full local model; mean loss of the round |
-| weights_local_X, weights_global_X | seed, round, (client,) and X's own | on request: every parameter |
-| realised_sparsity_local, realised_sparsity_global | seed, round, (client,) parameter_layer | share of zero weights |
-| connected_local_L, connected_global_L | seed, round, (client,) destination, source | bool: physical connectivity of layer L |
-
-Attributes: schema_version, created_by, name, config (JSON, `fedmi_jax.config.from_json`; absent when unknown),
-versions (JSON, of Python and the packages). The file ends in its checksum (`fedmi_jax.files`).
-"""  # noqa: E501
+Attributes of a result: schema_version, created_by, name, config (JSON, `fedmi_jax.config.from_json`; absent when
+unknown), dataset (JSON, the images: `fedmi_jax.data.identity.ImageSet`; absent when unknown), versions (JSON, of Python
+and the packages). The file ends in its checksum (`fedmi_jax.files`).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
 import xarray as xr
 
-from fedmi_jax.network.layers import CONV_LAYERS
+from fedmi_jax.network.layers import conv_layers as conv_layers
 
 SCHEMA_VERSION = 2
 ORIGINS = ("local", "global")
-_REQUIRED = ("analysed", *(f"mask_{layer}" for layer in CONV_LAYERS))
 CIRCUIT_DIMS = ("seed", "round", "origin", "client", "class")
 """The axes that single out one circuit."""
+LOCAL, GLOBAL = ("seed", "round", "client"), ("seed", "round")
+"""The axes that single out one client's model of a round, and one global model."""
+
+
+class Variable(NamedTuple):
+    """A row of the table: one variable, or one for each convolution where its name holds `{layer}`."""
+
+    dims: tuple[str, ...]
+    dtype: str
+    """numpy's name; "float": float32 or float64, as the run computed; "text"."""
+    long_name: str
+    units: str = "1"
+    """"1" for pure numbers and labels, as in UDUNITS."""
+    when: str = ""
+    """Which results have it; empty: every run."""
+
+    @property
+    def fill(self) -> Any:
+        """What stands where a client does not analyse the class, or does not take part in the round."""
+        return fill("U" if self.dtype == "text" else self.dtype)
+
+    @property
+    def of_circuits(self) -> bool:
+        """Has it one entry or more for every circuit?"""
+        return self.dims[: len(CIRCUIT_DIMS)] == CIRCUIT_DIMS
+
+    def at(self, **names: str) -> Variable:
+        """With the placeholders in it written out."""
+        return self._replace(
+            dims=tuple(dim.format(**names) for dim in self.dims), long_name=self.long_name.format(**names)
+        )
+
+
+def fill(dtype: Any) -> Any:
+    """NaN for floats, False for booleans, 0 for counts, no text."""
+    return {"f": np.nan, "b": False, "i": 0, "u": 0, "U": ""}[np.dtype(dtype).kind]
+
+
+def _label(dim: str, dtype: str, long_name: str, when: str = "") -> Variable:
+    return Variable((dim,), dtype, long_name, when=when)
+
+
+_IMPORTED, _NEVER = "as a coordinate in imported files", "never as a coordinate: numbered from 0"
+COORDINATES = {
+    "seed": _label("seed", "int64", "seed of the experiment"),
+    "round": _label("round", "int64", "round, from 1 on"),
+    "origin": _label(
+        "origin", "text", 'model that the circuit was found on: "local", the client\'s, or "global", with its data'
+    ),
+    "client": _label("client", "int64", "client"),
+    "class": _label("class", "int64", "class that a circuit is for: the labels that any client analyses"),
+    "other_class": _label("other_class", "int64", "class of the other circuit of a pair"),
+    "class_name": _label("class", "text", "name of the class"),
+    "true_class": _label("true_class", "int64", "class of images: every label of the data set"),
+    "true_class_name": _label("true_class", "text", "name of the class of images"),
+    "layer": _label("layer", "text", "convolution"),
+    "parameter_layer": _label("parameter_layer", "text", "layer with weights: a convolution, or fc, the linear one"),
+    "channel_{layer}": _label("channel_{layer}", "int64", "output channel of {layer}", _IMPORTED),
+    "image_channel": _label("image_channel", "int64", "channel of the image", _IMPORTED),
+    "sample": _label("sample", "int64", "random mask", _NEVER),
+    "kernel_row": _label("kernel_row", "int64", "row of a kernel", _NEVER),
+    "kernel_column": _label("kernel_column", "int64", "column of a kernel", _NEVER),
+    "feature": _label("feature", "int64", "input of the linear layer: row, column, channel", _NEVER),
+}  # fmt: skip
+"""Every dimension, and the coordinates that label it."""
+
+
+def _rows(
+    dims: tuple[str, ...], dtype: str, rows: dict[str, str], when: str = "", units: str = "1"
+) -> dict[str, Variable]:
+    """Variables that differ in name and meaning only."""
+    return {name: Variable(dims, dtype, text, units, when) for name, text in rows.items()}
+
+
+def _of_models(dims: tuple[str, ...], dtype: str, rows: dict[str, str], when: str = "") -> dict[str, Variable]:
+    """The same of the clients' models and of the global one, where ORIGIN stands in the name and in the text."""
+    models = (("local", LOCAL, "the client's local model"), ("global", GLOBAL, "the global model"))
+    return {
+        name.replace("ORIGIN", origin): Variable((*lead, *dims), dtype, text.replace("ORIGIN", model), when=when)
+        for name, text in rows.items()
+        for origin, lead, model in models
+    }
+
+
+def _similarity(iou: str, dims: tuple[str, ...], text: str) -> dict[str, Variable]:
+    """A measure of similarity (`fedmi_jax.results.similarity`), and the share of its pairs that are both empty."""
+    empty = f"share of the pairs of {iou} in which both circuits have no channel"
+    rows = {iou: text, "empty_pairs_" + iou.removesuffix("_iou"): empty}
+    return _rows((*dims, "layer"), "float64", rows)
+
+
+_RANDOM, _AGAIN = "with evaluation.null_samples", "with discovery.repeat"
+_WEIGHTS, _COMPACT = "with execution.save_weights", "in place of weights, see `fedmi_jax.analysis.compact`"
+_CHANNEL, _ENDS = "channel_{layer}", ("channel_{layer}", "{source}")
+VARIABLES: dict[str, Variable] = {
+    **_rows(("seed", "client", "class"), "bool", {"analysed": "whether the client analyses the class"}),
+    **_rows(LOCAL, "bool", {"participates": "whether the client takes part in the round"}, "absent: every client does"),
+    **_rows(("seed", "client", "true_class"), "int64", {"samples": "training images"}),
+    **_rows((*CIRCUIT_DIMS, _CHANNEL), "bool", {"mask_{layer}": "whether the circuit keeps the channel of {layer}"}),
+    **_rows((*CIRCUIT_DIMS, _CHANNEL), "float32", {
+        "score_{layer}": "final score of the channel of {layer}; the circuit keeps scores above 0",
+    }),
+    **_rows((*CIRCUIT_DIMS, "layer"), "int64", {
+        "size": "channels of the circuit",
+        "edges": "edges of the circuit's functional connectivity",
+    }),
+    **_rows(CIRCUIT_DIMS, "bool", {
+        "degenerate": "whether some layer of the circuit has no channel: its output cannot depend on the image",
+    }),
+    **_rows(CIRCUIT_DIMS, "float32", {
+        "sufficiency": "accuracy on the class with only the circuit kept",
+        "necessity": "accuracy on the class with exactly the circuit removed",
+        "cross_evaluation": "accuracy on the class of the circuit's mask on the other model: of a local circuit on the "
+        "global model (the paper's), of a global circuit on the client's local model",
+        "false_positive_rate": "share of images of other classes that the masked model calls the class",
+        "balanced_accuracy": "one-vs-rest: mean of sufficiency and 1 - false_positive_rate",
+        "target_softmax": "mean softmax of the class over its images with only the circuit kept",
+        "drift_gap": "sufficiency of the client's circuit that was found on the other model, minus cross_evaluation",
+        "cross_evaluation_softmax": "target_softmax of the mask on the other model",
+        "cross_evaluation_false_positive_rate": "false_positive_rate of the mask on the other model",
+        "cross_evaluation_balanced_accuracy": "balanced_accuracy of the mask on the other model",
+        "empty_mask_accuracy": "control: accuracy on the class with no channel kept, so that biases alone decide",
+        "empty_mask_softmax": "control: mean softmax of the class with no channel kept",
+    }),
+    **_rows((*CIRCUIT_DIMS, "true_class"), "float32", {
+        "call_rate": "share of the images of each class that the masked model calls the circuit's class",
+        "cross_evaluation_call_rate": "call_rate of the mask on the other model",
+        "failure_softmax": "mean softmax of each class over the images that the mask on the other model gets wrong",
+    }),
+    **_rows((*CIRCUIT_DIMS, "sample"), "float32", {
+        "random_sufficiency": "sufficiency of random masks with as many channels per layer as the circuit",
+        "random_necessity": "necessity of such random masks",
+        "random_cross_evaluation": "cross_evaluation of such random masks",
+    }, _RANDOM),
+    **_rows((*CIRCUIT_DIMS, "layer"), "float32", {
+        "rediscovery_iou": "IoU with the circuit that is found again on the same weights from other batches",
+        "empty_pairs_rediscovery": "whether both circuits of rediscovery_iou have no channel",
+    }, _AGAIN),
+    **_similarity("inter_client_iou", ("seed", "round", "origin", "class"),
+                  "IoU of two clients' circuits of the class, mean over pairs of clients"),
+    **_similarity("stability_iou", CIRCUIT_DIMS, "IoU of the circuit with itself one round before"),
+    **_similarity("local_global_iou", ("seed", "round", "client", "class"),
+                  "IoU of the client's local circuit with its global one"),
+    **_similarity("specialist_distinctness", ("seed", "round", "origin"),
+                  "IoU of the channels that two clients use for any class, mean over pairs of clients"),
+    **_similarity("inter_class_iou", ("seed", "round", "origin", "client"),
+                  "IoU of the client's circuits of two classes, mean over pairs of classes"),
+    **_similarity("class_pair_iou", ("seed", "round", "origin", "class", "other_class"),
+                  "IoU of a circuit of the one class with a circuit of the other, mean over pairs of circuits"),
+    **_rows((*LOCAL, "class", "layer"), "float64", {
+        "aligned_local_global_iou": "local_global_iou after the best matching of channels",
+    }, _COMPACT),
+    **_rows(("seed", "round", "layer"), "float64", {
+        "aligned_specialist_distinctness": "specialist_distinctness of local circuits after the best matching",
+    }, _COMPACT),
+    **_rows((*LOCAL, "layer"), "float64", {
+        "moved": "share of the global model's channels that are matched to another number",
+    }, _COMPACT),
+    **_rows(LOCAL, "float64", {"train_loss": "mean training loss of the round"}, units="nat"),
+    **_of_models((), "float", {"ORIGIN_accuracy": "accuracy of ORIGIN, every channel kept"}),
+    **_of_models(("true_class",), "float", {"ORIGIN_class_accuracy": "accuracy of ORIGIN on each class"}),
+    **_of_models(("parameter_layer",), "float32", {
+        "realised_sparsity_ORIGIN": "share of weights that are 0 in ORIGIN",
+    }),
+    **_of_models(_ENDS, "bool", {
+        "connected_ORIGIN_{layer}": "whether {layer} of ORIGIN has a weight that is not 0 between the two",
+    }),
+    **_of_models(("true_class", "channel_{last}"), "bool", {
+        "connected_ORIGIN_fc": "whether the linear layer of ORIGIN has a weight that is not 0 between the two",
+    }),
+    **_of_models(_ENDS, "uint8", {
+        "strength_ORIGIN_{layer}": "norm of each kernel in {layer} of ORIGIN; 255 is the largest of the layer",
+    }, _COMPACT),
+    **_of_models(("kernel_row", "kernel_column", *reversed(_ENDS)), "float", {
+        "weights_ORIGIN_{layer}_kernel": "kernels in {layer} of ORIGIN",
+    }, _WEIGHTS),
+    **_of_models((_CHANNEL,), "float", {"weights_ORIGIN_{layer}_bias": "biases in {layer} of ORIGIN"}, _WEIGHTS),
+    **_of_models(("feature", "true_class"), "float", {
+        "weights_ORIGIN_fc_kernel": "weights in the linear layer of ORIGIN",
+    }, _WEIGHTS),
+    **_of_models(("true_class",), "float", {
+        "weights_ORIGIN_fc_bias": "biases in the linear layer of ORIGIN",
+    }, _WEIGHTS),
+}  # fmt: skip
+"""Every variable that a result may have."""
+
+
+# --- the rows of one result ---
+
+
+def source(layer: str) -> str:
+    """The dimension that this convolution's edges start from."""
+    number = int(layer.removeprefix("conv"))
+    return "image_channel" if number == 1 else f"channel_conv{number - 1}"
+
+
+def variables(layers: Sequence[str]) -> dict[str, Variable]:
+    """`VARIABLES` of a network of these convolutions, each name and dimension written out."""
+    return _written_out(tuple(layers), coordinates=False)
+
+
+def coordinates(layers: Sequence[str]) -> dict[str, Variable]:
+    """`COORDINATES`, likewise."""
+    return _written_out(tuple(layers), coordinates=True)
+
+
+@lru_cache
+def _written_out(layers: tuple[str, ...], coordinates: bool) -> dict[str, Variable]:
+    last = layers[-1] if layers else ""
+    return {
+        name.format(layer=layer): row.at(layer=layer, source=source(layer), last=last)
+        for name, row in (COORDINATES if coordinates else VARIABLES).items()
+        for layer in (layers if "{layer}" in name else (last,))
+    }
+
+
+def described(ds: xr.Dataset) -> xr.Dataset:
+    """`ds` with `long_name` and `units` on all its variables and coordinates that the tables have."""
+    layers, ds = conv_layers(ds), ds.copy()
+    rows = coordinates(layers) | variables(layers)
+    for name in rows.keys() & ds.variables.keys():
+        ds.variables[name].attrs = {"long_name": rows[name].long_name, "units": rows[name].units}
+    return ds
+
+
+def lacking(ds: xr.Dataset) -> str:
+    """What a result must have and this dataset has not; empty: nothing. A result has `analysed` and a mask for each of
+    its convolutions, which are numbered from 1."""
+    layers = conv_layers(ds)
+    labels = ds["layer"].values.tolist() if "layer" in ds.coords else []
+    wanted = [f"conv{i + 1}" for i in range(max(len(labels), len(layers), 1))]
+    return next((name for name in ("analysed", *(f"mask_{layer}" for layer in wanted)) if name not in ds), "")
 
 
 def held(ds: xr.Dataset) -> xr.DataArray:
@@ -76,3 +270,27 @@ def held(ds: xr.Dataset) -> xr.DataArray:
     everyone = xr.ones_like(ds["round"], dtype=bool)
     there = ds["analysed"].astype(bool) & (ds["participates"].astype(bool) if "participates" in ds else everyone)
     return there.transpose("seed", "round", "client", "class")
+
+
+# --- documentation ---
+
+
+def table() -> str:
+    """`COORDINATES` and `VARIABLES` as markdown. CIRCUIT stands for the axes that single out a circuit."""
+    labels = ["| coordinate | dimension | dtype | meaning |", "|---|---|---|---|"]
+    labels += [f"| `{name}` | {row.dims[0]} | {row.dtype} | {_meaning(row)} |" for name, row in COORDINATES.items()]
+    rows = ["| variable | dimensions | dtype | fill | units | meaning |", "|---|---|---|---|---|---|"]
+    rows += [
+        f"| `{name}` | {_dims(row)} | {row.dtype} | {row.fill} | {row.units} | {_meaning(row)} |"
+        for name, row in VARIABLES.items()
+    ]
+    return "\n".join([*labels, "", *rows, ""])
+
+
+def _dims(row: Variable) -> str:
+    rest = row.dims[len(CIRCUIT_DIMS) :]
+    return ", ".join(("CIRCUIT", *rest) if row.of_circuits else row.dims)
+
+
+def _meaning(row: Variable) -> str:
+    return f"{row.long_name} ({row.when})" if row.when else row.long_name

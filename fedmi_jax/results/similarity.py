@@ -12,8 +12,7 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-from fedmi_jax.network.layers import CONV_LAYERS
-from fedmi_jax.results.schema import CIRCUIT_DIMS, held
+from fedmi_jax.results.schema import CIRCUIT_DIMS, VARIABLES, conv_layers, held
 
 Pair = tuple[np.ndarray, np.ndarray]
 """A measure and the share of its pairs that were both empty."""
@@ -36,10 +35,11 @@ def sizes(ds: xr.Dataset) -> xr.Dataset:
     A circuit is degenerate when some layer has no channel: its output is then the same for every image.
     Both are 0 / False where there is no such circuit (`held`).
     """
-    size = np.stack([np.count_nonzero(_mask(ds, layer), axis=-1) for layer in CONV_LAYERS], axis=-1)
+    layers = conv_layers(ds)
+    size = np.stack([np.count_nonzero(_mask(ds, layer), axis=-1) for layer in layers], axis=-1)
     found = held(ds).values[:, :, None]
-    return ds.assign_coords(layer=list(CONV_LAYERS)).assign(
-        size=((*CIRCUIT_DIMS, "layer"), np.where(found[..., None], size, 0)),
+    return ds.assign_coords(layer=list(layers)).assign(
+        size=(VARIABLES["size"].dims, np.where(found[..., None], size, 0)),
         degenerate=(CIRCUIT_DIMS, found & (size == 0).any(axis=-1)),
     )
 
@@ -67,26 +67,21 @@ def measures(ds: xr.Dataset) -> xr.Dataset:
       different clients and so equals inter_client_iou.
     - empty_pairs_X for each of these (X without "_iou"): share of those pairs in which both sets are empty.
     """
-    there, rounds = held(ds).values, ds["round"].values
+    layers, there, rounds = conv_layers(ds), held(ds).values, ds["round"].values
     origins = [str(origin) for origin in ds["origin"].values]
-    found = [_of_layer(_mask(ds, layer), there, rounds, origins) for layer in CONV_LAYERS]
-    ds = ds.assign_coords(layer=list(CONV_LAYERS), other_class=ds["class"].values)
-    for name, dims in _DIMS.items():
+    found = [_of_layer(_mask(ds, layer), there, rounds, origins) for layer in layers]
+    ds = ds.assign_coords(layer=list(layers), other_class=ds["class"].values)
+    for name in MEASURES:
         value, empty = (np.stack([layer[name][part] for layer in found], axis=-1) for part in (0, 1))
-        ds[name] = ((*dims, "layer"), value)
-        ds["empty_pairs_" + name.removesuffix("_iou")] = ((*dims, "layer"), empty)
+        ds[name] = (VARIABLES[name].dims, value)
+        ds["empty_pairs_" + name.removesuffix("_iou")] = (VARIABLES[name].dims, empty)
     return ds
 
 
-_DIMS = {
-    "inter_client_iou": ("seed", "round", "origin", "class"),
-    "stability_iou": CIRCUIT_DIMS,
-    "local_global_iou": ("seed", "round", "client", "class"),
-    "specialist_distinctness": ("seed", "round", "origin"),
-    "inter_class_iou": ("seed", "round", "origin", "client"),
-    "class_pair_iou": ("seed", "round", "origin", "class", "other_class"),
-}
-MEASURES = tuple(_DIMS)
+MEASURES = (
+    "inter_client_iou", "stability_iou", "local_global_iou", "specialist_distinctness", "inter_class_iou",
+    "class_pair_iou",
+)  # fmt: skip
 """The similarity measures that `measures` adds."""
 
 

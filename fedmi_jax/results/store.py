@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import json
 import platform
-from importlib.metadata import PackageNotFoundError, version
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import xarray as xr
 
 from fedmi_jax.config import Experiment, from_json, to_json
+from fedmi_jax.data import identity
+from fedmi_jax.data.identity import MNIST, ImageSet
 from fedmi_jax.errors import FedmiError
 from fedmi_jax.files import replacing, seal, sealed
-from fedmi_jax.results.schema import _REQUIRED, SCHEMA_VERSION
+from fedmi_jax.results import schema
+from fedmi_jax.results.schema import SCHEMA_VERSION
 
 FILE = "result.nc"
-_PACKAGES = ("fedmi-jax", "jax", "jaxlib", "flax", "optax", "numpy", "xarray", "h5netcdf")
+_PACKAGES = ("fedmi-jax", "jax", "jaxlib", "flax", "optax", "numpy", "scipy", "xarray", "h5netcdf")
 
 
-def stamp(ds: xr.Dataset, experiment: Experiment | None = None, name: str | None = None) -> xr.Dataset:
-    """`ds` with the attributes every result carries. name: of the run, by default the experiment's."""
+def stamp(
+    ds: xr.Dataset, experiment: Experiment | None = None, name: str | None = None, dataset: ImageSet | None = None
+) -> xr.Dataset:
+    """`ds` with the attributes that every result carries, and those of its variables (`schema.described`).
+
+    name: of the run, by default the experiment's; dataset: the images that it was made of.
+    """
     found = versions()
     attrs: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
@@ -30,7 +38,22 @@ def stamp(ds: xr.Dataset, experiment: Experiment | None = None, name: str | None
     }
     if experiment is not None:
         attrs["config"] = to_json(experiment)
-    return ds.assign_attrs(attrs)
+    if dataset is not None:
+        attrs["dataset"] = json.dumps(identity.to_values(dataset))
+    return schema.described(ds).assign_attrs(attrs)
+
+
+def images(ds: xr.Dataset) -> ImageSet | None:
+    """The images that a result was made of; None for an imported file, which does not know them.
+
+    Files from before this was recorded are taken for what their configuration says.
+    """
+    if "dataset" in ds.attrs:
+        return identity.from_json(str(ds.attrs["dataset"]))
+    if "config" not in ds.attrs:
+        return None
+    name = from_json(ds.attrs["config"]).data.name
+    return MNIST if name == MNIST.name else ImageSet(name)
 
 
 def save(ds: xr.Dataset, folder: str | Path) -> Path:
@@ -43,7 +66,9 @@ def save(ds: xr.Dataset, folder: str | Path) -> Path:
     path = Path(folder) / FILE
     packed = {str(name): {"zlib": True, "complevel": 4} for name, v in ds.variables.items() if v.dtype.kind in "biuf"}
     encoding = {name: how for name, how in packed.items() if ds[name].ndim}
-    content = ds.to_netcdf(engine="h5netcdf", encoding=encoding)  # in memory: on a full disk HDF5 ends the process
+    # In memory, for on a full disk HDF5 ends the process; and a copy, for xarray's own buffer complains when it is
+    # collected while a traceback still looks at it.
+    content = bytes(ds.to_netcdf(engine="h5netcdf", encoding=encoding))
     with replacing(path) as temporary:
         temporary.write_bytes(content)
         seal(temporary)
@@ -67,16 +92,20 @@ def load(path: str | Path) -> xr.Dataset:
         raise
     except Exception as error:  # on damaged files HDF5 and what reads it raise nearly anything
         raise FedmiError(f"{path}: damaged or not a netCDF4 file ({' '.join(str(error).split())[:120]})") from None
-    if "schema_version" not in ds.attrs or any(name not in ds for name in _REQUIRED):
+    if "schema_version" not in ds.attrs or schema.lacking(ds):
         raise FedmiError(f"{path}: a netCDF4 file, but not a result of fedmi_jax")
-    schema = str(ds.attrs["schema_version"])
-    if not schema.isdecimal() or int(schema) > SCHEMA_VERSION:
-        raise FedmiError(f"{path}: schema {schema} is newer than this fedmi_jax reads ({SCHEMA_VERSION})")
+    version = str(ds.attrs["schema_version"])
+    if not version.isdecimal() or int(version) > SCHEMA_VERSION:
+        raise FedmiError(f"{path}: schema {version} is newer than this fedmi_jax reads ({SCHEMA_VERSION})")
     try:
         if "config" in ds.attrs:
             from_json(ds.attrs["config"])
     except FedmiError as error:
         raise FedmiError(f"{path}: its configuration is not one that this fedmi_jax reads ({error})") from None
+    try:
+        images(ds)
+    except FedmiError as error:
+        raise FedmiError(f"{path}: what it says of its images is not what this fedmi_jax reads ({error})") from None
     return ds
 
 
@@ -108,6 +137,6 @@ def versions() -> dict[str, str]:
 
 def _version(package: str) -> str | None:
     try:
-        return version(package)
-    except PackageNotFoundError:  # run from a checkout, or an optional package
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:  # run from a checkout, or an optional package
         return None

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from fedmi_jax.results.schema import ORIGINS, held
+from fedmi_jax.data import identity
+from fedmi_jax.results import store
+from fedmi_jax.results.schema import CIRCUIT_DIMS, ORIGINS, VARIABLES, held
 from fedmi_jax.results.similarity import MEASURES
 
 
@@ -18,6 +20,7 @@ def summary(ds: xr.Dataset) -> dict[str, Any]:
     The entries of `_AVERAGES` are there only when the result has the variable.
 
     - name, seeds, rounds (how many), clients (how many), classes (names)
+    - dataset: the images (`fedmi_jax.data.identity.ImageSet`), None where they are not known
     - cross_evaluation: of local circuits on the global model: mean (all rounds), last_round,
       per_client_and_class {"0": {"0 - zero": ...}}; degenerate {"0": ["0 - zero"]}, of which circuits at least half of
       the seeds' are degenerate
@@ -31,13 +34,14 @@ def summary(ds: xr.Dataset) -> dict[str, Any]:
       cross_evaluation_{softmax,false_positive_rate,balanced_accuracy}, empty_mask_* {origin}
     - realised_sparsity {origin: {layer}}
     """
-    last, there = ds.isel(round=-1), held(ds).isel(round=-1)
+    last, there, images = ds.isel(round=-1), held(ds).isel(round=-1), store.images(ds)
     found: dict[str, Any] = {
         "name": str(ds.attrs.get("name", "custom")),
         "seeds": [int(seed) for seed in ds["seed"].values],
         "rounds": ds.sizes["round"],
         "clients": ds.sizes["client"],
         "classes": [str(name) for name in ds["class_name"].values],
+        "dataset": None if images is None else identity.to_values(images),
         "cross_evaluation": _cross_evaluation(ds),
         "degenerate_share": _by(last["degenerate"].where(there), "origin"),
         "global_accuracy": _mean(last["global_accuracy"]) if "global_accuracy" in ds else None,
@@ -53,11 +57,12 @@ def summary(ds: xr.Dataset) -> dict[str, Any]:
     return found
 
 
-_AVERAGES = (
-    "sufficiency", "necessity", "false_positive_rate", "balanced_accuracy", "target_softmax", "drift_gap",
-    "cross_evaluation_softmax", "cross_evaluation_false_positive_rate", "cross_evaluation_balanced_accuracy",
-    "empty_mask_accuracy", "empty_mask_softmax",
-)  # fmt: skip
+_AVERAGES = tuple(
+    name
+    for name, row in VARIABLES.items()
+    if row.dims == CIRCUIT_DIMS and row.dtype == "float32" and name != "cross_evaluation"
+)
+"""Measures that have one number for every circuit; cross-evaluation has an entry of its own."""
 
 
 def _mean(values: xr.DataArray) -> float | None:
