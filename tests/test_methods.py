@@ -326,8 +326,9 @@ def test_clients_start_from_what_they_are_served_with_their_own_state(how):
     found, _, _ = test_local.train(
         [0, 1, 2], how=tiny.layout(*how), method=TOY, start=(globals_, seeds, state, numbers)
     )
-    expected, _, _ = test_local.train([0, 1, 2], how=tiny.layout(1), method=PULLED, start=(mine, np.arange(3)))
-    chex.assert_trees_all_close(found, expected, rtol=1e-9, atol=1e-11)
+    # In the same layout: another order of sums is no matter of the method, and Adam can amplify it.
+    expected, _, _ = test_local.train([0, 1, 2], how=tiny.layout(*how), method=PULLED, start=(mine, np.arange(3)))
+    chex.assert_trees_all_close(found, expected, rtol=1e-12, atol=1e-13)
 
 
 # --- what a method of one's own may not do ---

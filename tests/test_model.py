@@ -287,7 +287,8 @@ def test_widths_of_the_smaller_models(full, expected):
 
 
 def _filled(small, channels, gates, fill, x):
-    return model.apply(small, x, *({k: values[k][channels[k]] for k in values} for values in (gates, fill)))
+    kept, means = ({k: values[k][channels[k]] for k in values} for values in (gates, fill))
+    return model.apply(small, x, kept, Mean(means))
 
 
 @pytest.mark.usefixtures("x64")
@@ -299,7 +300,8 @@ def test_any_number_of_convolutions(channels):
     layers, rng = plain.convolutions(params), np.random.default_rng(8)
     gates = {layer: jnp.asarray(np.arange(n) % 3 > 0, float) for layer, n in zip(layers, channels, strict=True)}
     fill = {layer: jnp.asarray(rng.normal(size=gate.shape)) for layer, gate in gates.items()}
-    fast, slow = (derivatives(f, params, gates, x, fill) for f in (model.apply, plain.logits))
+    fast = derivatives(model.apply, params, gates, x, Mean(fill))
+    slow = derivatives(plain.logits, params, gates, x, fill)
     chex.assert_trees_all_close(fast, slow, rtol=1e-11, atol=1e-12)
     closed = APPLY(params, x, gates)
     small = model.narrow(params, {layer: np.flatnonzero(gate) for layer, gate in gates.items()})

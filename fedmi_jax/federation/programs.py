@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.sharding import PartitionSpec as P
 
@@ -23,7 +24,7 @@ from fedmi_jax.config import Discovery, Local, Sparsity
 from fedmi_jax.data.batches import Plan
 from fedmi_jax.devices.layout import AXIS, Layout
 from fedmi_jax.devices.lift import deal, gathered, lift
-from fedmi_jax.network.ablation import Ablation, Gates, Mean, Zero
+from fedmi_jax.network.ablation import Ablation, Mean, Zero
 from fedmi_jax.network.images import Images
 from fedmi_jax.network.layers import conv_layers
 from fedmi_jax.network.model import Params
@@ -158,20 +159,21 @@ class Masked(NamedTuple):
 
 
 def stacked(parts: Sequence[Masked]) -> Masked:
-    """The rows of all parts, one part after the other."""
-    return jax.tree.map(lambda *columns: jnp.concatenate(columns), *parts)
+    """The rows of all parts, one part after the other; on the host, where nothing need be compiled for it."""
+    return jax.tree.map(lambda *columns: np.concatenate(columns), *parts)
 
 
 def whole_models(models: Params, like: Ablation) -> Masked:
     """Every model with all channels open, as rows that can be judged together with others of this kind of ablation."""
-    first = jnp.arange(len(models["fc_bias"]))
-    unused = jax.tree.map(lambda v: jnp.zeros((len(first), *v.shape[1:]), v.dtype), like)
-    return Masked(first, all_open(models), unused, jnp.zeros_like(first))
+    first = np.arange(len(models["fc_bias"]))
+    unused = jax.tree.map(lambda v: np.zeros((len(first), *v.shape[1:]), v.dtype), like)
+    return Masked(first, all_open(models), unused, np.zeros_like(first))
 
 
-def all_open(models: Params) -> Gates:
+def all_open(models: Params) -> dict[str, np.ndarray]:
     """Gates that keep every channel of every model, (M, O_l)."""
-    return {layer: jnp.ones_like(models[f"{layer}_bias"]) for layer in conv_layers(models)}
+    biases = {layer: models[f"{layer}_bias"] for layer in conv_layers(models)}
+    return {layer: np.ones(bias.shape, bias.dtype) for layer, bias in biases.items()}
 
 
 def over_rows(fn: Callable[..., Any], how: Layout, models: Params, which: Array, rows: tuple, shared: tuple) -> Any:

@@ -73,8 +73,10 @@ def of_measures(
     overall, per_class = (np.asarray(a) for a in accuracy)
     of_client = partial(_of_client, facts, round_)
     local, server, served = np.split(np.arange(len(overall)), np.cumsum([round_.clients.size, len(round_.clients)]))
-    own = {"served_accuracy": of_client(overall[served]), "served_class_accuracy": of_client(per_class[served])}
-    return (own if len(served) else {}) | {
+    record = {}
+    if len(served):
+        record = {"served_accuracy": overall[served], "served_class_accuracy": per_class[served]}
+    return {name: of_client(values) for name, values in record.items()} | {
         "sufficiency": sufficiency,
         "necessity": placed(necessity),
         "cross_evaluation": cross,

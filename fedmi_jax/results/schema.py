@@ -122,6 +122,7 @@ def _similarity(iou: str, dims: tuple[str, ...], text: str) -> dict[str, Variabl
 
 
 _RANDOM, _AGAIN = "with evaluation.null_samples", "with discovery.repeat"
+_SERVED = "with a method that serves every client a model of its own"
 _WEIGHTS, _COMPACT = "with execution.save_weights", "in place of weights, see `fedmi_jax.analysis.compact`"
 _CHANNEL, _ENDS = "channel_{layer}", ("channel_{layer}", "{source}")
 VARIABLES: dict[str, Variable] = {
@@ -191,6 +192,10 @@ VARIABLES: dict[str, Variable] = {
     **_rows(LOCAL, "float64", {"train_loss": "mean training loss of the round"}, units="nat"),
     **_of_models((), "float", {"ORIGIN_accuracy": "accuracy of ORIGIN, every channel kept"}),
     **_of_models(("true_class",), "float", {"ORIGIN_class_accuracy": "accuracy of ORIGIN on each class"}),
+    **_rows(LOCAL, "float", {"served_accuracy": "accuracy of the model that the server gives the client"}, _SERVED),
+    **_rows((*LOCAL, "true_class"), "float", {
+        "served_class_accuracy": "accuracy of the model that the server gives the client, on each class",
+    }, _SERVED),
     **_of_models(("parameter_layer",), "float32", {
         "realised_sparsity_ORIGIN": "share of weights that are 0 in ORIGIN",
     }),
