@@ -24,9 +24,9 @@ from fedmi_jax import presets
 from fedmi_jax.analysis import alignment, interference, measures, nulls, verdicts
 from fedmi_jax.analysis.measures import ALL_ROUNDS, LAST_ROUND, LAST_ROUNDS, Reduce
 from fedmi_jax.analysis.runs import ABLATION, Runs, is_a, levels, paper, sparsity_level
-from fedmi_jax.analysis.statistics import Estimate, estimate, over_seeds, paired
 from fedmi_jax.analysis.verdicts import FAILS, HOLDS, OPEN, Criterion, Finding, Verdict, decide, judged
 from fedmi_jax.results.schema import held
+from fedmi_jax.results.statistics import Estimate, estimate, over_seeds, paired
 
 NEAR_ONE, WORKS, DETECTS = Criterion(low=0.9), Criterion(low=0.95), Criterion(low=0.75)
 _SKEWED = ("one-class", "two-class")

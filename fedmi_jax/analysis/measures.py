@@ -12,9 +12,9 @@ import numpy as np
 import xarray as xr
 
 from fedmi_jax.analysis import alignment, nulls
-from fedmi_jax.analysis.statistics import over_seeds
 from fedmi_jax.network.layers import CONV_LAYERS
 from fedmi_jax.results.schema import held
+from fedmi_jax.results.statistics import over_seeds
 
 LAST = 3
 """Rounds that "in the end" means, where a single one would be noise."""

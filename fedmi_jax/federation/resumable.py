@@ -20,6 +20,7 @@ from fedmi_jax.devices import processes
 from fedmi_jax.devices.session import session
 from fedmi_jax.errors import ConfigError, FedmiError
 from fedmi_jax.federation import simulation
+from fedmi_jax.federation.metrics import OnRound
 from fedmi_jax.files import sweep
 from fedmi_jax.keeping import lock, manifest
 from fedmi_jax.keeping.checkpoint import FOLDER, InMemory, OnDisk, Together
@@ -51,7 +52,7 @@ def refuse(folder: Path) -> None:
 
 def run(
     experiment: Experiment, folder: Path, dataset: Dataset | None = None, progress: Progress | None = None,
-    settings: Checkpoint | None = None,
+    settings: Checkpoint | None = None, on_round: OnRound | None = None,
 ) -> xr.Dataset:  # fmt: skip
     """Run the experiment in `folder`, or go on with what it holds of this very experiment; return the result.
 
@@ -61,12 +62,12 @@ def run(
     store.refuse_taken(folder)
     with session(experiment.execution), _alone(folder):
         store.refuse_taken(folder)  # it may have been finished a moment ago
-        return _go(folder, experiment, dataset, progress, settings or Checkpoint())
+        return _go(folder, experiment, dataset, progress, settings or Checkpoint(), on_round)
 
 
 def resume(
     folder: Path, dataset: Dataset | None = None, progress: Progress | None = None, rounds: int | None = None,
-    **laid_out: Any,
+    on_round: OnRound | None = None, **laid_out: Any,
 ) -> xr.Dataset:  # fmt: skip
     """Go on with the unfinished run in `folder`; return its result, which is then there as result.nc.
 
@@ -81,7 +82,7 @@ def resume(
         there = manifest.read(folder / FOLDER)
         if there is None:  # another process has finished it a moment ago
             return _finished(folder, rounds)
-        return _go(folder, found, dataset, progress, there.checkpoint)
+        return _go(folder, found, dataset, progress, there.checkpoint, on_round)
 
 
 def experiment_in(folder: Path, rounds: int | None = None, **laid_out: Any) -> Experiment | None:
@@ -130,8 +131,9 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _go(
-    folder: Path, experiment: Experiment, dataset: Dataset | None, progress: Progress | None, settings: Checkpoint
-) -> xr.Dataset:
+    folder: Path, experiment: Experiment, dataset: Dataset | None, progress: Progress | None, settings: Checkpoint,
+    on_round: OnRound | None,
+) -> xr.Dataset:  # fmt: skip
     """The rounds that are missing, then the result."""
     home, first = folder / FOLDER, processes.is_first()
     dataset = dataset or datasets.load(experiment.data)
@@ -141,7 +143,7 @@ def _go(
     keeper = OnDisk(home, here.run, experiment.rounds, settings) if first else InMemory()
     if jax.process_count() > 1:
         keeper = Together(keeper)
-    result = simulation.run(experiment, dataset, progress, keeper)
+    result = simulation.run(experiment, dataset, progress, keeper, on_round)
     if first:
         store.save(result, folder)
         if not settings.after_the_end:
