@@ -110,7 +110,7 @@ def _status(arguments: list[str]) -> int:
         say("interrupted")
         return 130
     except OSError as error:
-        if not terminal.flushed(0):  # else it was the output, and that has been said
+        if not terminal.flushed(0, "\n"):  # else it was the output, and that has been said
             if error.filename is None:
                 raise
             say(f"{error.filename}: {error.strerror or error}")

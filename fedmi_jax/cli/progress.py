@@ -57,7 +57,7 @@ def _bar(experiment: Experiment, console: Console) -> Iterator[Advance]:
         TimeElapsedColumn(), TextColumn("elapsed,"), TimeRemainingColumn(elapsed_when_finished=False),
         TextColumn("left"),
     )  # fmt: skip
-    doing = "preparing"
+    doing = "the preparation"
     with _TwoLines(*columns, console=console, speed_estimate_period=3600) as progress:
         task = progress.add_task(f"{experiment.name}: {doing}", total=experiment.rounds)
 
@@ -100,12 +100,12 @@ def _line_per_round(experiment: Experiment, further: OnRound | None) -> OnRound:
 
 _WORDS = {
     "train_loss": ("loss {:.4g}", 1),
-    "local_held_accuracy": ("accuracy of local models {:.1f} %", 100),
-    "global_held_accuracy": ("of the global model {:.1f} %", 100),
+    "local_held_accuracy": ("accuracy on the classes held: local models {:.1f} %", 100),
+    "global_held_accuracy": ("global model {:.1f} %", 100),
     "cross_evaluation": ("cross-evaluation {:.1f} %", 100),
     "seconds": ("{:.1f} s", 1),
 }
-"""Metrics, how they are said, and by what they are multiplied. Accuracies are those over the classes that are held."""
+"""Metrics, how they are said, and by what they are multiplied."""
 
 
 def in_words(metrics: dict[str, Any]) -> str:

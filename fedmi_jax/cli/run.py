@@ -260,7 +260,7 @@ def print_plan(setup: Setup, console: Console, note: str = "") -> None:
 
     e, dataset = setup.experiment, setup.dataset
     say = partial(console.print, highlight=False, markup=False)
-    say(f"{e.name}: {dataset.name}, seeds {list(e.seeds)}, {e.rounds} rounds", style="bold")
+    say(f"{e.name}: {dataset.name}, seeds {list(e.seeds)}, {e.rounds} round{'s' * (e.rounds > 1)}", style="bold")
     if note:
         say(note)
     say(f"training images per client and class (seed {e.seeds[0]}); skew: distance of the label distribution")

@@ -18,7 +18,8 @@ from fedmi_jax.results.summary import _AVERAGES
 
 def render(short: dict[str, Any]) -> Group:
     """A `summary` as tables for the terminal; shares in percent there."""
-    title = f"{shown(short['name'])}: {short['rounds']} rounds, {short['clients']} clients, seeds {short['seeds']}"
+    rounds, clients = (f"{short[name]} {name if short[name] > 1 else name[:-1]}" for name in ("rounds", "clients"))
+    title = f"{shown(short['name'])}: {rounds}, {clients}, seeds {short['seeds']}"
     lines = [f"[bold]{title}[/]", *_settings(short), _sureness(short)]
     cross = _cross_table(short["cross_evaluation"], short["intervals"].get("cross_evaluation"))
     return Group(*lines, _figures(short), _similarity_table(short), *cross)

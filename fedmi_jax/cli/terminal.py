@@ -36,9 +36,13 @@ def accept_any_text() -> None:
         reconfigure(errors="replace")
 
 
-def flushed(status: int) -> int:
-    """The exit status once everything is printed: this one, 141 when nobody reads on, 2 when it cannot be written."""
+def flushed(status: int, further: str = "") -> int:
+    """The exit status once everything is printed: this one, 141 when nobody reads on, 2 when it cannot be written.
+
+    further: is printed besides, so that an output that takes nothing is found out though nothing waits in it.
+    """
     try:
+        sys.stdout.write(further)
         sys.stdout.flush()
     except BrokenPipeError:
         discard_output()
