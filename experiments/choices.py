@@ -27,12 +27,12 @@ import xarray as xr
 from experiments import pieces
 from fedmi_jax import files
 from fedmi_jax.analysis import interference, measures, nulls, runs
-from fedmi_jax.analysis.statistics import estimate, over_seeds, paired
 from fedmi_jax.config import Experiment, replace
 from fedmi_jax.errors import FedmiError
 from fedmi_jax.network.layers import CONV_LAYERS
 from fedmi_jax.presets import preset
 from fedmi_jax.results.schema import ORIGINS
+from fedmi_jax.results.statistics import estimate, over_seeds, paired
 
 BASE = "two-class"
 

@@ -27,13 +27,13 @@ from scipy import stats
 from experiments import pieces
 from fedmi_jax import files
 from fedmi_jax.analysis import measures, nulls, skew
-from fedmi_jax.analysis.statistics import Estimate, estimate
 from fedmi_jax.config import Experiment, Split, replace
 from fedmi_jax.errors import FedmiError
 from fedmi_jax.network.layers import CONV_LAYERS
 from fedmi_jax.presets import preset
 from fedmi_jax.report import style
 from fedmi_jax.results import schema
+from fedmi_jax.results.statistics import Estimate, estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

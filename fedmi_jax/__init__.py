@@ -2,7 +2,7 @@
 what becomes of them (arXiv 2512.23043), in JAX.
 
     import fedmi_jax
-    result = fedmi_jax.run(fedmi_jax.preset("quick").experiments[0], progress=True)
+    result = fedmi_jax.run("quick", progress=True)
     fedmi_jax.summary(result)["cross_evaluation"]["mean"]
 """
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from fedmi_jax.data.datasets import Dataset as Dataset
     from fedmi_jax.data.datasets import from_arrays as from_arrays
     from fedmi_jax.errors import FedmiError as FedmiError
+    from fedmi_jax.federation.metrics import OnRound
+    from fedmi_jax.presets import Preset
+    from fedmi_jax.presets import experiment as experiment
     from fedmi_jax.presets import preset as preset
     from fedmi_jax.results.authors import export_authors as export_authors
     from fedmi_jax.results.authors import import_authors as import_authors
@@ -36,6 +39,7 @@ _HOME = {
     "from_arrays": "data.datasets",
     "export_authors": "results.authors",
     "import_authors": "results.authors",
+    "experiment": "presets",
     "preset": "presets",
     "load": "results.store",
     "save": "results.store",
@@ -52,46 +56,68 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def run(
-    experiment: Experiment,
+    experiment: Experiment | Preset | str,
     dataset: Dataset | None = None,
     *,
     progress: bool = False,
     folder: str | Path | None = None,
     checkpoint: Checkpoint | None = None,
     method: Method | None = None,
+    on_round: OnRound | None = None,
 ) -> xr.Dataset:
     """Run the experiment; its result is an `xarray.Dataset` whose variables `fedmi_jax.results.schema` lists.
 
-    Args: dataset: images in place of those `experiment.data` names (see `from_arrays`); progress: show a bar; folder:
+    Args: experiment: or a preset of one experiment, or its name; dataset: images in place of those `experiment.data`
+    names (see `from_arrays`); progress: show a bar, or one line per round where standard error is no terminal; folder:
     keep every round there, go on with what it holds of this experiment, and leave result.nc there; checkpoint: how
     often, and how many; method: a federated method of one's own (see `fedmi_jax.aggregation.base`) in place of the one
-    that `experiment.aggregation` names. Raises FedmiError, one line, for what does not fit the data, for a loss or
-    weights that are not finite, for a method that does not keep the model's shapes, and for a folder that is taken, in
-    use or cannot be written.
+    that `experiment.aggregation` names; on_round: called as on_round(round, metrics) after each
+    (`fedmi_jax.federation.metrics`). Raises FedmiError, one line, for what does not fit the data, for a value that
+    nothing would read, for a loss or weights that are not finite, for a method that does not keep the model's shapes,
+    and for a folder that is taken, in use or cannot be written.
     """
-    from fedmi_jax.cli.progress import bar
+    from fedmi_jax import config, errors, presets
+    from fedmi_jax.cli.progress import following
     from fedmi_jax.federation import resumable, simulation
 
-    with bar(experiment if progress else None) as advance:
+    chosen = presets.experiment(experiment)
+    config.refuse_unused(chosen)
+    if folder is None and checkpoint is not None:
+        raise errors.ConfigError("checkpoint: does nothing without a folder; give one, or leave it out")
+    with following(chosen if progress else None, on_round) as (advance, told):
         if folder is None:
-            return simulation.run(experiment, dataset, advance, method=method)
-        return resumable.run(experiment, Path(folder), dataset, advance, checkpoint, method)
+            return simulation.run(chosen, dataset, advance, method=method, on_round=told)
+        return resumable.run(chosen, _path(folder), dataset, advance, checkpoint, method=method, on_round=told)
 
 
 def resume(
     folder: str | Path, dataset: Dataset | None = None, *, rounds: int | None = None, progress: bool = False,
     method: Method | None = None,
+    on_round: OnRound | None = None,
 ) -> xr.Dataset:  # fmt: skip
     """Go on with the unfinished run in `folder`; the same result, bit for bit, as if it had never ended.
 
     Args: dataset: the images, where the run was begun with images of one's own; rounds: how many in all, when more are
-    wanted; progress: show a bar; method: the same as at its beginning, where `run` was given one. Raises FedmiError,
-    one line, as `run` does.
+    wanted; progress, on_round: as of `run`; method: the same as at its beginning, where `run` was given one. Raises
+    FedmiError, one line, as `run` does.
     """
-    from fedmi_jax.cli.progress import bar
+    from fedmi_jax.cli.progress import following
     from fedmi_jax.federation import resumable
 
-    folder = Path(folder)
-    with bar(resumable.experiment_in(folder, rounds) if progress else None) as advance:
-        return resumable.resume(folder, dataset, advance, rounds, method)
+    path = _path(folder)
+    with following(resumable.experiment_in(path, rounds) if progress else None, on_round) as (advance, told):
+        return resumable.resume(path, dataset, advance, rounds, method=method, on_round=told)
+
+
+def _path(folder: str | Path) -> Path:
+    """Path("") would be the current folder, which nobody has named."""
+    if folder == "":
+        from fedmi_jax.errors import ConfigError
+
+        raise ConfigError("folder: the name is empty; give a folder, and . for the current one")
+    return Path(folder)

@@ -9,14 +9,14 @@ paper differs, its way is an option (METHOD: sections 2 to 6).
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from dataclasses import field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import field, fields, replace
 from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
 
 import pydantic.dataclasses
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from fedmi_jax.errors import ConfigError
+from fedmi_jax.errors import ConfigError, did_you_mean
 
 T = TypeVar("T", bound=type)
 
@@ -32,6 +32,10 @@ def explain(error: ValidationError, section: str = "") -> str:
     """The first problem of a pydantic error in one line that starts with the field's path."""
     problems = [(_path(section, problem["loc"]), problem) for problem in error.errors()]
     path, first = problems[0]
+    if first["type"] == "unexpected_keyword_argument":
+        above, _, name = path.rpartition(".")
+        known = _FIELDS.get(above, ())
+        return f"{path}: unexpected field; there are {', '.join(known)}{did_you_mean(name, known)}"
     wanted = " or ".join(problem["msg"].lower() for where, problem in problems if where == path)
     shown = repr(first.get("input"))
     return f"{path}: {wanted}; got {shown if len(shown) <= 60 else shown[:57] + '...'}"
@@ -43,6 +47,10 @@ def _path(section: str, loc: tuple[int | str, ...]) -> str:
     return ".".join([section, *names]).strip(".")
 
 
+_FIELDS: dict[str, list[str]] = {}
+"""The names of every section's fields."""
+
+
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
 def settings(section: str) -> Callable[[T], T]:
     """A frozen dataclass whose values are checked, and whose errors are ConfigErrors that name `section`."""
@@ -51,6 +59,7 @@ def settings(section: str) -> Callable[[T], T]:
         strict = ConfigDict(extra="forbid", allow_inf_nan=False)
         made = pydantic.dataclasses.dataclass(frozen=True, config=strict)(cls)
         construct = made.__init__
+        _FIELDS[section] = [one.name for one in fields(made)]
 
         @functools.wraps(construct)
         def construct_or_explain(self: Any, *args: Any, **values: Any) -> None:
@@ -77,11 +86,14 @@ class Data:
     """Keep at most this many training images of each client, drawn with the seed. None: all."""
 
 
+SplitKind = Literal["iid", "class-map", "dirichlet", "classes-per-client", "shards"]
+
+
 @settings("split")
 class Split:
     """Who holds which training images."""
 
-    kind: Literal["iid", "class-map", "dirichlet", "classes-per-client", "shards"] = "iid"
+    kind: SplitKind = "iid"
     """"iid": shuffled equal shares. "class-map": all images of the listed classes. "dirichlet": per class, shares
     drawn from Dir(alpha). "classes-per-client": k classes each, their images shared out. "shards": sorted by label,
     cut, dealt (McMahan et al. 2017)."""
@@ -275,14 +287,12 @@ def _inconsistencies(e: Experiment) -> list[str]:
         problems.append(f"seeds: give at least one, each once; got {list(e.seeds)}")
     if split.kind == "class-map":
         if len(split.class_map) != split.clients:
-            problems.append(
-                f"split.class_map: needs one entry per client ({split.clients}); got {len(split.class_map)}"
-            )
+            problems.append(_other_number_of_clients(split))
         for client, classes in enumerate(split.class_map):
             if not classes or len(set(classes)) != len(classes):
                 problems.append(f"split.class_map: client {client} needs at least one class, each once; got {classes}")
     elif split.class_map:
-        problems.append(f'split.class_map: only for split.kind "class-map"; split.kind is "{split.kind}"')
+        problems.append(f'split.class_map: goes with split.kind "class-map" only; split.kind is "{split.kind}"')
     if not e.model.channels:
         problems.append("model.channels: give at least one number, the channels of the first convolution")
     if participants(e) < 1:
@@ -307,6 +317,49 @@ def _method_problems(aggregation: Aggregation, local: Local) -> list[str]:
     return problems
 
 
+def _other_number_of_clients(split: Split) -> str:
+    if not split.class_map:
+        return 'split.class_map: is empty; split.kind "class-map" needs the classes of every client, as in 0,1 2,3 4,5'
+    return (
+        f"split.class_map: lists the classes of {len(split.class_map)} clients, but split.clients is {split.clients}; "
+        'give the same number in both, or choose another split.kind, as in "iid"'
+    )
+
+
+_OF_KIND = {
+    "alpha": "dirichlet", "min_samples": "dirichlet", "classes_per_client": "classes-per-client",
+    "shards_per_client": "shards",
+}  # fmt: skip
+"""The fields of `Split` that one kind of split reads."""
+
+
+def refuse_unused(e: Experiment) -> None:
+    """Raise ConfigError for a value that is not the default and that nothing would read.
+
+    To be called where an experiment is made anew. A stored one may hold such values: they did no harm.
+    """
+    for problem in _unused(e):
+        raise ConfigError(problem)
+
+
+def _unused(e: Experiment) -> list[str]:
+    split, problems = e.split, []
+    for name, kind in _OF_KIND.items():
+        if split.kind != kind and _changed(split, name):
+            problems.append(f'split.{name}: does nothing with split.kind "{split.kind}", only with "{kind}"')
+    if e.data.name == "mnist" and _changed(e.data, "data_dir"):
+        problems.append("data.data_dir: does nothing with data.name mnist, whose images are part of this package")
+    for name in ("ramp", "scope", "floor"):
+        if e.sparsity.target == 0 and _changed(e.sparsity, name):
+            problems.append(f"sparsity.{name}: does nothing with sparsity.target 0, which prunes no weight")
+    return problems
+
+
+def _changed(section: Any, name: str) -> bool:
+    """Whether the field has another value than its default."""
+    return getattr(section, name) != getattr(type(section)(), name)
+
+
 def participants(e: Experiment) -> int:
     """Clients that train in a round: the share of all, to the nearest."""
     return int(e.participation * e.split.clients + 0.5)
@@ -314,16 +367,15 @@ def participants(e: Experiment) -> int:
 
 def differences(before: Experiment, now: Experiment) -> list[str]:
     """The fields in which they differ, as "local.epochs (5, now 6)"."""
-    return _differing(to_dict(before), to_dict(now), "")
+    old, new = flat(to_dict(before)), flat(to_dict(now))
+    return [f"{name} ({old[name]}, now {new[name]})" for name in old if old[name] != new[name]]
 
 
-def _differing(before: dict[str, Any], now: dict[str, Any], section: str) -> list[str]:
-    found = []
-    for name, old in before.items():
-        if isinstance(old, dict):
-            found += _differing(old, now[name], f"{section}{name}.")
-        elif old != now[name]:
-            found.append(f"{section}{name} ({old}, now {now[name]})")
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as one, with names such as "local.epochs"."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
     return found
 
 
@@ -358,6 +410,6 @@ def from_json(text: str | bytes) -> Experiment:
 
 __all__ = [
     "METHODS", "Aggregation", "Checkpoint", "Data", "Discovery", "Evaluation", "Execution", "Experiment", "FedProx",
-    "FedRS", "Local", "Model", "Sparsity", "Split", "differences", "from_dict", "from_json", "participants", "replace",
-    "to_dict", "to_json",
+    "FedRS", "Local", "Model", "Sparsity", "Split", "differences", "flat", "from_dict", "from_json", "participants",
+    "refuse_unused", "replace", "to_dict", "to_json",
 ]  # fmt: skip

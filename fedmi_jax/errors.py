@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
+import difflib
 import signal
+import sys
+from collections.abc import Iterable
+from contextlib import suppress
 
 
 def printable(text: str) -> str:
     """With line ends and control characters, which a name out of a file may hold, as Python writes them in a string."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def say(text: str) -> None:
+    """One line on standard error. Where nobody can read it (a closed pipe, a full disk) the work goes on."""
+    if sys.stderr is not None:
+        with suppress(OSError, ValueError):
+            print(f"fedmi: {text}", file=sys.stderr, flush=True)
+
+
+def unknown(word: str, known: Iterable[str]) -> str:
+    """What to say of a name that there is not: the names that there are, and the one that was probably meant."""
+    names = list(known)
+    return f"unknown name {word!r}; there are {', '.join(names)}{did_you_mean(word, names)}"
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The known word most like this one, as a question that ends a message; empty where none is alike."""
+    close = difflib.get_close_matches(word, list(known), 1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 class FedmiError(Exception):

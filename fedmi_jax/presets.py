@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fedmi_jax.config import Data, Discovery, Evaluation, Experiment, Local, Sparsity, Split, replace
-from fedmi_jax.errors import ConfigError
+from fedmi_jax.errors import ConfigError, unknown
 
 
 @dataclass(frozen=True)
@@ -66,5 +66,21 @@ PRESETS: dict[str, Preset] = {
 def preset(name: str) -> Preset:
     """The preset of this name. Raises ConfigError listing the names."""
     if name not in PRESETS:
-        raise ConfigError(f"preset: unknown name {name!r}; there are {', '.join(PRESETS)}")
+        raise ConfigError(f"preset: {unknown(name, PRESETS)}")
     return PRESETS[name]
+
+
+def experiment(what: str | Preset | Experiment) -> Experiment:
+    """The one experiment that is meant: by the name of a preset, as a preset, or itself.
+
+    Raises ConfigError for a preset of several experiments, and lists their names; likewise for an unknown name.
+    """
+    if isinstance(what, Experiment):
+        return what
+    found = preset(what) if isinstance(what, str) else what
+    if not isinstance(found, Preset):
+        raise ConfigError(f"experiment: give an Experiment, a Preset or a preset's name; got {type(what).__name__}")
+    if len(found.experiments) == 1:
+        return found.experiments[0]
+    names = ", ".join(one.name for one in found.experiments)
+    raise ConfigError(f"experiment: this preset holds {len(found.experiments)} experiments; choose one of {names}")

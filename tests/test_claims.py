@@ -13,7 +13,6 @@ from rich.console import Console
 
 from fedmi_jax.analysis import claims, findings, measures, runs, verdicts
 from fedmi_jax.analysis.interference import Trend
-from fedmi_jax.analysis.statistics import Estimate
 from fedmi_jax.analysis.verdicts import FAILS, HOLDS, OPEN, Criterion, judged, overall
 from fedmi_jax.cli import main
 from fedmi_jax.config import Data, Evaluation
@@ -23,6 +22,7 @@ from fedmi_jax.report import claims_table
 from fedmi_jax.results import similarity, store
 from fedmi_jax.results.authors import import_authors
 from fedmi_jax.results.schema import held
+from fedmi_jax.results.statistics import Estimate
 
 REFERENCE = Path(__file__).parent / "data" / "reference"
 

@@ -1,20 +1,32 @@
 """The command: what it prints, what it writes, and what it refuses."""
 
+import ast
+import contextlib
+import inspect
+import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import tiny
 import xarray as xr
+from rich.console import Console
 
-from fedmi_jax.cli import main
-from fedmi_jax.config import Split
+import fedmi_jax
+from fedmi_jax.cli import main, progress, run
+from fedmi_jax.config import Split, replace
 from fedmi_jax.data import datasets
+from fedmi_jax.devices import session
+from fedmi_jax.errors import ConfigError
+from fedmi_jax.federation import simulation
 from fedmi_jax.presets import PRESETS, Preset
 from fedmi_jax.results import store, summary
+from fedmi_jax.results.authors import import_authors
 
 REFERENCE = Path(__file__).parent / "data" / "reference"
 
@@ -81,6 +93,27 @@ def test_a_class_map_of_any_length_can_be_replaced(clients, monkeypatch, capsys,
     assert held[:clients] == [[1, 2], [0], [2, 3], [1]][:clients]
 
 
+@pytest.mark.parametrize("name", [name for name, p in PRESETS.items() if p.experiments[0].split.class_map])
+@pytest.mark.parametrize("words", [("--split.kind", "dirichlet"), ("--split.kind=dirichlet",)])
+def test_another_kind_of_split_goes_with_every_preset(name, words):
+    for before in PRESETS[name].experiments:
+        now = run._parse(before, name, [*words, "--split.clients", "7"]).experiment
+        assert now.split == Split(kind="dirichlet", clients=7)
+        assert replace(now, split=before.split) == before
+        assert run._parse(before, name, ["--split.kind", "class-map"]).experiment == before
+
+
+def test_a_plan_says_what_was_dropped_and_what_is_equal(monkeypatch, capsys, squares):
+    monkeypatch.setitem(PRESETS, "tiny", Preset((tiny.experiment(),), "small", "-"))
+    monkeypatch.setattr(datasets, "load", lambda data: squares)
+    assert fedmi("run", "tiny", "--split.kind", "iid", "--dry-run") == 0
+    printed = capsys.readouterr().out
+    assert "split: iid in place of the preset's classes {0,1} {1,2,3}, which are dropped" in printed
+    assert "(10 a client)" in printed  # 70 images each, in batches of 16, twice
+    assert fedmi("run", "tiny", "--dry-run") == 0
+    assert "in place of" not in capsys.readouterr().out
+
+
 # --- a run ---
 
 
@@ -88,11 +121,12 @@ def test_a_class_map_of_any_length_can_be_replaced(clients, monkeypatch, capsys,
 def test_run_show_export_import(tmp_path, counted_run, capsys):
     out = tmp_path / "runs" / "one"
     assert fedmi("run", "tiny", "--out", out) == 0
-    printed = capsys.readouterr().out
+    printed, followed = capsys.readouterr()
     assert "tiny: squares, seeds [3, 5], 2 rounds" in printed
     assert "cross-evaluation" in printed
     assert [path.name for path in out.iterdir()] == ["result.nc"]
     result = store.load(out)
+    tells_every_round(followed.splitlines(), result)
     xr.testing.assert_equal(result, counted_run[0][list(result)])
 
     assert fedmi("run", "tiny", "--out", out) == 2  # another run's folder
@@ -115,6 +149,26 @@ def test_run_show_export_import(tmp_path, counted_run, capsys):
     capsys.readouterr()
     assert fedmi("show", tmp_path / "runs", "--json") == 0  # every run in the folder
     assert json.loads(capsys.readouterr().out)["runs"].keys() == {"back", "one"}
+
+
+def tells_every_round(lines, result):
+    """One line before the first round, and one after each."""
+    assert lines[0].startswith("fedmi: tiny: round 1 of 2 begins; ")
+    held = (result["samples"] > 0).values
+    for number, line in zip((1, 2), lines[1:], strict=True):
+        own = result.sel(round=number)
+        local = [own["local_class_accuracy"].values[s, k][there].mean() for s, k, there in _each(held)]
+        shared = [own["global_class_accuracy"].values[s][held[s].any(0)].mean() for s in range(2)]
+        numbers = (
+            f"loss {own['train_loss'].mean():.4g}, accuracy on the classes held: "
+            f"local models {100 * np.mean(local):.1f} %, global model {100 * np.mean(shared):.1f} %, cross-evaluation "
+            f"{100 * own['cross_evaluation'].sel(origin='local').mean():.1f} %, "
+        )
+        assert line.startswith(f"fedmi: tiny: round {number} of 2: {numbers}")
+
+
+def _each(held):
+    return [(s, k, held[s, k]) for s, k in np.ndindex(held.shape[:2])]
 
 
 def required(short):
@@ -145,9 +199,24 @@ BAD = [
     ("split.class_map: ", ["run", "two-class", "--split.class-map", "0,1", "2"]),
     ("discovery.classes: ", ["run", "iid", "--discovery.classes", "0", "10"]),
     ("data.name: ", ["run", "iid", "--data.name", "no_such_set"]),
-    ("--rounds: invalid literal for int() with base 10: 'x'; see", ["run", "iid", "--rounds", "x"]),
-    ("Unrecognized options: --roundz, 3; see `fedmi run iid --help`", ["run", "iid", "--roundz", "3"]),
-    ("--split.class-map: invalid literal", ["run", "two-class", "--split.class-map", "a"]),
+    ("option --rounds: give a whole number, as in 3; got 'x'; see", ["run", "iid", "--rounds", "x"]),
+    ("option --rounds: give a whole number, as in 3; got '2.5'; see", ["run", "iid", "--rounds", "2.5"]),
+    ("option --seeds: put spaces between numbers, as in 0 1 2; got '0,1,2'; see", ["run", "iid", "--seeds", "0,1,2"]),
+    ("option --local.fedprox: give a number, as in 0.5; got '0,5'", ["run", "iid", "--local.fedprox", "0,5"]),
+    ("got 'x'; or say auto; see", ["run", "iid", "--execution.client-chunk", "x"]),
+    ("Unrecognized options: --roundz, 3; did you mean --rounds?; see `fedmi run iid", ["run", "iid", "--roundz", "3"]),
+    ("Unrecognized options: --round, 3; did you mean --rounds?; see", ["run", "iid", "--round", "3"]),
+    ("Unrecognized options: --jsn; did you mean --json?; see", ["show", "x", "--jsn"]),
+    ("; did you mean two-class?", ["run", "too-class"]),
+    ("; did you mean show?", ["shwo"]),
+    ("as in 0,1 3,4; got 'a'", ["run", "two-class", "--split.class-map", "a"]),
+    ("the name is empty; give a file or folder", ["show", ""]),
+    ("the name is empty; give a file or folder", ["import", "x.json", "--out", ""]),
+    ("option --out: the name is empty; give a file or folder", ["run", "iid", "--out="]),
+    ("split.alpha: does nothing with split.kind", ["run", "iid", "--split.alpha", "0.1"]),
+    ("data.data_dir: does nothing with data.name mnist", ["run", "iid", "--data.data-dir", "x"]),
+    ("lists the classes of 3 clients, but split.clients is 4; ", ["run", "two-class", "--split.clients", "4"]),
+    ("dry-run: ", ["run", "iid", "--dry-run", "--check-determinism"]),
     ("invalid choice 'odd' for argument '--split.kind'", ["run", "iid", "--split.kind", "odd"]),
     ("Missing value for argument '--out'", ["import", "file.json", "--out"]),
     ("Missing from fedmi show", ["show"]),
@@ -156,7 +225,8 @@ BAD = [
 
 @pytest.mark.parametrize(("message", "arguments"), BAD, ids=[" ".join(a) for _, a in BAD])
 def test_bad_input(message, arguments, tmp_path, capsys):
-    out = ["--out", str(tmp_path / "run")] if arguments[0] == "run" and len(arguments) > 1 else []
+    asks = arguments[0] == "run" and len(arguments) > 1 and "--out=" not in arguments
+    out = ["--out", str(tmp_path / "run")] if asks else []
     assert status_of(*arguments, *out) == 2
     one_line(message, capsys)
     assert list(tmp_path.iterdir()) == []
@@ -229,6 +299,146 @@ def test_show_and_export_of_no_result(tmp_path, capsys):
         assert fedmi(*arguments) == 2
         one_line("no such result", capsys)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_runs_of_one_name_are_told_apart_at_any_depth(tmp_path, capsys, one_class):
+    for place in ("a/seed-0", "b/deeper/seed-0"):
+        store.save(one_class.assign_attrs(name=place), tmp_path / place)
+    assert fedmi("show", tmp_path, "--json") == 0
+    runs = json.loads(capsys.readouterr().out)["runs"]
+    assert {name: short["name"] for name, short in runs.items()} == {n: n for n in ("a/seed-0", "b/deeper/seed-0")}
+    assert fedmi("show", tmp_path) == 0
+    assert {"a/seed-0", "b/deeper/seed-0"} <= set(capsys.readouterr().out.splitlines())
+
+
+def test_an_export_is_named_for_what_it_is(tmp_path, capsys, one_class):
+    store.save(one_class, tmp_path / "run")
+    for name in ("x.pt", "x", "x.gz", "json"):
+        assert fedmi("export", tmp_path / "run", "--out", tmp_path / name) == 2
+        one_line("give a name that ends in .json or in .json.gz", capsys)
+        assert not (tmp_path / name).exists()
+
+
+# --- where it is printed ---
+
+
+@pytest.fixture(scope="module")
+def one_class():
+    return import_authors(REFERENCE / "1_class_per_client.json.gz")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_what_an_encoding_does_not_have_is_no_error(encoding, tmp_path, monkeypatch, one_class):
+    names = ["0 - zéro", "3 - три", "6 - sechs"]
+    store.save(one_class.assign_coords(class_name=("class", names)), tmp_path)
+    stream = io.TextIOWrapper(io.BytesIO(), encoding)
+    monkeypatch.setattr(sys, "stdout", stream)
+    assert fedmi("show", tmp_path) == 0
+    printed = stream.buffer.getvalue().decode(encoding)
+    assert "3 - ???: 100.0 % *" in printed
+    assert "* degenerate: " in printed
+
+
+def test_output_that_cannot_be_written_is_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdout", None)  # as after >&-
+    assert fedmi("list") == 2
+    one_line("standard output is closed; ", capsys)
+    for words in (["list"], ["run", "iid", "--dry-run"]):
+        with monkeypatch.context() as patched, contextlib.suppress(OSError), open("/dev/full", "w") as full:
+            patched.setattr(sys, "stdout", full)
+            assert fedmi(*words) == 2
+        one_line("standard output cannot be written: No space left on device", capsys)
+
+
+def test_a_process_without_room_for_its_output_ends_with_one_line():
+    command = [sys.executable, "-m", "fedmi_jax.cli.main", "--help"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "standard output cannot be written" in done.stderr
+
+
+@pytest.mark.parametrize("width", [None, 60, 80])
+def test_no_word_is_cut(width, tmp_path, monkeypatch, capsys, one_class):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    if width:
+        monkeypatch.setenv("COLUMNS", str(width))
+    store.save(one_class, tmp_path)
+    printed = []
+    for words in (["list"], ["show", tmp_path], ["claims", tmp_path]):
+        assert fedmi(*words) == 0
+        printed.append(capsys.readouterr().out)
+    assert "…" not in "".join(printed)
+    if width is None:
+        assert all(any(one.summary in line for line in printed[0].splitlines()) for one in PRESETS.values())
+    else:
+        assert max(map(len, "".join(printed).splitlines())) <= width
+
+
+def test_the_bar_says_what_is_done_and_how_long_it_takes():
+    console = Console(file=io.StringIO(), force_terminal=True, width=60, color_system=None)
+    named = tiny.experiment(name="a-name-as-long-as-sparsity-ablation-0.995")
+    with progress._bar(named, console) as advance:
+        advance(2, "discover")
+    shown = console.file.getvalue()
+    assert re.search(r"1/2 rounds \S+ elapsed, \S+ left", shown)
+    assert "-0.995: the search for" in shown
+    assert "…" not in shown
+
+
+def test_a_program_that_is_compiled_is_announced_before_and_after():
+    told = []
+    with session.telling_when_compiling(told.append):
+        jax.jit(lambda x: x * 1.75 - 2.5)(np.ones(5))
+    jax.jit(lambda x: x * 1.875 - 2.5)(np.ones(5))
+    assert told == [True, False]
+
+
+def test_files_are_utf8_wherever_they_are_written():
+    """On a machine whose own encoding is another, too."""
+    for source in Path(fedmi_jax.__file__).parent.rglob("*.py"):
+        for call in ast.walk(ast.parse(source.read_text("utf-8"))):
+            name = getattr(getattr(call, "func", None), "attr", getattr(getattr(call, "func", None), "id", ""))
+            if name in ("write_text", "read_text"):
+                assert "utf-8" in ast.unparse(call), f"{source}:{call.lineno}"
+            if name == "open" and isinstance(call, ast.Call) and "os." not in ast.unparse(call):
+                assert re.search(r"'[rwa]b'|utf-8|gzip", ast.unparse(call)), f"{source}:{call.lineno}"
+
+
+# --- from Python ---
+
+
+def test_the_package_offers_what_it_lists():
+    (block,) = [node for node in ast.parse(inspect.getsource(fedmi_jax)).body if isinstance(node, ast.If)]
+    imports = [node for node in block.body if isinstance(node, ast.ImportFrom)]
+    said = {a.name: node.module.removeprefix("fedmi_jax.") for node in imports for a in node.names if a.asname}
+    assert said == fedmi_jax._HOME
+    assert fedmi_jax.__all__ == ["resume", "run", *fedmi_jax._HOME]
+    assert set(fedmi_jax.__all__) <= set(dir(fedmi_jax))
+    assert all(getattr(fedmi_jax, name) is not None for name in fedmi_jax.__all__)
+
+
+def test_an_experiment_is_named_or_given(monkeypatch):
+    ran = []
+    monkeypatch.setattr(simulation, "run", lambda experiment, *_, **__: ran.append(experiment))
+    quick = PRESETS["quick"].experiments[0]
+    for what in ("quick", PRESETS["quick"], quick):
+        fedmi_jax.run(what)
+        assert fedmi_jax.experiment(what) == quick
+    assert ran == [quick] * 3
+    for what, said in (
+        ("sparsity-ablation", "choose one of sparsity-ablation-0.95, sparsity-ablation-0.97, "),
+        (PRESETS["sparsity-ablation"], "holds 4 experiments"),
+        ("quik", "did you mean quick?"),
+        ({"rounds": 3}, "give an Experiment, a Preset or a preset's name; got dict"),
+        (replace(quick, split=replace(quick.split, alpha=0.1)), "^split.alpha: does nothing"),
+    ):
+        with pytest.raises(ConfigError, match=re.escape(said).replace(r"\^", "^")):
+            fedmi_jax.run(what)
+    with pytest.raises(ConfigError, match=r"^folder: the name is empty"):
+        fedmi_jax.run("quick", folder="")
+    with pytest.raises(ConfigError, match=r"^checkpoint: does nothing without a folder"):
+        fedmi_jax.run("quick", checkpoint=fedmi_jax.Checkpoint())
 
 
 # --- what importing costs ---

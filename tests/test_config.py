@@ -124,6 +124,51 @@ def test_an_invalid_field_is_named(field, values):
             c.from_json(json.dumps(values))
 
 
+UNUSED = [
+    ("split.alpha", {"split": {"alpha": 0.1}}),
+    ("split.min_samples", {"split": {"kind": "shards", "min_samples": 3}}),
+    ("split.classes_per_client", {"split": {"kind": "dirichlet", "classes_per_client": 3}}),
+    ("split.shards_per_client", {"split": {**CLASS_MAP, "class_map": [[0], [1]], "shards_per_client": 3}}),
+    ("data.data_dir", {"data": {"data_dir": "x"}}),
+    ("sparsity.ramp", {"sparsity": {"target": 0, "ramp": False}}),
+    ("sparsity.scope", {"sparsity": {"target": 0, "scope": "global"}}),
+    ("sparsity.floor", {"sparsity": {"target": 0, "floor": 0}}),
+]
+USED = [
+    {"split": {"kind": "dirichlet", "alpha": 0.1, "min_samples": 3}},
+    {"split": {"kind": "classes-per-client", "classes_per_client": 3}},
+    {"split": {"kind": "shards", "shards_per_client": 3}},
+    {"data": {"name": "cifar10", "data_dir": "x"}},
+    {"sparsity": {"ramp": False, "scope": "global", "floor": 0}},
+    {"sparsity": {"target": 0}},
+]
+
+
+@pytest.mark.parametrize(("field", "values"), UNUSED, ids=[field for field, _ in UNUSED])
+def test_a_value_that_nothing_reads_is_refused_when_made_and_read_when_stored(field, values):
+    experiment = c.from_dict(values)
+    with pytest.raises(ConfigError, match=rf"^{re.escape(field)}: does nothing with [^\n]*$"):
+        c.refuse_unused(experiment)
+
+
+def test_values_that_are_read_are_not_refused():
+    for experiment in [c.from_dict(values) for values in USED] + [e for p in PRESETS.values() for e in p.experiments]:
+        c.refuse_unused(experiment)
+
+
+def test_a_field_that_there_is_not():
+    with pytest.raises(ConfigError, match=r"^sparsity\.tagret: unexpected field; there are .*; did you mean target\?$"):
+        c.Sparsity(tagret=0.9)
+    with pytest.raises(ConfigError, match=r"^local\.zzz: unexpected field; there are epochs, [a-z_, ]*fedrs$"):
+        c.from_dict({"local": {"zzz": 1}})
+
+
+def test_differences_name_every_field_that_differs():
+    one = c.Experiment()
+    two = c.replace(one, rounds=3, local=c.Local(epochs=1))
+    assert c.differences(one, two) == ["rounds (10, now 3)", "local.epochs (5, now 1)"]
+
+
 def test_python_names_the_field_too():
     with pytest.raises(ConfigError, match=r"^sparsity\.target: .*; got 2"):
         c.Sparsity(target=2)

@@ -13,8 +13,9 @@ from rich.console import Console
 
 from fedmi_jax import files
 from fedmi_jax.cli import tables
-from fedmi_jax.config import Experiment, from_json
+from fedmi_jax.config import Experiment, from_json, replace
 from fedmi_jax.errors import FedmiError
+from fedmi_jax.presets import preset
 from fedmi_jax.results import store, summary
 from fedmi_jax.results.authors import import_authors
 
@@ -200,6 +201,76 @@ def test_summary_shows_what_a_full_result_has(shared):
     assert short["empty_mask_softmax"]["local"] == pytest.approx(0.1)
     assert list(short["realised_sparsity"]["local"]) == layers
     assert "global" not in short["realised_sparsity"]
+
+
+def _with_models(ds, seeds):
+    """Two seeds that differ by so much, with models, and five random masks for every circuit."""
+    parts = []
+    for seed, shift in enumerate(seeds):
+        one = ds.assign_coords(seed=[seed], true_class=range(10), sample=range(5))
+        one["samples"] = (("seed", "client", "true_class"), np.zeros((1, 3, 10), int))
+        for client, own in enumerate(([0, 1, 2], [0, 3, 4], [0, 6, 7])):
+            one["samples"].values[:, client, own] = 7
+        by_class = np.arange(10) / 10 + shift
+        one["local_class_accuracy"] = (("seed", "round", "client", "true_class"), np.tile(by_class, (1, 10, 3, 1)))
+        one["global_class_accuracy"] = (("seed", "round", "true_class"), np.tile(by_class / 2, (1, 10, 1)))
+        one["local_accuracy"] = one["local_class_accuracy"].mean("true_class")
+        one["global_accuracy"] = one["global_class_accuracy"].mean("true_class")
+        masks = np.broadcast_to(np.linspace(0, 0.2, 5), (*one["sufficiency"].shape, 5))
+        one["random_sufficiency"] = ((*one["sufficiency"].dims, "sample"), masks)
+        parts.append(one)
+    return xr.concat(parts, "seed", data_vars="all", join="outer")
+
+
+def test_summary_says_what_a_run_is_worth(shared):
+    short = summary.summary(_with_models(shared, (0.0, 0.1)))
+    assert json.loads(json.dumps(short, allow_nan=False)) == short
+    # classes 0 1 2, 0 3 4 and 0 6 7 of accuracies 0.0 to 0.9, and 0.1 more in the second seed
+    assert short["local_held_accuracy"] == pytest.approx((1 + 7 / 3 + 13 / 3) / 30 + 0.05)
+    assert short["local_accuracy"] == pytest.approx(0.5)
+    assert short["global_held_accuracy"] == pytest.approx((0 + 1 + 2 + 3 + 4 + 6 + 7) / 7 / 20 + 0.025)
+    within = short["intervals"]["local_accuracy"]
+    assert (within["seeds"], within["low"], within["high"]) == (2, pytest.approx(0.45), pytest.approx(0.55))
+    beyond = short["beyond_control"]
+    assert beyond["control"] == "random masks"
+    assert beyond["sufficiency"]["local"]["mean"] == pytest.approx(short["sufficiency"]["local"] - 0.1)
+    assert "cross_evaluation" not in beyond
+    one = summary.summary(_with_models(shared, (0.0,)))
+    assert one["intervals"] == {}
+    assert one["beyond_control"]["sufficiency"]["local"]["low"] is None
+
+
+def test_the_empty_mask_stands_in_for_random_ones(shared):
+    """Of the other model, in cross-evaluation."""
+    ds, there = shared.copy(), shared["sufficiency"].notnull()
+    ds["empty_mask_accuracy"] = (xr.DataArray([0.25, 0.5], dims="origin") * xr.ones_like(shared["sufficiency"])).where(
+        there
+    )
+    ds["cross_evaluation"] = xr.ones_like(shared["sufficiency"]).where(there)
+    beyond = summary.summary(ds)["beyond_control"]
+    assert beyond["control"] == "empty mask"
+    assert [beyond["cross_evaluation"][o]["mean"] for o in ("local", "global")] == pytest.approx([0.5, 0.75])
+    last = shared["sufficiency"].isel(round=-1).mean(("seed", "client", "class")).values
+    assert [beyond["sufficiency"][o]["mean"] for o in ("local", "global")] == pytest.approx(last - [0.25, 0.5])
+
+
+def test_summary_names_the_preset_and_what_differs(one_class):
+    quick = preset("quick").experiments[0]
+    changed = replace(quick, rounds=1, seeds=(7,), sparsity=replace(quick.sparsity, target=0.5))
+    for experiment, expected in (
+        (quick, {}),
+        (changed, {"rounds": {"value": 1, "preset": 3}, "sparsity.target": {"value": 0.5, "preset": 0.995}}),
+    ):
+        short = summary.summary(store.stamp(one_class, experiment))
+        assert (short["preset"], short["changed"]) == ("quick", expected)
+    console = Console(file=io.StringIO(), width=200)
+    tables.print_summary(short, console)
+    assert (
+        "settings: the preset quick, but (the preset's value in brackets): rounds 1 (3), sparsity.target 0.5 (0.995)"
+        in (console.file.getvalue())
+    )
+    for unknown in (one_class, store.stamp(one_class, replace(quick, name="mine"))):
+        assert summary.summary(unknown)["preset"] is None
 
 
 def test_printed_summary(shared, one_class):

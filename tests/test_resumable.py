@@ -194,6 +194,22 @@ def test_files_of_another_run_are_not_taken(cheap, squares, tmp_path):
     xr.testing.assert_identical(resumable.resume(folder, squares), whole(cheap, squares))
 
 
+def test_what_a_callback_raises_ends_the_run_with_the_round_kept(cheap, squares, tmp_path):
+    told = []
+
+    def on_round(number, metrics):
+        told.append(number)
+        assert metrics["seconds"] >= 0
+        if number == 2:
+            raise PowerCutError
+
+    with pytest.raises(PowerCutError):
+        fedmi_jax.run(cheap, squares, folder=tmp_path, on_round=on_round)
+    assert (tmp_path / FOLDER / "state-00002.npz").exists()
+    xr.testing.assert_identical(fedmi_jax.resume(tmp_path, squares, on_round=on_round), whole(cheap, squares))
+    assert told == [1, 2, 3, 4]
+
+
 # --- killed ---
 
 

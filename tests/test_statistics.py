@@ -5,8 +5,8 @@ import pytest
 import xarray as xr
 from scipy import stats
 
-from fedmi_jax.analysis import statistics
-from fedmi_jax.analysis.statistics import band, estimate, over_seeds, paired
+from fedmi_jax.results import statistics
+from fedmi_jax.results.statistics import band, estimate, over_seeds, paired
 
 
 def per_seed(values, seeds=None):

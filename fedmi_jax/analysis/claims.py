@@ -36,8 +36,8 @@ from fedmi_jax.analysis.findings import (
 )  # fmt: skip
 from fedmi_jax.analysis.measures import LAST_ROUND, LAST_ROUNDS
 from fedmi_jax.analysis.runs import ABLATION, Runs, is_a, paper
-from fedmi_jax.analysis.statistics import estimate
 from fedmi_jax.analysis.verdicts import FAILS, HOLDS, OPEN, Criterion, Finding, judged
+from fedmi_jax.results.statistics import estimate
 
 NEAR_ONE, WORKS = Criterion(low=0.9), Criterion(low=0.95)
 

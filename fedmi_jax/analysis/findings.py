@@ -14,9 +14,9 @@ import xarray as xr
 from fedmi_jax.analysis import alignment, interference, measures, nulls, verdicts
 from fedmi_jax.analysis.measures import ALL_ROUNDS, Reduce
 from fedmi_jax.analysis.runs import Runs, levels, paper, sparsity_level
-from fedmi_jax.analysis.statistics import Estimate, estimate, over_seeds, paired
 from fedmi_jax.analysis.verdicts import FAILS, HOLDS, OPEN, Criterion, Finding, Verdict, decide, judged
 from fedmi_jax.results.schema import held
+from fedmi_jax.results.statistics import Estimate, estimate, over_seeds, paired
 
 SKEWED = ("one-class", "two-class")
 """Experiments that share claims; a finding on them names its experiment."""

@@ -15,7 +15,7 @@ import numpy as np
 import xarray as xr
 from scipy import stats
 
-from fedmi_jax.analysis.statistics import over_seeds
+from fedmi_jax.results.statistics import over_seeds
 
 OUT = 0.01
 """Under this accuracy a circuit counts as out."""

@@ -12,8 +12,8 @@ import numpy as np
 import xarray as xr
 
 from fedmi_jax.analysis import alignment, nulls
-from fedmi_jax.analysis.statistics import over_seeds
 from fedmi_jax.results.schema import conv_layers, held
+from fedmi_jax.results.statistics import over_seeds
 
 LAST = 3
 """Rounds that "in the end" means, where a single one would be noise."""

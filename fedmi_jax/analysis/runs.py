@@ -16,7 +16,7 @@ from typing import Any
 import xarray as xr
 
 from fedmi_jax import config
-from fedmi_jax.config import Experiment
+from fedmi_jax.config import Experiment, flat
 from fedmi_jax.data.identity import MNIST, ImageSet
 from fedmi_jax.errors import FedmiError
 from fedmi_jax.presets import PRESETS
@@ -116,7 +116,7 @@ def differences(name: str, ds: xr.Dataset) -> list[str]:
     images = [f"dataset {foreign} ({MNIST.name})"] if foreign else []
     if not is_a(name, KINDS):
         return images
-    own, theirs = _flat(settings(ds) or {}), _flat(config.to_dict(paper(name)) | {"method": "fedavg"})
+    own, theirs = flat(settings(ds) or {}), flat(config.to_dict(paper(name)) | {"method": "fedavg"})
     own |= {"rounds": ds.sizes["round"]}
     return images + [
         f"{field} {_short(own[field])} ({_short(theirs[field])})"
@@ -226,7 +226,7 @@ def _require_same(first: tuple[Path, xr.Dataset], other: tuple[Path, xr.Dataset]
         if (x is None) != (y is None):
             raise FedmiError(f"{b} and {a}: one is a run, the other an imported file; judge them in separate calls")
         return
-    before, after = _flat(x), _flat(y)
+    before, after = flat(x), flat(y)
     for field in before:
         if before[field] != after.get(field) and not may_differ(field):
             values = f"{_short(after.get(field))} against {_short(before[field])}"
@@ -235,13 +235,6 @@ def _require_same(first: tuple[Path, xr.Dataset], other: tuple[Path, xr.Dataset]
 
 def _within(field: str, sections: tuple[str, ...]) -> bool:
     return any(field == s or field.startswith(f"{s}.") for s in sections)
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return flat
 
 
 def _short(value: Any) -> str:

@@ -21,7 +21,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from fedmi_jax.analysis.statistics import Estimate
+from fedmi_jax.results.statistics import Estimate
 
 MIN_SEEDS = 3
 HOLDS, FAILS, OPEN = "holds", "does not hold", "cannot tell yet"

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional
 
 from fedmi_jax import files
-from fedmi_jax.cli import tables
+from fedmi_jax.cli import tables, terminal
 from fedmi_jax.cli.parse import parsed
 from fedmi_jax.cli.run import Resume, Run, require_writable, resume, run
 from fedmi_jax.config import METHODS
-from fedmi_jax.errors import ConfigError, FedmiError, Interrupted
+from fedmi_jax.errors import ConfigError, FedmiError, Interrupted, say, unknown
 from fedmi_jax.presets import PRESETS
 from fedmi_jax.results import authors, store, summary
 
@@ -29,7 +27,7 @@ class Show:
     """Print the summary of a run, or of every run in a folder."""
 
     folder: Positional[Path]
-    """Folder that `fedmi run` or `fedmi import` wrote, or one that holds such folders."""
+    """Folder that `fedmi run` or `fedmi import` wrote, or one that holds such folders at any depth."""
     json: bool = False
     """As one JSON object: shares and accuracies are fractions."""
 
@@ -88,22 +86,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status: 0, 2 after a one-line error, 130 or 143 after Ctrl-C or SIGTERM, 141 when
     nobody reads on."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if sys.stdout is None:
+        say("standard output is closed; send it to a file, or to /dev/null")
+        return 2
+    terminal.accept_any_text()
     try:
-        try:
-            return _dispatch(arguments)
-        finally:
-            sys.stdout.flush()
-    except BrokenPipeError:  # as under `head`; Python would complain once more when it closes its output
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return terminal.flushed(_status(arguments))
+    except SystemExit as ended:  # after --help
+        raise SystemExit(terminal.flushed(int(ended.code or 0))) from None
+
+
+def _status(arguments: list[str]) -> int:
+    try:
+        return _dispatch(arguments)
+    except BrokenPipeError:  # as under `head`
+        terminal.discard_output()
         return 141
     except Interrupted as error:
-        print(f"fedmi: {error}", file=sys.stderr)
+        say(str(error))
         return error.status
     except FedmiError as error:
-        print(f"fedmi: {error}", file=sys.stderr)
+        say(str(error))
     except KeyboardInterrupt:
-        print("fedmi: interrupted", file=sys.stderr)
+        say("interrupted")
         return 130
+    except OSError as error:
+        if not terminal.flushed(0, "\n"):  # else it was the output, and that has been said
+            if error.filename is None:
+                raise
+            say(f"{error.filename}: {error.strerror or error}")
     return 2
 
 
@@ -119,7 +130,7 @@ def _dispatch(arguments: list[str]) -> int:
         return 0 if arguments else 2
     name, rest = arguments[0], arguments[1:]
     if name not in COMMANDS:
-        raise ConfigError(f"command: unknown name {name!r}; there are {', '.join(COMMANDS)}")
+        raise ConfigError(f"command: {unknown(name, COMMANDS)}")
     if name == "run":
         return run(rest)
     action: Callable = {
@@ -133,28 +144,31 @@ def _help() -> None:
     table = Table(box=None, show_header=False)
     for name, kind in COMMANDS.items():
         table.add_row(f"  fedmi {name}", (kind.__doc__ or "").splitlines()[0])
-    console = Console()
+    console = terminal.console()
     console.print("Circuits of sparse networks under federated averaging. Commands (each has --help):")
     console.print(table)
 
 
 def _show(option: Show) -> int:
-    if not option.folder.is_dir():
-        found = [option.folder]
-    else:
-        found = [option.folder] if (option.folder / store.FILE).exists() else _runs_in(option.folder)
-    summaries = {path.name: summary.summary(store.load(path)) for path in found or [option.folder]}
+    from fedmi_jax.analysis import runs
+
+    found = {_name(path, option.folder): summary.summary(store.load(path)) for path in runs.find([option.folder])}
     if option.json:
-        only = next(iter(summaries.values()))
-        print(json.dumps(only if len(summaries) == 1 else {"runs": summaries}, indent=2))
-    else:
-        for short in summaries.values():
-            tables.print_summary(short)
+        only = next(iter(found.values()))
+        print(json.dumps(only if len(found) == 1 else {"runs": found}, indent=2))
+        return 0
+    console = terminal.console()
+    for name, short in found.items():
+        if len(found) > 1:
+            console.print(f"\n[bold]{tables.shown(name)}[/]", highlight=False, soft_wrap=True)
+        tables.print_summary(short, console)
     return 0
 
 
-def _runs_in(folder: Path) -> list[Path]:
-    return sorted(path.parent for path in folder.glob(f"*/{store.FILE}"))
+def _name(result: Path, folder: Path) -> str:
+    """Where below the folder a run is; of the folder itself, or a file, its own name."""
+    inside = result.parent.relative_to(folder).as_posix() if result != folder else "."
+    return result.parent.name if inside == "." else inside
 
 
 def _claims(option: Claims) -> int:
@@ -168,10 +182,10 @@ def _claims(option: Claims) -> int:
     if option.json:
         print(json.dumps(claims_table.as_values(rows, found), indent=2))
     else:
-        Console().print(claims_table.render(rows, found))
+        terminal.console().print(claims_table.render(rows, found))
     if option.out is not None:
         with files.replacing(option.out) as temporary:
-            temporary.write_text(claims_table.markdown(rows, found))
+            temporary.write_text(claims_table.markdown(rows, found), "utf-8")
     return 0
 
 
@@ -187,7 +201,7 @@ def _figures(option: Figures) -> int:
     drawn, problems = figures.draw_all(found, out, option.only, option.format)
     print("\n".join(map(str, drawn)))
     for problem in problems:
-        print(f"fedmi: {problem}", file=sys.stderr)
+        say(problem)
     return 1 if problems else 0
 
 
@@ -208,9 +222,7 @@ def _export(option: Export) -> int:
 
 
 def _list(option: List) -> int:
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for column, wrap in (("preset", True), ("what", False), ("paper's figures", True), ("rounds", True)):
-        table.add_column(column, no_wrap=wrap)
+    table = terminal.table("preset", "what", "paper's figures", "rounds", box=None, padding=(0, 2, 0, 0))
     for name, one in PRESETS.items():
         table.add_row(name, one.summary, one.figures, str(one.experiments[0].rounds))
     methods = Table(box=None, padding=(0, 2, 0, 0))
@@ -218,7 +230,7 @@ def _list(option: List) -> int:
     methods.add_column("what")
     for name, line in METHODS.items():
         methods.add_row(name, line)
-    console = Console()
+    console = terminal.console()
     console.print(table, highlight=False)
     console.print()
     console.print(methods, highlight=False)

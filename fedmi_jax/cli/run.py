@@ -8,17 +8,18 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import tyro
 from rich.console import Console
 from tyro.conf import Positional
 
-from fedmi_jax.cli import signals, tables
-from fedmi_jax.cli.parse import CLASS_MAPS, parsed
-from fedmi_jax.cli.progress import bar
-from fedmi_jax.config import Checkpoint, Experiment
+from fedmi_jax.cli import signals, tables, terminal
+from fedmi_jax.cli.parse import parsed
+from fedmi_jax.cli.progress import following
+from fedmi_jax.config import Checkpoint, Experiment, SplitKind, refuse_unused, replace
 from fedmi_jax.errors import ConfigError
 from fedmi_jax.presets import preset
 from fedmi_jax.results import store, summary
@@ -26,6 +27,7 @@ from fedmi_jax.results import store, summary
 if TYPE_CHECKING:
     import xarray as xr
 
+    from fedmi_jax.federation.metrics import OnRound
     from fedmi_jax.federation.setup import Facts
     from fedmi_jax.federation.simulation import Progress
 
@@ -78,14 +80,21 @@ def run(arguments: list[str]) -> int:
         return _help(arguments)
     chosen, rest = preset(arguments[0]), arguments[1:]
     options = [_parse(experiment, arguments[0], rest) for experiment in chosen.experiments]
+    for option in options:
+        refuse_unused(option.experiment)
     first = options[0]
+    if first.dry_run and first.check_determinism:
+        raise ConfigError("dry-run: stops before anything is computed; give it or --check-determinism, not both")
     if not (first.dry_run or first.check_determinism) and first.out is None:
         raise ConfigError("out: give a folder for the result, as in --out runs/quick, or --dry-run")
     folders = [_folder(option, len(options) > 1) for option in options]
     for folder in filter(None, folders):  # all of them before the first hour of work
         _require_free(folder)
     _join(first)
-    prepared = [_prepared(option) for option in options]
+    prepared = [
+        _prepared(option, _dropped(before, option.experiment))
+        for before, option in zip(chosen.experiments, options, strict=True)
+    ]
     if first.check_determinism:
         return max(map(_check_determinism, prepared))
     if first.out is not None and not first.dry_run:
@@ -124,10 +133,12 @@ def _run_all(out: Path, folders: list[Path], prepared: list[Facts], settings: Ch
     ])  # fmt: skip
 
 
-def _run_one(facts: Facts, folder: Path, settings: Checkpoint, progress: Progress) -> xr.Dataset:
+def _run_one(
+    facts: Facts, folder: Path, settings: Checkpoint, progress: Progress, on_round: OnRound | None
+) -> xr.Dataset:
     from fedmi_jax.federation import resumable
 
-    return resumable.run(facts.experiment, folder, facts.dataset, progress, settings)
+    return resumable.run(facts.experiment, folder, facts.dataset, progress, settings, on_round=on_round)
 
 
 def resume(option: Resume) -> int:
@@ -159,7 +170,25 @@ def _join(option: Run | Resume) -> None:
 
 
 def _parse(experiment: Experiment, name: str, arguments: list[str]) -> Run:
-    return parsed(Run, arguments, default=Run(experiment=experiment), prog=f"fedmi run {name}", registry=CLASS_MAPS)
+    start = _without_class_map(experiment, arguments)
+    return parsed(Run, arguments, default=Run(experiment=start), prog=f"fedmi run {name}")
+
+
+def _without_class_map(experiment: Experiment, arguments: list[str]) -> Experiment:
+    """The experiment to start from: a class map does not go with another kind of split, where the words ask for one."""
+    said = dict(pairwise([*arguments, ""])) | dict(word.split("=", 1) for word in arguments if "=" in word)
+    kind = said.get("--split.kind")
+    if not experiment.split.class_map or kind == "class-map" or kind not in get_args(SplitKind):
+        return experiment
+    return replace(experiment, split=replace(experiment.split, kind=kind, class_map=()))
+
+
+def _dropped(before: Experiment, now: Experiment) -> str:
+    """What of the preset does not hold for this split; empty: nothing."""
+    if not before.split.class_map or now.split.class_map:
+        return ""
+    held = " ".join("{" + ",".join(map(str, classes)) + "}" for classes in before.split.class_map)
+    return f"split: {now.split.kind} in place of the preset's classes {held}, which are dropped"
 
 
 def _folder(option: Run, several: bool) -> Path | None:
@@ -168,15 +197,15 @@ def _folder(option: Run, several: bool) -> Path | None:
     return option.out / option.experiment.name
 
 
-def _prepared(option: Run) -> Facts:
-    """The experiment on its data, its plan printed."""
+def _prepared(option: Run, note: str) -> Facts:
+    """The experiment on its data, its plan and the note printed."""
     from fedmi_jax.devices import processes
     from fedmi_jax.devices.session import session
     from fedmi_jax.federation.setup import prepare
 
     with session(option.experiment.execution):
         facts = prepare(option.experiment)
-        print_plan(facts, Console(quiet=not processes.is_first()))
+        print_plan(facts, terminal.console(quiet=not processes.is_first()), note)
     return facts
 
 
@@ -200,21 +229,24 @@ Job = tuple[Path, Experiment | None, Callable[..., "xr.Dataset"]]
 
 
 def _go(out: Path, jobs: list[Job]) -> None:
-    """Run or resume each with a bar, until all are finished or told to stop. out: the folder that the user named."""
+    """Run or resume each, followed on standard error, until all are finished or told to stop.
+
+    out: the folder that the user named.
+    """
     from fedmi_jax.devices import processes
 
     first = processes.is_first()
-    console = Console(quiet=not first)
+    console = terminal.console(quiet=not first)
     advice = f"`fedmi resume {shlex.quote(str(out))}` continues after the last round that was finished"
     with processes.ending_together(), signals.stopping(advice) as stop:
         for folder, experiment, work in jobs:
             stop.check(None, 0, "begin")
             began = time.monotonic()
-            with bar(experiment if first else None) as advance:
-                result = work(progress=partial(stop.check, advance))
+            with following(experiment if first else None) as (advance, on_round):
+                result = work(progress=partial(stop.check, advance), on_round=on_round)
             tables.print_summary(summary.summary(result), console)
             said = f"{folder / store.FILE}, {time.monotonic() - began:.0f} s"
-            console.print(said, highlight=False, markup=False)
+            console.print(said, highlight=False, markup=False, soft_wrap=True)
 
 
 def require_writable(folder: Path) -> None:
@@ -224,33 +256,45 @@ def require_writable(folder: Path) -> None:
         raise ConfigError(f"out: cannot write to {existing}; give a folder that can be made")
 
 
-def print_plan(facts: Facts, console: Console) -> None:
-    """Who holds what, and how much work and memory a round takes."""
-    import numpy as np
-
-    from fedmi_jax.data import partition
+def print_plan(facts: Facts, console: Console, note: str = "") -> None:
+    """Who holds what, and how much work and memory a round takes. note: is printed besides."""
     from fedmi_jax.federation.setup import lay_out, memory
 
     e, dataset = facts.experiment, facts.dataset
-    whole = np.bincount(dataset.train_labels, minlength=dataset.num_classes)
-    console.print(f"[bold]{e.name}[/]: {dataset.name}, seeds {list(e.seeds)}, {e.rounds} rounds", highlight=False)
-    console.print(f"training images per client and class (seed {e.seeds[0]}); skew: distance of the label distribution")
-    print(partition.table(facts.counts[0], whole, [n.split(" ")[0] for n in dataset.class_names]))
+    say = partial(console.print, highlight=False, markup=False)
+    say(f"{e.name}: {dataset.name}, seeds {list(e.seeds)}, {e.rounds} round{'s' * (e.rounds > 1)}", style="bold")
+    if note:
+        say(note)
+    say(f"training images per client and class (seed {e.seeds[0]}); skew: distance of the label distribution")
+    say(_partition(facts, console.width), soft_wrap=True)
     first, how = facts.round(1), lay_out(facts)
     steps, found = int(facts.steps[first.models].sum()), int(facts.cases(first).real.sum())
     some = "" if e.participation == 1 else f"{first.clients.shape[1]} of {e.split.clients} clients, "
-    console.print(
-        f"a round: {some}{steps} local steps of up to {e.local.batch_size} images ({facts.steps.min()} to "
-        f"{facts.steps.max()} a client), {found} circuits of {e.discovery.steps} steps",
-        highlight=False,
+    least, most = facts.steps.min(), facts.steps.max()
+    each = f"{most} a client" if least == most else f"{least} to {most} a client"
+    say(
+        f"a round: {some}{steps} local steps of up to {e.local.batch_size} images ({each}), "
+        f"{found} circuits of {e.discovery.steps} steps"
     )
     beside = "one client after the other" if how.one_by_one else f"{how.chunk} clients side by side on each"
     shared = "whole clients" if how.shard == "clients" else "every batch"
     sharing = f", which share out {shared}" if how.devices > 1 else ""
-    console.print(
+    say(
         f"on {how.devices} {how.mesh.devices.flat[0].platform} device(s){sharing}; {beside}; about "
-        f"{memory(facts, how) / 2**20:.0f} MiB",
-        highlight=False,
+        f"{memory(facts, how) / 2**20:.0f} MiB"
     )
     if e.execution.precision == "float64" and how.mesh.devices.flat[0].platform == "gpu":
-        console.print("float64 on a GPU: exact to the last digits, and many times slower than float32")
+        say("float64 on a GPU: exact to the last digits, and many times slower than float32")
+
+
+def _partition(facts: Facts, width: int) -> str:
+    """Who holds what, with as many classes as the width has room for."""
+    import numpy as np
+
+    from fedmi_jax.data import partition
+
+    dataset = facts.dataset
+    whole = np.bincount(dataset.train_labels, minlength=dataset.num_classes)
+    names = [name.split(" ")[0] for name in dataset.class_names]
+    tables = [partition.table(facts.counts[0], whole, names, (20, most)) for most in range(12, 2, -1)]
+    return next((text for text in tables if len(text.partition("\n")[0]) <= width), tables[-1])

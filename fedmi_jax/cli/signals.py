@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
 
-from fedmi_jax.errors import Interrupted
+from fedmi_jax.errors import Interrupted, say
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -67,12 +66,6 @@ def _watch(reader: int, stop: Stop) -> None:
             continue
         stop.came.append(told[0])
         if len(stop.came) > 1:
-            _say(f"ended at once; {stop.advice}")
+            say(f"ended at once; {stop.advice}")
             os._exit(128 + told[0])  # every file is there whole or not at all, so nothing is to be tidied
-        _say("stopping after this stage; once more: at once")
-
-
-def _say(text: str) -> None:
-    """Where nobody listens any more (`2>&1 | tee`, ended by the same Ctrl-C) the watch must go on."""
-    with suppress(OSError, ValueError):
-        print(f"fedmi: {text}", file=sys.stderr, flush=True)
+        say("stopping after this stage; a second signal ends the run at once")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import sys
 import threading
 import traceback
 from collections.abc import Iterator, Mapping
@@ -19,7 +18,7 @@ import jax
 import numpy as np
 
 from fedmi_jax.devices.session import before_start
-from fedmi_jax.errors import ConfigError, FedmiError, Interrupted
+from fedmi_jax.errors import ConfigError, FedmiError, Interrupted, say
 
 JOIN_SECONDS = 60
 """How long a process waits for the others at the start."""
@@ -57,7 +56,7 @@ def join(coordinator: str | None = None, processes: int | None = None, process_i
 
 def _end(said: str, status: int = 2) -> NoReturn:
     """At once: the orderly end of JAX's runtime would wait for processes that may be gone."""
-    print(f"fedmi: {said}", file=sys.stderr, flush=True)
+    say(said)
     os._exit(status)
 
 
@@ -70,6 +69,8 @@ def _require_consistent(coordinator: str | None, processes: int | None, process_
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdigit():
         raise ConfigError(f"coordinator: give HOST:PORT of process 0, as in 10.0.0.1:7777; got {coordinator!r}")
+    if processes < 1:
+        raise ConfigError(f"processes: give at least 1; got {processes}")
     if not 0 <= process_id < processes:
         raise ConfigError(f"process-id: ids run from 0 to {processes - 1}; got {process_id}")
 

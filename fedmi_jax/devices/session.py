@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -54,6 +54,31 @@ def keep_compiled() -> None:
     if said.jax_compilation_cache_dir is None and said.jax_enable_compilation_cache:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "programs"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+@contextlib.contextmanager
+def telling_when_compiling(tell: Callable[[bool], None]) -> Iterator[None]:
+    """Within it `tell(True)` is called when JAX begins to compile a program, `tell(False)` when the program is there.
+
+    A program that was kept is announced too, for the moment that it takes to read it. Where JAX keeps no programs it
+    does not say when it begins, and `tell(True)` is never called.
+    """
+
+    def began(event: str, **_: Any) -> None:
+        if event == "/jax/compilation_cache/compile_requests_use_cache":
+            tell(True)
+
+    def ended(event: str, duration_secs: float, **_: Any) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            tell(False)
+
+    jax.monitoring.register_event_listener(began)
+    jax.monitoring.register_event_duration_secs_listener(ended)
+    try:
+        yield
+    finally:
+        jax.monitoring.unregister_event_listener(began)
+        jax.monitoring.unregister_event_duration_listener(ended)
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ from fedmi_jax.devices import processes
 from fedmi_jax.devices.session import session
 from fedmi_jax.errors import ConfigError, FedmiError
 from fedmi_jax.federation import simulation
+from fedmi_jax.federation.metrics import OnRound
 from fedmi_jax.files import sweep
 from fedmi_jax.keeping import lock, manifest
 from fedmi_jax.keeping.checkpoint import FOLDER, InMemory, OnDisk, Together
@@ -52,7 +53,7 @@ def refuse(folder: Path) -> None:
 
 def run(
     experiment: Experiment, folder: Path, dataset: Dataset | None = None, progress: Progress | None = None,
-    settings: Checkpoint | None = None, method: Method | None = None,
+    settings: Checkpoint | None = None, method: Method | None = None, on_round: OnRound | None = None,
 ) -> xr.Dataset:  # fmt: skip
     """Run the experiment in `folder`, or go on with what it holds of this very experiment; return the result.
 
@@ -63,12 +64,12 @@ def run(
     store.refuse_taken(folder)
     with session(experiment.execution), _alone(folder):
         store.refuse_taken(folder)  # it may have been finished a moment ago
-        return _go(folder, experiment, dataset, progress, settings or Checkpoint(), method)
+        return _go(folder, experiment, dataset, progress, settings or Checkpoint(), method, on_round)
 
 
 def resume(
     folder: Path, dataset: Dataset | None = None, progress: Progress | None = None, rounds: int | None = None,
-    method: Method | None = None, **laid_out: Any,
+    method: Method | None = None, on_round: OnRound | None = None, **laid_out: Any,
 ) -> xr.Dataset:  # fmt: skip
     """Go on with the unfinished run in `folder`; return its result, which is then there as result.nc.
 
@@ -84,7 +85,7 @@ def resume(
         there = manifest.read(folder / FOLDER)
         if there is None:  # another process has finished it a moment ago
             return _finished(folder, rounds)
-        return _go(folder, found, dataset, progress, there.checkpoint, method)
+        return _go(folder, found, dataset, progress, there.checkpoint, method, on_round)
 
 
 def experiment_in(folder: Path, rounds: int | None = None, **laid_out: Any) -> Experiment | None:
@@ -135,6 +136,7 @@ def _alone(folder: Path) -> Iterator[None]:
 def _go(
     folder: Path, experiment: Experiment, dataset: Dataset | None, progress: Progress | None, settings: Checkpoint,
     method: Method | None,
+    on_round: OnRound | None,
 ) -> xr.Dataset:  # fmt: skip
     """The rounds that are missing, then the result."""
     home, first = folder / FOLDER, processes.is_first()
@@ -145,7 +147,7 @@ def _go(
     keeper = OnDisk(home, here.run, experiment.rounds, settings) if first else InMemory()
     if jax.process_count() > 1:
         keeper = Together(keeper)
-    result = simulation.run(experiment, dataset, progress, keeper, method)
+    result = simulation.run(experiment, dataset, progress, keeper, method, on_round)
     if first:
         store.save(result, folder)
         if not settings.after_the_end:

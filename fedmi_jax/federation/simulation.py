@@ -7,6 +7,7 @@ ones).
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -26,8 +27,9 @@ from fedmi_jax.data.batches import Plan
 from fedmi_jax.data.datasets import Dataset
 from fedmi_jax.devices import lift
 from fedmi_jax.devices.session import session
-from fedmi_jax.federation import checks, controls, programs, recording
+from fedmi_jax.federation import checks, controls, metrics, programs, recording
 from fedmi_jax.federation.cases import Cases
+from fedmi_jax.federation.metrics import OnRound
 from fedmi_jax.federation.programs import Masked
 from fedmi_jax.federation.setup import Facts, Round, Setup, place, prepare
 from fedmi_jax.keeping.checkpoint import InMemory, Keeper, State
@@ -41,26 +43,31 @@ Progress = Callable[[int, str], None]
 
 def run(
     experiment: Experiment, dataset: Dataset | None = None, progress: Progress | None = None,
-    keeper: Keeper | None = None, method: Method | None = None,
+    keeper: Keeper | None = None, method: Method | None = None, on_round: OnRound | None = None,
 ) -> xr.Dataset:  # fmt: skip
     """Run the experiment and return its result (see `fedmi_jax.results.schema` for the variables).
 
     Args: dataset: images to use in place of those `experiment.data` names; keeper: where every round is kept, and which
-    rounds are done (`fedmi_jax.keeping.checkpoint`); method: in place of the one that `experiment.aggregation` names.
-    Raises FedmiError for a configuration that does not fit the data, for a loss or weights that are not finite, and for
-    a method that does not keep the shapes.
+    rounds are done (`fedmi_jax.keeping.checkpoint`); method: in place of the one that `experiment.aggregation` names;
+    on_round: told of every round that is done and kept (`fedmi_jax.federation.metrics`). Raises FedmiError for a
+    configuration that does not fit the data, for a loss or weights that are not finite, and for a method that does not
+    keep the shapes.
     """
     with session(experiment.execution):
-        return _run(place(prepare(experiment, dataset, method)), progress or _silent, keeper or InMemory())
+        setup = place(prepare(experiment, dataset, method))
+        return _run(setup, progress or _silent, keeper or InMemory(), on_round)
 
 
-def _run(setup: Setup, progress: Progress, keeper: Keeper) -> xr.Dataset:
+def _run(setup: Setup, progress: Progress, keeper: Keeper, on_round: OnRound | None = None) -> xr.Dataset:
     rounds = setup.facts.experiment.rounds
     done, state = keeper.start(initial_state(setup))
     state = lift.replicate(state, setup.layout)
     for number in range(done + 1, rounds + 1):
+        began = time.monotonic()
         state, record = one_round(setup, state, number, progress)
         keeper.add(number, record, state)
+        if on_round is not None:
+            on_round(number, metrics.of_round(setup.facts, record, time.monotonic() - began))
     progress(rounds + 1, "done")
     return recording.assemble(setup.facts, keeper.records(rounds)).assign_attrs(method=setup.facts.method.name)
 

@@ -7,15 +7,15 @@ from typing import Any
 import xarray as xr
 from rich.console import Group
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from fedmi_jax.analysis import verdicts
 from fedmi_jax.analysis.claims import Row
 from fedmi_jax.analysis.runs import Runs, differences
-from fedmi_jax.analysis.statistics import COVERAGE
 from fedmi_jax.analysis.verdicts import HOLDS, OPEN, Finding
 from fedmi_jax.results.schema import held
+from fedmi_jax.results.statistics import COVERAGE
 
 LEGEND = (
     f"Intervals: 95 %, bootstrap over seeds. A verdict needs {verdicts.MIN_SEEDS} seeds and an interval wholly on one "
@@ -120,7 +120,8 @@ def _mark(finding: Finding) -> str:
 
 def render(rows: list[Row], runs: Runs) -> Group:
     """For the terminal: the claims, and below each its definitions."""
-    table = Table("claim", "paper", "measured", "null", "seeds", "verdict", title="Claims of arXiv 2512.23043",
+    names = ("claim", "paper", "measured", "null", "seeds", "verdict")
+    table = Table(*(Column(name, overflow="fold") for name in names), title="Claims of arXiv 2512.23043",
                   title_justify="left", show_lines=False)  # fmt: skip
     for row in rows:
         claim = f"[bold]{row.claim.id}[/] {escape(row.claim.says)} ({row.claim.section})\n[dim]{row.claim.rule}[/]"

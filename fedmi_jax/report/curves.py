@@ -14,9 +14,9 @@ import numpy as np
 import xarray as xr
 
 from fedmi_jax.analysis import measures, nulls
-from fedmi_jax.analysis.statistics import band, estimate
 from fedmi_jax.report import style
 from fedmi_jax.results.schema import held
+from fedmi_jax.results.statistics import band, estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

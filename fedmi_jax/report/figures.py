@@ -11,11 +11,11 @@ import xarray as xr
 
 from fedmi_jax.analysis import alignment
 from fedmi_jax.analysis.runs import ABLATION, Runs, is_a
-from fedmi_jax.analysis.statistics import COVERAGE
-from fedmi_jax.errors import ConfigError, FedmiError
+from fedmi_jax.errors import ConfigError, FedmiError, unknown
 from fedmi_jax.network.layers import CONV_LAYERS
 from fedmi_jax.presets import PRESETS
 from fedmi_jax.report import graphs, more_figures, paper_figures, style
+from fedmi_jax.results.statistics import COVERAGE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -119,7 +119,7 @@ def draw_all(runs: Runs, out: Path, only: Sequence[str], formats: Sequence[str])
     """
     for name in only:
         if name not in NAMES:
-            raise ConfigError(f"only: unknown figure {name!r}; there are {', '.join(NAMES)}")
+            raise ConfigError(f"only: {unknown(name, NAMES)}")
     drawn, problems = [], []
     for name in only or NAMES:
         figures, missing = (_paper if name in PAPER else _per_run)(name, runs, bool(only))

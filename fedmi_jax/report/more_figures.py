@@ -11,11 +11,11 @@ import numpy as np
 import xarray as xr
 
 from fedmi_jax.analysis import alignment, interference, measures, nulls
-from fedmi_jax.analysis.statistics import estimate, over_seeds
 from fedmi_jax.network.layers import CONV_LAYERS
 from fedmi_jax.report import style
 from fedmi_jax.report.curves import Curve, Panel, bars, degenerate, draw, names, over_rounds, own_classes
 from fedmi_jax.results.schema import held
+from fedmi_jax.results.statistics import estimate, over_seeds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

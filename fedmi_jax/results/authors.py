@@ -323,10 +323,12 @@ def export_authors(ds: xr.Dataset, path: str | Path, seed: int | None = None) ->
 
     seed: which; None: the only one. The functional connectivity follows from the physical one and the masks; metrics
     are percentages, left out where they are NaN. What the schema has no place for is lost. The file appears whole or
-    not at all. Raises FedmiError when the seed is not in the result, the result has no connectivity, or the file
-    cannot be written.
+    not at all. Raises FedmiError for a name that ends in neither .json nor .json.gz, when the seed is not in the
+    result, when the result has no connectivity, and when the file cannot be written.
     """
     path = Path(path)
+    if not path.name.endswith((".json", ".json.gz")):
+        raise FedmiError(f"{path}: the export is JSON; give a name that ends in .json or in .json.gz")
     text = json.dumps(_tree(_one_seed(ds, seed)), indent=2).encode()
     with replacing(path) as temporary:
         temporary.write_bytes(gzip.compress(text, mtime=0) if path.suffix == ".gz" else text)

@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from fedmi_jax.data import identity
-from fedmi_jax.results import store
+from fedmi_jax.results import store, worth
 from fedmi_jax.results.schema import CIRCUIT_DIMS, ORIGINS, VARIABLES, held
 from fedmi_jax.results.similarity import MEASURES
 
@@ -33,6 +33,13 @@ def summary(ds: xr.Dataset) -> dict[str, Any]:
     - sufficiency, necessity, false_positive_rate, balanced_accuracy, target_softmax, drift_gap,
       cross_evaluation_{softmax,false_positive_rate,balanced_accuracy}, empty_mask_* {origin}
     - realised_sparsity {origin: {layer}}
+    - preset, changed {field: {"value", "preset"}}: settings in which the run is not the preset of its name
+    - local_accuracy, local_held_accuracy, global_held_accuracy: of whole models; held: over the classes that the
+      client, or any client, holds
+    - intervals: over seeds, {"mean", "low", "high", "seeds"} of accuracies and cross_evaluation, and by origin of the
+      averages; empty for one seed
+    - beyond_control: control, and sufficiency and cross_evaluation minus the control's {origin: interval}; see
+      `fedmi_jax.results.worth`
     """
     last, there, images = ds.isel(round=-1), held(ds).isel(round=-1), store.images(ds)
     found: dict[str, Any] = {
@@ -54,7 +61,9 @@ def summary(ds: xr.Dataset) -> dict[str, Any]:
     sparsity = {o: f"realised_sparsity_{o}" for o in ORIGINS if f"realised_sparsity_{o}" in ds}
     if sparsity:
         found["realised_sparsity"] = {o: _by(last[name], "parameter_layer") for o, name in sparsity.items()}
-    return found
+    whole = {name: _mean(values) for name, values in worth.accuracies(ds).items()}
+    found |= worth.settings(ds) | {name: value for name, value in whole.items() if name not in found}
+    return found | {"intervals": worth.intervals(ds, _AVERAGES), "beyond_control": worth.beyond_control(ds)}
 
 
 _AVERAGES = tuple(

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
-from scipy import stats
 
 LEVEL = 0.95
 RESAMPLES = 2000
@@ -100,6 +99,8 @@ def _interval(values: np.ndarray) -> np.ndarray:
 
 
 def _bootstrap(values: np.ndarray, method: str) -> np.ndarray:
+    from scipy import stats  # here: it takes longer to import than a result of one seed to read
+
     with warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore"):
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # its NaN is what is looked for
         warnings.simplefilter("ignore", RuntimeWarning)
