@@ -109,7 +109,7 @@ def test_a_plan_says_what_was_dropped_and_what_is_equal(monkeypatch, capsys, squ
     assert fedmi("run", "tiny", "--split.kind", "iid", "--dry-run") == 0
     printed = capsys.readouterr().out
     assert "split: iid in place of the preset's classes {0,1} {1,2,3}, which are dropped" in printed
-    assert "(10 a client)" in printed  # 70 images each, in batches of 16, twice
+    assert "(20 a client)" in printed  # 70 images each, in batches of 16, four times
     assert fedmi("run", "tiny", "--dry-run") == 0
     assert "in place of" not in capsys.readouterr().out
 
