@@ -23,13 +23,13 @@ import numpy as np
 from benchmarks import report
 from benchmarks.timing import Budget, Contender, compare, on_jax
 from fedmi_jax import presets
-from fedmi_jax.aggregation import aggregator
 from fedmi_jax.config import Data, Discovery, Experiment, Local, Split, replace
 from fedmi_jax.data.batches import Plan
 from fedmi_jax.data.datasets import Dataset
 from fedmi_jax.errors import FedmiError
 from fedmi_jax.federation import programs, simulation
-from fedmi_jax.federation.setup import Setup, prepare
+from fedmi_jax.federation.setup import Setup, place, prepare
+from fedmi_jax.network.ablation import ZERO
 from fedmi_jax.network.model import Params
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def case(
     dataset: Dataset | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Times of one experiment's circuits, or of `limit` of them; together: how many in a turn."""
-    setup = prepare(experiment, dataset)
+    setup = place(prepare(experiment, dataset))
     work = a_round(setup, limit, together)
     turns, each = work.which.shape
     budget = replace(budget, least=min(turns, budget.most))
@@ -77,16 +77,16 @@ def case(
 
 
 def describe(setup: Setup, timed: int) -> str:
-    total, settings = 2 * len(setup.circuits.label), setup.experiment.discovery
+    total, settings = 2 * len(setup.facts.circuits.label), setup.facts.experiment.discovery
     some = f", {timed} timed" if timed < total else ""
-    clients, classes = len(setup.clients[0]), len(setup.circuits.label) // len(setup.clients[0])
+    clients, classes = len(setup.facts.clients[0]), len(setup.facts.circuits.label) // len(setup.facts.clients[0])
     return f"discovery, {clients} clients x {classes} classes ({total} circuits{some}), {settings.steps} steps"
 
 
 def a_round(setup: Setup, limit: int | None, together: int | None) -> Work:
     """A round's circuits, or `limit` of them, evenly spread, in turns of equally many."""
-    first = setup.round(1)
-    models, plan, which = trained(setup), simulation.discovery_plans(setup, first), simulation.models_of(setup, first)
+    cases = setup.facts.cases(setup.facts.round(1))
+    models, plan, which = trained(setup), simulation.discovery_plans(setup, cases, 1), cases.model
     total = len(which)
     chosen = np.linspace(0, total - 1, min(limit or total, total)).astype(int)
     side_by_side = setup.layout.devices if setup.layout.one_by_one else len(chosen)
@@ -98,11 +98,10 @@ def a_round(setup: Setup, limit: int | None, together: int | None) -> Work:
 
 def trained(setup: Setup) -> Params:
     """Every client's model after a round, and their average."""
-    start, first = simulation.initial_models(setup), setup.round(1)
-    local, _ = simulation.train(setup, start, first)
-    state = jax.vmap(aggregator(setup.experiment.aggregation).init)(start)
+    (start, state), first = simulation.initial_state(setup), setup.facts.round(1)
+    local, _ = simulation.train(setup, start, first, state)
     average, _ = simulation.aggregate(setup, state, start, local, first)
-    return programs.joined(local, average, how=setup.layout)
+    return programs.joined([local, average], how=setup.layout)
 
 
 def jax_side(setup: Setup, work: Work) -> Contender:
@@ -112,8 +111,8 @@ def jax_side(setup: Setup, work: Work) -> Contender:
 def _discover(setup: Setup, work: Work, turn: int) -> Any:
     row = turn % len(work.which)
     return programs.discover_circuits(
-        work.models, setup.train_images, work.which[row], Plan(*(np.asarray(part)[row] for part in work.plan)), None,
-        how=setup.layout, settings=setup.experiment.discovery,
+        work.models, setup.train_images, work.which[row], Plan(*(np.asarray(part)[row] for part in work.plan)), ZERO,
+        how=setup.layout, settings=setup.facts.experiment.discovery,
     )  # fmt: skip
 
 
@@ -133,7 +132,7 @@ def torch_side(setup: Setup, work: Work) -> Contender:
 def _discover_torch(reference: Reference, models: list[Any], work: Work, turn: int) -> Any:
     from benchmarks.pytorch_reference import circuits, training
 
-    row, settings = turn % len(work.which), reference.setup.experiment.discovery
+    row, settings = turn % len(work.which), reference.setup.facts.experiment.discovery
     plans = training.unstacked(Plan(*(np.asarray(part)[row] for part in work.plan)))
     return [
         circuits.discover(models[m], reference.train_images, plan, settings)
@@ -143,10 +142,10 @@ def _discover_torch(reference: Reference, models: list[Any], work: Work, turn: i
 
 def facts(setup: Setup, found: dict[str, Any], each: int) -> dict[str, Any]:
     """Of both sides: seconds for all of the round's circuits, from the mean over those timed."""
-    total = 2 * len(setup.circuits.label)
+    total = 2 * len(setup.facts.circuits.label)
     known: dict[str, Any] = {
         "circuits_in_a_turn": each,
-        "images_per_step": [min(setup.discovery_batches), max(setup.discovery_batches)],
+        "images_per_step": [min(setup.facts.discovery_batches), max(setup.facts.discovery_batches)],
     }
     for name in ("fedmi_jax", "pytorch"):
         if side := found[name]:

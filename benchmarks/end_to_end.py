@@ -13,19 +13,17 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
 
 from benchmarks import report
 from benchmarks.timing import Budget, Contender, Stopwatch, compare, on_jax
 from fedmi_jax import presets
-from fedmi_jax.aggregation import aggregator
 from fedmi_jax.config import Data, Evaluation, Experiment, replace
 from fedmi_jax.data.datasets import Dataset
 from fedmi_jax.federation import simulation
-from fedmi_jax.federation.setup import Setup, prepare
+from fedmi_jax.federation.setup import Setup, place, prepare
 from fedmi_jax.federation.simulation import Progress
-from fedmi_jax.network.model import Params
+from fedmi_jax.keeping.checkpoint import State
 
 if TYPE_CHECKING:
     from benchmarks.pytorch_reference.federation import Reference
@@ -41,14 +39,14 @@ def experiment(full: bool) -> Experiment:
 
 def measure(experiment: Experiment, budget: Budget, dataset: Dataset | None = None) -> dict[str, Any]:
     """What `main` prints."""
-    setup, missing = prepare(experiment, dataset), report.why_no_torch()
+    setup, missing = place(prepare(experiment, dataset)), report.why_no_torch()
     ours, our_laps = jax_side(setup)
     theirs, their_laps = (None, None) if missing else torch_side(setup)
     found = compare(ours, theirs, budget)
-    what = f"one round, {setup.counts.sum()} training images, {len(setup.clients[0])} clients"
+    what = f"one round, {setup.facts.counts.sum()} training images, {len(setup.facts.clients[0])} clients"
     facts = {
-        "circuits": 2 * len(setup.circuits.label),
-        "local_steps": setup.steps.ravel().tolist(),
+        "circuits": 2 * len(setup.facts.circuits.label),
+        "local_steps": setup.facts.steps.ravel().tolist(),
         "test_images": int(setup.test.valid.sum()),
     }
     found |= {"stages": stages(our_laps, their_laps, found["turns"]), "facts": facts, "pytorch_missing": missing}
@@ -56,18 +54,12 @@ def measure(experiment: Experiment, budget: Budget, dataset: Dataset | None = No
 
 
 def jax_side(setup: Setup) -> tuple[Contender, Stopwatch]:
-    watch = Stopwatch(partial(_round, setup, simulation.initial_models(setup)))
+    watch = Stopwatch(partial(_round, setup, simulation.initial_state(setup)))
     return on_jax(watch), watch
 
 
-def _round(setup: Setup, start: Params, progress: Progress) -> Any:
-    first = setup.round(1)
-    progress(1, "train")
-    local, _ = simulation.train(setup, start, first)
-    progress(1, "average")
-    state = jax.vmap(aggregator(setup.experiment.aggregation).init)(start)
-    average, _ = jax.block_until_ready(simulation.aggregate(setup, state, start, local, first))
-    return simulation.analyse(setup, local, average, first, progress)
+def _round(setup: Setup, start: State, progress: Progress) -> Any:
+    return simulation.one_round(setup, start, 1, progress)
 
 
 def torch_side(setup: Setup) -> tuple[Contender, Stopwatch]:
@@ -75,7 +67,7 @@ def torch_side(setup: Setup) -> tuple[Contender, Stopwatch]:
     from benchmarks.pytorch_reference import model
 
     reference = torch_federation.prepare(setup, model.place(device=report.torch_device()))
-    start = model.from_package(setup.initial_params(0), reference.where)
+    start = model.from_package(simulation.initial_params(setup.facts, 0), reference.where)
     watch = Stopwatch(partial(_torch_round, reference, start))
     wait = partial(torch_federation.synchronise, reference.where)
     return Contender(watch, wait, torch_federation.warm_up(reference, start)), watch
@@ -88,9 +80,7 @@ def _torch_round(reference: Reference, start: Any, progress: Progress) -> Any:
     progress(1, "train")
     local, _ = torch_federation.train(reference, start, 1)
     torch_federation.synchronise(reference.where)
-    progress(1, "average")
-    average = training.average(local)
-    return torch_federation.analyse(reference, local, average, 1, progress)
+    return torch_federation.analyse(reference, local, training.average(local), 1, progress)
 
 
 def stages(ours: Stopwatch, theirs: Stopwatch | None, turns: int) -> dict[str, dict[str, float | None]]:

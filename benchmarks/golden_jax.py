@@ -13,17 +13,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedmi_jax.aggregation import fedavg
+from fedmi_jax.aggregation import Clients, State, fedavg
 from fedmi_jax.circuits import evaluation
-from fedmi_jax.circuits.evaluation import TestSet
+from fedmi_jax.circuits.evaluation import EvaluationSet
 from fedmi_jax.config import Data, Discovery, Execution, Local, Sparsity
 from fedmi_jax.data import batches, datasets
 from fedmi_jax.data.batches import Plan
 from fedmi_jax.devices.layout import Layout, resolve
 from fedmi_jax.federation import programs
+from fedmi_jax.network.ablation import ZERO
 from fedmi_jax.network.images import Images
 from fedmi_jax.network.model import Params
 from fedmi_jax.training import pruning
+
+METHOD = fedavg()
 
 
 def backend(settings: Execution, test_index: np.ndarray) -> JaxBackend:
@@ -32,7 +35,7 @@ def backend(settings: Execution, test_index: np.ndarray) -> JaxBackend:
     moments = [jnp.asarray(m, settings.precision) for m in (dataset.mean, dataset.std)]
     train = Images(jnp.asarray(dataset.train_images), jnp.asarray(dataset.train_labels), *moments)
     test = Images(jnp.asarray(dataset.test_images), jnp.asarray(dataset.test_labels), *moments)
-    chosen = evaluation.make_test_set(test, dataset.test_labels, dataset.num_classes, 250, among=test_index)
+    chosen = evaluation.make_evaluation_set(test, dataset.test_labels, dataset.num_classes, 250, among=test_index)
     return JaxBackend(resolve(settings), train, chosen)
 
 
@@ -42,7 +45,7 @@ class JaxBackend:
 
     how: Layout
     images: Images
-    test: TestSet
+    test: EvaluationSet
 
     def train(self, start: Params, index: np.ndarray, local: Local, sparse: Sparsity) -> Params:
         clients, steps, width = index.shape
@@ -54,19 +57,22 @@ class JaxBackend:
         starts, which = jax.tree.map(lambda leaf: leaf[None], start), np.zeros(clients, int)
         counts = np.ones((clients, start["fc_bias"].shape[0]))
         return programs.train_models(
-            starts, self.images, which, plan, keep, counts, how=self.how, local=local, sparse=sparse
+            starts, self.images, which, plan, keep, counts, how=self.how, local=local, sparse=sparse, method=METHOD
         )[0]
 
     def average(self, models: Params) -> Mapping[str, Any]:
-        return fedavg("uniform").apply(None, models, models, jnp.ones(len(models["fc_bias"])))[0]
+        equal = jnp.ones(len(models["fc_bias"]), int)
+        start = {name: leaf[0] for name, leaf in models.items()}  # what they started from has no say in the mean
+        clients = Clients(models, equal, equal[:, None], equal, jnp.arange(len(equal)))
+        return METHOD.apply(State(), start, clients)[0]
 
     def discover(
         self, models: Params, which: np.ndarray, index: np.ndarray, settings: Discovery
     ) -> dict[str, np.ndarray]:
         width = self.how.padded(index.shape[-1], 1)
         plan = batches.stack([plan_of(one, width) for one in index])
-        scores = programs.discover_circuits(models, self.images, which, plan, None, how=self.how, settings=settings)
-        return {layer: np.asarray(score) for layer, score in scores.items()}
+        found = programs.discover_circuits(models, self.images, which, plan, ZERO, how=self.how, settings=settings)
+        return {layer: np.asarray(score) for layer, score in found.score.items()}
 
     def call_rate(self, models: Params, which: np.ndarray, gates: Any, target: np.ndarray) -> np.ndarray:
         judged, _ = self._judge(models, which, gates, target, evaluation.performance)
@@ -77,12 +83,11 @@ class JaxBackend:
 
     def _judge(self, models: Params, which: np.ndarray, gates: Any, target: np.ndarray, measure: Callable) -> Any:
         as_numbers = {layer: jnp.asarray(gate, models["fc_bias"].dtype) for layer, gate in gates.items()}
-        return programs.measure_circuits(
-            models, self.test, which, as_numbers, None, target, how=self.how, measure=measure
-        )
+        masked = programs.Masked(jnp.asarray(which), as_numbers, ZERO, jnp.asarray(target))
+        return programs.judge(models, self.test, masked, how=self.how, measure=measure)
 
     def accuracy(self, models: Params) -> np.ndarray:
-        return np.asarray(programs.measure_models(models, self.test, how=self.how)[0])
+        return np.asarray(programs.judge_models(models, self.test, how=self.how)[0])
 
 
 def plan_of(index: np.ndarray, width: int) -> Plan:

@@ -24,7 +24,7 @@ from fedmi_jax.data.batches import Plan
 from fedmi_jax.data.datasets import Dataset
 from fedmi_jax.errors import FedmiError
 from fedmi_jax.federation import programs, simulation
-from fedmi_jax.federation.setup import Setup, prepare
+from fedmi_jax.federation.setup import Setup, place, prepare
 from fedmi_jax.network.model import Params
 
 if TYPE_CHECKING:
@@ -48,14 +48,15 @@ def measure(
     peak_seconds: float = 2.0,
 ) -> dict[str, Any]:  # fmt: skip
     """What `main` prints."""
-    setup = prepare(experiment(clients, steps, batch), dataset)
-    if (setup.steps != steps).any():
+    setup = place(prepare(experiment(clients, steps, batch), dataset))
+    if (setup.facts.steps != steps).any():
         raise FedmiError(f"--clients {clients} --steps {steps}: there are not enough images for batches of {batch}")
-    everyone = dict(enumerate(setup.clients[0]))
+    everyone = dict(enumerate(setup.facts.clients[0]))
     plan = batches.training_plan(everyone, batch, 1, seed=0, round_=1, shape=setup.plan_shape)
     missing = report.why_no_torch()
     found = compare(jax_side(setup, plan), None if missing else torch_side(setup, plan), budget)
-    what = f"local training, {clients} clients x {steps} steps, batch {batch}, {setup.experiment.sparsity.target:.1%}"
+    target = setup.facts.experiment.sparsity.target
+    what = f"local training, {clients} clients x {steps} steps, batch {batch}, {target:.1%}"
     facts = rates(setup, found, clients * steps * batch, batch, peak_seconds)
     return {"benchmark": "local_training", "what": what, **found, "facts": facts, "pytorch_missing": missing}
 
@@ -66,8 +67,9 @@ def jax_side(setup: Setup, plan: Plan) -> Contender:
 
 def _train(setup: Setup, starts: Params, plan: Plan, turn: int) -> Any:
     return programs.train_models(
-        starts, setup.train_images, np.zeros(len(plan.indices), int), plan, setup.keep[0], setup.counts[0],
-        how=setup.layout, local=setup.experiment.local, sparse=setup.experiment.sparsity,
+        starts, setup.train_images, np.zeros(len(plan.indices), int), plan, setup.facts.keep[0], setup.facts.counts[0],
+        how=setup.layout, local=setup.facts.experiment.local, sparse=setup.facts.experiment.sparsity,
+        method=setup.facts.method,
     )  # fmt: skip
 
 
@@ -76,7 +78,7 @@ def torch_side(setup: Setup, plan: Plan) -> Contender:
     from benchmarks.pytorch_reference import model
 
     reference = torch_federation.prepare(setup, model.place(device=report.torch_device()))
-    start = model.from_package(setup.initial_params(0), reference.where)
+    start = model.from_package(simulation.initial_params(setup.facts, 0), reference.where)
     run = partial(_train_torch, reference, start, plan)
     wait = partial(torch_federation.synchronise, reference.where)
     return Contender(run, wait, torch_federation.warm_up(reference, start))
@@ -85,13 +87,13 @@ def torch_side(setup: Setup, plan: Plan) -> Contender:
 def _train_torch(reference: Reference, start: Any, plan: Plan, turn: int) -> Any:
     from benchmarks.pytorch_reference import training
 
-    local, sparse = reference.setup.experiment.local, reference.setup.experiment.sparsity
+    local, sparse = reference.setup.facts.experiment.local, reference.setup.facts.experiment.sparsity
     return [training.train(start, reference.train_images, one, local, sparse) for one in training.unstacked(plan)]
 
 
 def rates(setup: Setup, found: dict[str, Any], samples: int, batch: int, seconds: float) -> dict[str, Any]:
     """Samples per second of both sides, and their shares of the roofline."""
-    data, channels = setup.dataset, setup.experiment.model.channels
+    data, channels = setup.facts.dataset, setup.facts.experiment.model.channels
     model = roofline.layers(data.image_shape, channels, data.num_classes)
     flops, moved = roofline.training_flops(model), roofline.training_bytes(model, batch)
     peak = roofline.measure_peak(setup.layout, seconds=seconds)

@@ -26,11 +26,12 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import report
+from fedmi_jax.aggregation import NO_STATE
 from fedmi_jax.config import Data, Discovery, Execution, Experiment, Local, Split
 from fedmi_jax.devices.session import session
 from fedmi_jax.errors import FedmiError
 from fedmi_jax.federation import simulation
-from fedmi_jax.federation.setup import Round, Setup, prepare
+from fedmi_jax.federation.setup import Round, Setup, place, prepare
 from fedmi_jax.network.model import Params
 
 if TYPE_CHECKING:
@@ -60,8 +61,8 @@ def experiment(clients: int, chunk: Any) -> Experiment:
 
 def row(clients: int, chunk: Any, against: bool) -> dict[str, Any]:
     """Seconds and peak memory of local training and average; against: PyTorch too, in turns."""
-    setup = prepare(experiment(clients, chunk))
-    start, first = simulation.initial_models(setup), setup.round(1)
+    setup = place(prepare(experiment(clients, chunk)))
+    start, first = simulation.initial_models(setup), setup.facts.round(1)
     jax.block_until_ready(setup.train_images)
     before, work = peak_memory(), partial(one_round, setup, start, first)
     cold, turns, theirs = seconds(work), [seconds(work) / clients], []
@@ -87,7 +88,7 @@ def row(clients: int, chunk: Any, against: bool) -> dict[str, Any]:
 
 def one_round(setup: Setup, start: Params, first: Round) -> Any:
     local, _ = simulation.train(setup, start, first)
-    return simulation.aggregate(setup, None, start, local, first)
+    return simulation.aggregate(setup, NO_STATE, start, local, first)
 
 
 def seconds(work: Any) -> float:
@@ -108,9 +109,9 @@ def reference(setup: Setup) -> Callable[[], None]:
     from benchmarks.pytorch_reference import federation as torch_federation
     from benchmarks.pytorch_reference import model
 
-    few = prepare(experiment(REFERENCE_CLIENTS, "auto"), setup.dataset)
+    few = place(prepare(experiment(REFERENCE_CLIENTS, "auto"), setup.facts.dataset))
     prepared = torch_federation.prepare(few, model.place(device=report.torch_device()))
-    start = model.from_package(few.initial_params(0), prepared.where)
+    start = model.from_package(simulation.initial_params(few.facts, 0), prepared.where)
     if warm_up := torch_federation.warm_up(prepared, start):
         warm_up()
     return partial(_reference_round, prepared, start)

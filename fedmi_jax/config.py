@@ -120,9 +120,10 @@ class Local:
     learning_rate: Positive = 1e-3
     """Of Adam (b1 0.9, b2 0.999, eps 1e-8), fresh every round."""
     fedprox: NonNegative = 0.0
-    """FedProx (Li et al. 2020): weight mu of mu/2 |w - w_global|^2. 0: plain FedAvg."""
+    """FedProx's term in the loss of any method (Li et al. 2020): weight mu of mu/2 |w - w_start|^2. 0: off."""
     fedrs: Fraction = 1.0
-    """FedRS (Li & Zhan 2021): logits times alpha + (1 - alpha) * count_c / max count. 1: off; the authors use 0.4."""
+    """FedRS's logits in the loss of any method (Li & Zhan 2021): times alpha + (1 - alpha) * count_c / max count.
+    1: off; the authors use 0.4."""
 
 
 @settings("sparsity")
@@ -139,13 +140,40 @@ class Sparsity:
     """A convolution filter left with fewer weights keeps its own `floor` largest instead. 0: off."""
 
 
+METHODS = {
+    "fedavg": "the mean of the clients' models",
+    "fedprox": "FedAvg; every client is held near the model that it started from",
+    "fedrs": "FedAvg; every client holds back on the classes that it has few images of",
+}
+"""The values of `aggregation.kind`, and what each does. Their code is in `fedmi_jax.aggregation`, which needs JAX."""
+
+
+@settings("aggregation.fedprox")
+class FedProx:
+    """FedProx (Li et al. 2020)."""
+
+    mu: NonNegative = 0.01
+    """Weight of mu/2 |w - w_start|^2 in a client's loss. 0: FedAvg."""
+
+
+@settings("aggregation.fedrs")
+class FedRS:
+    """FedRS (Li & Zhan 2021)."""
+
+    alpha: Fraction = 0.4
+    """A client's logits are taken times alpha + (1 - alpha) * count_c / max count. 1: FedAvg; the authors use 0.4."""
+
+
 @settings("aggregation")
 class Aggregation:
-    """What the server does with the clients' models."""
+    """Which federated method: what the server does with the clients' models, and what it changes in their training."""
 
-    kind: Literal["fedavg"] = "fedavg"
+    kind: Literal["fedavg", "fedprox", "fedrs"] = "fedavg"
+    """`fedmi list` says what each of them does."""
     weighting: Literal["uniform", "samples"] = "uniform"
     """"uniform" (authors' code), or by each client's number of samples (McMahan et al. 2017)."""
+    fedprox: FedProx = field(default_factory=FedProx)
+    fedrs: FedRS = field(default_factory=FedRS)
 
 
 @settings("discovery")
@@ -262,8 +290,20 @@ def _inconsistencies(e: Experiment) -> list[str]:
             f"participation: {e.participation:g} of {split.clients} clients is none; give at least "
             f"{0.5 / split.clients:.2g}"
         )
+    problems += _method_problems(e.aggregation, e.local)
     if e.discovery.classes is not None and len(set(e.discovery.classes)) != len(e.discovery.classes):
         problems.append(f"discovery.classes: each class once; got {list(e.discovery.classes)}")
+    return problems
+
+
+def _method_problems(aggregation: Aggregation, local: Local) -> list[str]:
+    """Settings of a method that is not the chosen one, and the same method asked for twice."""
+    kind, plain, problems = aggregation.kind, Aggregation(), []
+    for name in METHODS:
+        if name != kind and getattr(aggregation, name, None) != getattr(plain, name, None):
+            problems.append(f'aggregation.{name}: only for aggregation.kind "{name}"; aggregation.kind is "{kind}"')
+    if kind in ("fedprox", "fedrs") and getattr(local, kind) != getattr(Local(), kind):
+        problems.append(f'local.{kind}: aggregation.kind "{kind}" does this already; give one of the two')
     return problems
 
 
@@ -317,7 +357,7 @@ def from_json(text: str | bytes) -> Experiment:
 
 
 __all__ = [
-    "Aggregation", "Checkpoint", "Data", "Discovery", "Evaluation", "Execution", "Experiment",
-    "Local", "Model", "Sparsity", "Split", "differences", "from_dict", "from_json", "participants", "replace",
+    "METHODS", "Aggregation", "Checkpoint", "Data", "Discovery", "Evaluation", "Execution", "Experiment", "FedProx",
+    "FedRS", "Local", "Model", "Sparsity", "Split", "differences", "from_dict", "from_json", "participants", "replace",
     "to_dict", "to_json",
 ]  # fmt: skip

@@ -5,6 +5,8 @@ Equal integers, equal draws: no result depends on how the work is laid out, in w
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 INIT, PARTITION, LIMIT, TRAIN, DISCOVER_LOCAL, DISCOVER_GLOBAL, PARTICIPATE = range(7)
@@ -19,3 +21,10 @@ def generator(seed: int, purpose: int, *key: int) -> np.random.Generator:
     """The generator of these integers. As a spawn key they are kept apart by their number too; as plain entropy numpy
     would pad them with zeros, and (seed, 1) would be (seed, 1, 0)."""
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(purpose, *key)))
+
+
+def jax_key(seed: int, purpose: int) -> Any:
+    """JAX's random key of these integers, for draws within a compiled program."""
+    import jax  # here: a result's readers draw too, without JAX
+
+    return jax.random.fold_in(jax.random.key(seed), purpose)

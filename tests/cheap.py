@@ -35,14 +35,14 @@ def small_round(setup, state, number, progress):
     return (weights, state[1]), record
 
 
-def assemble(setup, records):
+def assemble(facts, records):
     """Every array of every round."""
     arrays = {}
     for name, one in records[0].items():
         dims = ("round", *(f"{name} {i}" for i in range(one.ndim)))
         arrays[name] = (dims, np.stack([record[name] for record in records]))
     required = {name: ("x", np.ones(3, bool)) for name in ("analysed", "mask_conv1")}
-    return store.stamp(xr.Dataset({**arrays, **required}), setup.experiment)
+    return store.stamp(xr.Dataset({**arrays, **required}), facts.experiment)
 
 
 def experiment(**changes):

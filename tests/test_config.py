@@ -91,6 +91,8 @@ INVALID = [
     ("local.fedprox", {"local": {"fedprox": -1}}),
     ("local.fedrs", {"local": {"fedrs": 1.5}}),
     ("aggregation.kind", {"aggregation": {"kind": "median"}}),
+    ("aggregation.fedprox.mu", {"aggregation": {"kind": "fedprox", "fedprox": {"mu": -1}}}),
+    ("aggregation.fedrs.alpha", {"aggregation": {"kind": "fedrs", "fedrs": {"alpha": 2}}}),
     ("aggregation.weighting", {"aggregation": {"weighting": "loss"}}),
     ("discovery.steps", {"discovery": {"steps": 0}}),
     ("discovery.l0", {"discovery": {"l0": -0.1}}),

@@ -1,6 +1,8 @@
 """Random masks and second searches, in the run that the tests of `federation` share: they show that no layout changes
 it, that its second round compiles nothing, and that nothing else changes."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import plain
@@ -10,8 +12,11 @@ from test_simulation import SAVING, inputs, weights
 
 from fedmi_jax import keys
 from fedmi_jax.analysis import alignment, compact
+from fedmi_jax.config import replace
 from fedmi_jax.federation import controls, simulation
-from fedmi_jax.federation.setup import prepare
+from fedmi_jax.federation.programs import Masked
+from fedmi_jax.federation.setup import place, prepare
+from fedmi_jax.network.ablation import Mean
 from fedmi_jax.network.layers import CONV_LAYERS
 
 WIDTHS = {"conv1": 32, "conv2": 64, "conv3": 128}
@@ -28,25 +33,26 @@ def run(counted_run):
 @pytest.fixture(scope="module")
 def setup(squares):
     with jax.enable_x64(True):
-        return prepare(SAVING, squares)
+        return place(prepare(SAVING, squares))
 
 
-def scores_of(run, setup, round_):
+def masks_of(run, setup, round_):
     """(2C, O_l) as a round has them, out of the result."""
-    c = setup.circuits
+    c = setup.facts.circuits
     rows = list(zip(c.seed, c.client, np.searchsorted(run["class"].values, c.label), strict=True))
     where = [(s, round_ - 1, o, k, y) for o in (0, 1) for s, k, y in rows]
-    return where, {layer: np.stack([run[f"score_{layer}"].values[w] for w in where]) for layer in CONV_LAYERS}
+    return where, {layer: np.stack([run[f"mask_{layer}"].values[w] for w in where]) for layer in CONV_LAYERS}
 
 
 @pytest.mark.usefixtures("x64")
 def test_random_masks_have_the_circuits_sizes_and_are_measured_as_circuits_are(run, setup):
-    round_ = setup.round(2)
-    where, scores = scores_of(run, setup, 2)
-    masks = controls.draw(setup, round_, scores, SAMPLES)
-    for layer in CONV_LAYERS:
-        sizes = masks[layer].sum(-1).reshape(SAMPLES, -1)
-        np.testing.assert_array_equal(sizes, np.tile((scores[layer] > 0).sum(-1), (SAMPLES, 1)))
+    cases = setup.facts.cases(setup.facts.round(2))
+    where, found = masks_of(run, setup, 2)
+    masks = controls.draw(setup.facts, cases, found, 2)
+    assert len(masks) == SAMPLES
+    for one in masks:
+        for layer in CONV_LAYERS:
+            np.testing.assert_array_equal(one[layer].sum(-1), found[layer].sum(-1))
     test = inputs(setup, "test")
     x, labels = plain.normalised(test, np.arange(len(test.labels))), np.asarray(test.labels)
     answer = jax.jit(lambda params, gates: plain.logits(params, x, gates).argmax(1))
@@ -56,7 +62,7 @@ def test_random_masks_have_the_circuits_sizes_and_are_measured_as_circuits_are(r
         models = [weights(run, "local", **at, client=int(k)), weights(run, "global", **at)]
         label = run["class"].values[y]
         for n in range(SAMPLES):
-            mask = {layer: m.reshape(SAMPLES, len(where), -1)[n, i] * 1.0 for layer, m in masks.items()}
+            mask = {layer: m[i] * 1.0 for layer, m in masks[n].items()}
             removed = {layer: 1 - m for layer, m in mask.items()}
             judged = ((models[o], mask), (models[o], removed), (models[1 - o], mask))
             for name, pair in zip(controls.JUDGED, judged, strict=True):
@@ -66,12 +72,18 @@ def test_random_masks_have_the_circuits_sizes_and_are_measured_as_circuits_are(r
 
 def test_draws_are_keyed_by_what_they_are_for(setup):
     """Not by how many others there are; samples, origins, rounds and clients differ."""
-    circuits = 2 * len(setup.circuits.label)
-    half = {k: np.tile(np.where(np.arange(n) < n // 2, 1.0, -1.0), (circuits, 1)) for k, n in WIDTHS.items()}
-    two, three = (controls.draw(setup, setup.round(2), half, n)["conv3"] for n in (2, 3))
+    cases = setup.facts.cases(setup.facts.round(2))
+    half = {k: np.tile(np.arange(n) < n // 2, (len(cases.circuit), 1)) for k, n in WIDTHS.items()}
+
+    def drawn_masks(samples, number):
+        experiment = replace(SAVING, evaluation=replace(SAVING.evaluation, null_samples=samples))
+        facts = dataclasses.replace(setup.facts, experiment=experiment)
+        return np.concatenate([one["conv3"] for one in controls.draw(facts, cases, half, number)])
+
+    two, three = (drawn_masks(n, 2) for n in (2, 3))
     np.testing.assert_array_equal(two, three[: len(two)])
     assert len(np.unique(three, axis=0)) == len(three)
-    assert not np.array_equal(three, controls.draw(setup, setup.round(1), half, 3)["conv3"])
+    assert not np.array_equal(three, drawn_masks(3, 1))
     drawn = keys.generator(3, keys.RANDOM_MASK_LOCAL, 2, 0, 0, 0)
     first = [np.isin(np.arange(n), drawn.permutation(n)[: n // 2]) for n in WIDTHS.values()]
     np.testing.assert_array_equal(three[0], first[2])
@@ -91,33 +103,37 @@ def test_found_again_in_the_last_round_only(run):
 
 @pytest.mark.usefixtures("x64")
 def test_the_second_search_sees_other_batches(setup):
-    round_ = setup.round(2)
-    assert controls.searches(setup, setup.round(1)) == [keys.DISCOVER]
-    first, second = (simulation.discovery_plans(setup, round_, p) for p in controls.searches(setup, round_))
+    cases = setup.facts.cases(setup.facts.round(2))
+    assert controls.searches(SAVING, 1) == [keys.DISCOVER]
+    first, second = (simulation.discovery_plans(setup, cases, 2, p) for p in controls.searches(SAVING, 2))
     assert not np.array_equal(first.indices, second.indices)
     np.testing.assert_array_equal(first.weight, second.weight)
 
 
 @pytest.mark.usefixtures("x64")
-def test_every_judgement_has_its_model_and_its_fill(setup):
-    """Local circuits' random masks are cross-evaluated on the global model, with the global model's fill."""
-    round_, rng = setup.round(1), np.random.default_rng(0)
-    half = len(setup.circuits.label)
-    which = np.arange(2 * half)
-    scores = {k: rng.normal(size=(2 * half, n)) for k, n in WIDTHS.items()}
-    fill = {k: np.tile(which[:, None], (1, n)) for k, n in WIDTHS.items()}
-    models, gates, fills, target = controls.class_judgements(setup, round_, which, scores, fill)
-    assert fills is not None
-    other = np.roll(which, half)
-    expected = np.concatenate([which, *[which] * SAMPLES, *[which] * SAMPLES, *[other] * SAMPLES])
-    np.testing.assert_array_equal(models, expected)
-    np.testing.assert_array_equal(fills["conv2"][:, 0], expected)
-    np.testing.assert_array_equal(target, np.tile(setup.circuits.label, len(models) // half))
-    removed, kept, without, crossed = np.split(gates["conv1"], np.cumsum([1, SAMPLES, SAMPLES]) * 2 * half)
-    np.testing.assert_array_equal(removed, scores["conv1"] <= 0)
-    np.testing.assert_array_equal(without, 1 - kept)
-    np.testing.assert_array_equal(crossed, kept)
-    assert (kept.reshape(SAMPLES, -1, WIDTHS["conv1"]).sum(-1) == (scores["conv1"] > 0).sum(-1)).all()
+def test_every_judgement_has_its_model_and_its_ablation(setup):
+    """Local circuits' random masks are cross-evaluated on the global model, with the global model's means."""
+    cases, rng = setup.facts.cases(setup.facts.round(1)), np.random.default_rng(0)
+    masks = {k: rng.random((len(cases.circuit), n)) < 0.5 for k, n in WIDTHS.items()}
+    means = Mean({k: np.tile(cases.model[:, None], (1, n)) for k, n in WIDTHS.items()})
+    other = means.outputs["conv2"][cases.mirror]
+    np.testing.assert_array_equal(other[:, 0], cases.other)  # the mirrored circuit's own model
+    own = Masked(cases.model, controls.gates(masks, float), means, cases.label)
+    crossed = own._replace(model=cases.other, ablation=Mean({k: v[cases.mirror] for k, v in means.outputs.items()}))
+    removed, *random = controls.by_class(setup.facts, cases, own, crossed, masks, 1)
+    kept, without, across = random[:SAMPLES], random[SAMPLES : 2 * SAMPLES], random[2 * SAMPLES :]
+    assert len(across) == SAMPLES
+    for part in (removed, *kept, *without):
+        np.testing.assert_array_equal(part.model, cases.model)
+        assert part.ablation is means
+    for part in across:
+        np.testing.assert_array_equal(part.model, cases.other)
+        np.testing.assert_array_equal(part.ablation.outputs["conv2"][:, 0], cases.other)
+    np.testing.assert_array_equal(removed.gates["conv1"], ~masks["conv1"])
+    for one, gone, there in zip(kept, without, across, strict=True):
+        np.testing.assert_array_equal(gone.gates["conv1"], 1 - one.gates["conv1"])
+        np.testing.assert_array_equal(there.gates["conv1"], one.gates["conv1"])
+        np.testing.assert_array_equal(one.gates["conv1"].sum(-1), masks["conv1"].sum(-1))
 
 
 def test_kept_weights_align_with_themselves(run):

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from fedmi_jax.config import Aggregation, Evaluation, Execution
+from fedmi_jax.aggregation import NO_STATE, Clients, fedavg
+from fedmi_jax.config import Evaluation, Execution
 from fedmi_jax.devices import layout, lift, processes
 from fedmi_jax.devices.layout import resolve
 from fedmi_jax.errors import ConfigError
@@ -77,11 +78,13 @@ def test_dealing_over_devices_gives_every_entry_once(length):
 def test_the_average_of_dealt_clients_is_a_collective():
     how = resolve(Execution(shard="clients"))
     dealt = jax.device_put(np.arange(8.0, dtype=np.float32).reshape(4, 2), NamedSharding(how.mesh, P(layout.AXIS)))
-    start, samples = lift.replicate({"w": np.zeros((1, 2), np.float32)}, how), np.ones((1, 4), int)
-    call = programs.aggregate.lower(None, start, {"w": dealt}, samples, how=how, settings=Aggregation()).compile()
+    start, ones = lift.replicate({"w": np.zeros((1, 2), np.float32)}, how), np.ones((1, 4), int)
+    work = NO_STATE, start, Clients({"w": dealt}, ones, ones[..., None], ones, ones)
+    method = fedavg()
+    call = programs.aggregate.lower(*work, how=how, method=method).compile()
     assert "all-reduce" in call.as_text()
     assert "all-gather" not in call.as_text()
-    mean, _ = programs.aggregate(None, start, {"w": dealt}, samples, how=how, settings=Aggregation())
+    mean, _ = programs.aggregate(*work, how=how, method=method)
     np.testing.assert_array_equal(mean["w"], [[3, 4]])
 
 

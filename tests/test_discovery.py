@@ -11,9 +11,11 @@ import pytest
 import tiny
 
 from fedmi_jax.circuits import discovery
+from fedmi_jax.circuits.objective import class_objective
 from fedmi_jax.config import Discovery, replace
 from fedmi_jax.data import batches
 from fedmi_jax.federation import programs
+from fedmi_jax.network.ablation import ZERO, Mean
 
 SETTINGS = Discovery(steps=50, l0=0.03)  # two segments and a rest
 WHICH = np.array([0, 1, 1])
@@ -33,28 +35,31 @@ def models():
     return tiny.stacked([tiny.params(0, sparsity=0.6), tiny.params(1, sparsity=0.6)])
 
 
-def fills():
+def means():
     """The channels' means over some images, per circuit."""
     rng = np.random.default_rng(0)
     widths = zip(plain.CONVOLUTIONS, tiny.CHANNELS, strict=True)
-    return {layer: jnp.asarray(rng.normal(size=(3, width))) for layer, width in widths}
+    return Mean({layer: jnp.asarray(rng.normal(size=(3, width))) for layer, width in widths})
 
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("ablation", ["zero", "mean"])
 def test_is_the_plain_loop_in_every_layout(ablation):
     """One by one works on the smaller models, side by side does not."""
-    images, fill = tiny.noise(), fills() if ablation == "mean" else None
+    images, replaced = tiny.noise(), means() if ablation == "mean" else ZERO
     plan = circuit_plans(images)
     found = [
-        programs.discover_circuits(models(), images, WHICH, plan, fill, how=tiny.layout(*how), settings=SETTINGS)
+        programs.discover_circuits(models(), images, WHICH, plan, replaced, how=tiny.layout(*how), settings=SETTINGS)
         for how in ((1,), (100, 2))
     ]
+    for layer, score in found[0].score.items():
+        np.testing.assert_array_equal(found[0].mask[layer], np.asarray(score) > 0)
+    found = [circuit.score for circuit in found]
     chex.assert_trees_all_close(*found, rtol=1e-10, atol=1e-11)
     for i in range(2):
         params = {name: leaf[WHICH[i]] for name, leaf in models().items()}
         own = [index[weight > 0] for index, weight in zip(plan.indices[i], plan.weight[i], strict=True)]
-        filled = None if fill is None else {layer: mean[i] for layer, mean in fill.items()}
+        filled = None if replaced == ZERO else {layer: mean[i] for layer, mean in replaced.outputs.items()}
         expected = plain.discover(params, images, own, LABELS[i], SETTINGS, filled)
         scores = {layer: score[i] for layer, score in found[0].items()}
         chex.assert_trees_all_close(scores, expected, rtol=1e-10, atol=1e-11)
@@ -74,9 +79,9 @@ def test_smaller_models_are_used_and_change_nothing():
     params["conv3_kernel"] = params["conv3_kernel"].at[:, :, 3:].set(0)
     params["fc_kernel"] = params["fc_kernel"].at[2:].set(0)
     plan = batches.Plan(*(part[0] for part in circuit_plans(images)))
-    fill = {layer: jnp.abs(mean[0]).at[1::2].mul(-1) for layer, mean in fills().items()}
+    mixed = Mean({layer: jnp.abs(mean[0]).at[1::2].mul(-1) for layer, mean in means().outputs.items()})
     settings = replace(SETTINGS, initial_score=0.5)  # some close before the second look
-    search = partial(discovery.discover, params, images, plan, fill, settings=settings, micro_batch=6)
+    search = partial(discovery.discover, params, images, plan, mixed, settings=settings, micro_batch=6)
     small, full = (jax.jit(partial(search, narrowing=narrowing))() for narrowing in (True, False))
     chex.assert_trees_all_close(small, full, rtol=1e-10, atol=1e-11)
 
@@ -87,8 +92,8 @@ def test_a_closed_channel_never_reopens():
     images = tiny.noise()
     plan = batches.Plan(*(part[0] for part in circuit_plans(images)))
     settings = Discovery(steps=30, initial_score=-0.2)
-    search = partial(discovery.discover, tiny.params(), images, plan, None, settings=settings, micro_batch=6)
-    scores = jax.jit(partial(search, narrowing=False))()
+    search = partial(discovery.discover, tiny.params(), images, plan, ZERO, settings=settings, micro_batch=6)
+    scores = jax.jit(partial(search, narrowing=False))().score
     everything = np.concatenate([np.asarray(score) for score in scores.values()])
     assert np.ptp(everything) == 0
     assert everything[0] < -0.2
@@ -97,6 +102,6 @@ def test_a_closed_channel_never_reopens():
 @pytest.mark.usefixtures("x64")
 def test_l0_penalty_is_the_sum_of_sigmoids():
     scores = {"conv1": jnp.array([0.0, 0.0]), "conv2": jnp.array([50.0]), "conv3": jnp.array([-50.0])}
-    value, gradient = jax.value_and_grad(discovery.l0_penalty)(scores, 0.01)
+    value, gradient = jax.value_and_grad(class_objective(Discovery(l0=0.01)).penalty)(scores)
     assert value == pytest.approx(0.02)
     assert gradient["conv1"].tolist() == pytest.approx([0.0025, 0.0025])

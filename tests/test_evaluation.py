@@ -13,6 +13,7 @@ import tiny
 
 from fedmi_jax.circuits import evaluation
 from fedmi_jax.federation import programs
+from fedmi_jax.network.ablation import ZERO, Mean
 
 WHICH, TARGET = np.array([0, 1, 1]), np.array([1, 0, 3])
 
@@ -40,42 +41,45 @@ def circuit_gates():
     return {layer: jnp.asarray(rng.random((3, width)) < share, jnp.float64) for layer, width in widths}
 
 
-def circuit_fills():
+def circuit_means():
     rng = np.random.default_rng(6)
-    return {layer: jnp.asarray(rng.normal(size=gate.shape)) for layer, gate in circuit_gates().items()}
+    return Mean({layer: jnp.asarray(rng.normal(size=gate.shape)) for layer, gate in circuit_gates().items()})
 
 
-def circuit(i, fill):
+def circuit(i, ablation):
     """Logits (N, Y) of the i-th masked model, labels, probabilities."""
     images, params = test_images(), {name: leaf[WHICH[i]] for name, leaf in models().items()}
     gates = {layer: gate[i] for layer, gate in circuit_gates().items()}
-    fill = None if fill is None else {layer: mean[i] for layer, mean in fill.items()}
     x = plain.normalised(images, np.arange(len(images.labels)))
-    logits = plain.logits(params, x, gates, fill)
+    logits = plain.logits(params, x, gates, means_of(ablation, i))
     return np.asarray(logits), np.asarray(images.labels), np.asarray(jax.nn.softmax(logits))
+
+
+def means_of(ablation, i):
+    return None if ablation == ZERO else {layer: mean[i] for layer, mean in ablation.outputs.items()}
 
 
 def test_set(batch, **kwargs):
     images = test_images()
-    return evaluation.make_test_set(images, np.asarray(images.labels), tiny.CLASSES, batch, **kwargs)
+    return evaluation.make_evaluation_set(images, np.asarray(images.labels), tiny.CLASSES, batch, **kwargs)
 
 
 test_set.__test__ = False
 
 
-def judged(measure, chunk, batch, fill=None):
-    how, test = tiny.layout(chunk), test_set(batch)
-    return programs.measure_circuits(models(), test, WHICH, circuit_gates(), fill, TARGET, how=how, measure=measure)
+def judged(measure, chunk, batch, ablation=ZERO):
+    masked = programs.Masked(WHICH, circuit_gates(), ablation, TARGET)
+    return programs.judge(models(), test_set(batch), masked, how=tiny.layout(chunk), measure=measure)
 
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("ablation", ["zero", "mean"])
 @pytest.mark.parametrize(("chunk", "batch"), [(1, 7), (100, 60)])  # with padding and without
 def test_performance_of_circuits(chunk, batch, ablation):
-    fill = circuit_fills() if ablation == "mean" else None
-    found, accuracy = judged(evaluation.performance, chunk, batch, fill)
+    replaced = circuit_means() if ablation == "mean" else ZERO
+    found, accuracy = judged(evaluation.performance, chunk, batch, replaced)
     for i, target in enumerate(TARGET):
-        logits, labels, probabilities = circuit(i, fill)
+        logits, labels, probabilities = circuit(i, replaced)
         called = logits.argmax(1) == target
         assert accuracy.overall[i] == pytest.approx((logits.argmax(1) == labels).mean(), abs=1e-12)
         assert (len(np.unique(called)) == 2) == (i == 0)  # only the first one tells images apart
@@ -96,14 +100,14 @@ def test_performance_of_circuits(chunk, batch, ablation):
 def test_accuracy_on_the_class_alone(chunk, batch):
     found = judged(evaluation.class_accuracy, chunk, batch)
     for i, target in enumerate(TARGET):
-        logits, labels, _ = circuit(i, None)
+        logits, labels, _ = circuit(i, ZERO)
         assert found[i] == pytest.approx((logits.argmax(1) == target)[labels == target].mean(), abs=1e-12)
 
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("batch", [7, 60])
 def test_accuracy_of_whole_models(batch):
-    overall, per_class = programs.measure_models(models(), test_set(batch), how=tiny.layout(1))
+    overall, per_class = programs.judge_models(models(), test_set(batch), how=tiny.layout(1))
     images = test_images()
     labels = np.asarray(images.labels)
     for i in range(2):
@@ -116,15 +120,14 @@ def test_accuracy_of_whole_models(batch):
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("ablation", ["zero", "mean"])
 def test_the_empty_mask_is_the_model_with_every_gate_closed(ablation):
-    fill = circuit_fills() if ablation == "mean" else None
-    called, softmax = programs.empty_masks(models(), WHICH, fill, TARGET, how=tiny.layout(1))
+    replaced = circuit_means() if ablation == "mean" else ZERO
+    called, softmax = programs.empty_masks(models(), WHICH, replaced, TARGET, how=tiny.layout(1))
     images = test_images()
     x = plain.normalised(images, np.arange(3))
     for i, target in enumerate(TARGET):
         params = {name: leaf[WHICH[i]] for name, leaf in models().items()}
         closed = {layer: jnp.zeros(width) for layer, width in zip(plain.CONVOLUTIONS, tiny.CHANNELS, strict=True)}
-        own = None if fill is None else {layer: mean[i] for layer, mean in fill.items()}
-        logits = plain.logits(params, x, closed, own)
+        logits = plain.logits(params, x, closed, means_of(replaced, i))
         assert np.ptp(np.asarray(logits), axis=0).max() < 1e-12  # the image does not matter
         assert called[i] == (logits[0].argmax() == target)
         assert softmax[i] == pytest.approx(float(jax.nn.softmax(logits[0])[target]), rel=1e-9)
@@ -140,7 +143,7 @@ def test_mean_outputs():
     x = plain.normalised(images, labels)
     for layer in plain.CONVOLUTIONS:
         y = plain.conv(x, params[f"{layer}_kernel"]) + params[f"{layer}_bias"]
-        chex.assert_trees_all_close(found[layer][0], y.mean((0, 1, 2)), rtol=1e-10)
+        chex.assert_trees_all_close(found.outputs[layer][0], y.mean((0, 1, 2)), rtol=1e-10)
         x = plain.max_pool(jax.nn.relu(y))
 
 
@@ -159,7 +162,7 @@ def test_groups_hold_every_index_once():
 @pytest.mark.parametrize("per_class", [None, 2])
 def test_test_set_by_class_and_together(per_class):
     labels = np.array([3, 0, 1, 0, 2, 0, 3, 1])
-    test = evaluation.make_test_set(None, labels, 4, 3, per_class)
+    test = evaluation.make_evaluation_set(None, labels, 4, 3, per_class)
     chosen = [np.flatnonzero(labels == c)[:per_class].tolist() for c in range(4)]
     for own, index, valid in zip(chosen, np.asarray(test.class_indices), np.asarray(test.class_valid), strict=True):
         assert index[valid].tolist() == own
@@ -169,6 +172,6 @@ def test_test_set_by_class_and_together(per_class):
 
 def test_test_set_among_some_images_only():
     labels = np.array([0, 1, 0, 1, 0, 1])
-    test = evaluation.make_test_set(None, labels, 2, 10, among=np.array([4, 1, 0]))
+    test = evaluation.make_evaluation_set(None, labels, 2, 10, among=np.array([4, 1, 0]))
     assert np.asarray(test.indices)[np.asarray(test.valid)].tolist() == [0, 1, 4]
     assert test.indices.shape == (1, 3)  # a batch no wider than the set

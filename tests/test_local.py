@@ -11,7 +11,8 @@ import plain
 import pytest
 import tiny
 
-from fedmi_jax.config import Local, Sparsity
+from fedmi_jax.aggregation import chosen, fedavg
+from fedmi_jax.config import Aggregation, Local, Sparsity
 from fedmi_jax.data import batches
 from fedmi_jax.federation import programs
 from fedmi_jax.training import pruning
@@ -23,8 +24,13 @@ SPARSE = Sparsity(target=0.7, floor=2)
 COUNTS = np.array([[10, 5, 0, 22], [1, 1, 17, 1], [0, 0, 5, 0]])
 
 
-def train(clients, *, how, local=LOCAL, sparse=SPARSE, dtype=jnp.float64, extra=(0, 0)):
-    """These of CLIENTS, each from a model of its own, in plans with `extra` steps and entries of padding."""
+def train(
+    clients, *, how, local=LOCAL, sparse=SPARSE, dtype=jnp.float64, extra=(0, 0), method=None, start=None,
+):  # fmt: skip
+    """These of CLIENTS, in plans with `extra` steps and entries of padding; by default each from a model of its own.
+
+    start: the models, which of them each client starts from, and what else the method needs (`programs.train_models`).
+    """
     own = [CLIENTS[k] for k in clients]
     steps = [batches.local_steps(len(images), local.batch_size, local.epochs) for images in own]
     longest = max(steps) + extra[0]
@@ -32,12 +38,14 @@ def train(clients, *, how, local=LOCAL, sparse=SPARSE, dtype=jnp.float64, extra=
     shape = (longest, width)
     plans = [batches.training_plan({0: CLIENTS[k]}, local.batch_size, local.epochs, k, 1, shape) for k in clients]
     plan = batches.Plan(*(np.concatenate(parts) for parts in zip(*plans, strict=True)))
-    start = tiny.stacked([tiny.params(k, dtype=dtype) for k in clients])
+    models, which, *seen = start or (
+        tiny.stacked([tiny.params(k, dtype=dtype) for k in clients]), np.arange(len(clients)),
+    )  # fmt: skip
     sizes = pruning.weight_sizes(tiny.params(dtype=dtype))
     keep = [np.pad(pruning.keep_counts(sparse, t, sizes), ((0, longest - t), (0, 0))) for t in steps]
     trained, losses = programs.train_models(
-        start, tiny.noise(dtype=dtype), np.arange(len(clients)), plan, np.stack(keep), COUNTS[clients],
-        how=how, local=local, sparse=sparse,
+        models, tiny.noise(dtype=dtype), which, plan, np.stack(keep), COUNTS[clients], *seen,
+        how=how, local=local, sparse=sparse, method=method or chosen(Aggregation(), local),
     )  # fmt: skip
     return trained, np.asarray(losses), plan
 
@@ -125,7 +133,7 @@ def test_adam_is_fresh_every_round():
     for _ in range(2):
         moved, _ = programs.train_models(
             start, tiny.noise(), np.zeros(1, int), plan, np.ones((1, 1, 4), np.int32), COUNTS[:1].astype(np.float64),
-            how=how, local=local, sparse=sparse,
+            how=how, local=local, sparse=sparse, method=fedavg(),
         )  # fmt: skip
         step = np.abs(moved["fc_bias"] - start["fc_bias"])
         np.testing.assert_allclose(step, 0.01, rtol=1e-4)

@@ -15,6 +15,7 @@ from fedmi_jax import keys
 from fedmi_jax.circuits.narrowing import WIDTHS, has_outgoing, menu, on_live_channels
 from fedmi_jax.config import Model
 from fedmi_jax.network import model
+from fedmi_jax.network.ablation import Mean
 
 FAN_IN = {"conv1": 9, "conv2": 9 * 32, "conv3": 9 * 64, "fc": 128 * 3 * 3}
 
@@ -127,8 +128,9 @@ def test_without_gates_all_are_open():
 
 @pytest.mark.usefixtures("x64")
 def test_mean_ablation_replaces_closed_channels():
-    params, args = tiny.params(), (gates(), inputs(), fills())
-    fast, slow = (derivatives(f, params, *args) for f in (model.apply, plain.logits))
+    params, means = tiny.params(), fills()
+    fast = derivatives(model.apply, params, gates(), inputs(), Mean(means))
+    slow = derivatives(plain.logits, params, gates(), inputs(), means)
     chex.assert_trees_all_close(fast, slow, rtol=1e-11, atol=1e-12)
     closed = np.asarray(fast[1][1]["conv3"])[np.asarray(gates()["conv3"]) == 0]
     assert np.any(closed != 0)  # here a closed gate may learn
@@ -137,7 +139,7 @@ def test_mean_ablation_replaces_closed_channels():
 @pytest.mark.usefixtures("x64")
 def test_a_fill_of_zero_is_zero_ablation():
     params = tiny.params()
-    filled = derivatives(model.apply, params, gates(), inputs(), fills(0.0))
+    filled = derivatives(model.apply, params, gates(), inputs(), Mean(fills(0.0)))
     zeroed = derivatives(model.apply, params, gates(), inputs())
     chex.assert_trees_all_close(filled, zeroed, rtol=1e-11, atol=1e-12)
 

@@ -15,7 +15,7 @@ from benchmarks import golden  # noqa: E402
 from benchmarks.pytorch_reference import circuits, federation, model, training  # noqa: E402
 from fedmi_jax.config import Discovery, Execution, Local, Sparsity  # noqa: E402
 from fedmi_jax.data import batches  # noqa: E402
-from fedmi_jax.federation.setup import prepare  # noqa: E402
+from fedmi_jax.federation.setup import place, prepare  # noqa: E402
 
 FILE = Path(__file__).parent / "data" / "golden_iid.npz"
 HERE = model.place("float64", "cpu")
@@ -32,7 +32,7 @@ def test_a_round_is_the_packages(counted_run, squares, x64):
     """The first round of a run that has unlike clients, a class without images, and padding everywhere."""
     result, _ = counted_run
     settings = Execution(client_chunk=1, precision="float64", save_weights=True)
-    setup = prepare(tiny.experiment(execution=settings, seeds=(3,)), squares)
+    setup = place(prepare(tiny.experiment(execution=settings, seeds=(3,)), squares))
     reference = federation.prepare(setup, HERE)
     start = model.from_package(setup.initial_params(3), HERE)
     local, losses = federation.train(reference, start, 1)
@@ -59,8 +59,8 @@ def same_record(values, stored, setup, name):
     if name.startswith(("local_", "global_")):
         np.testing.assert_allclose(values[0], stored, rtol=1e-6, err_msg=name)
         return
-    slot = np.searchsorted(setup.circuits.classes, setup.circuits.label)
-    labelled = stored.transpose("origin", "client", "class", ...).values[:, setup.circuits.client, slot]
+    slot = np.searchsorted(setup.facts.circuits.classes, setup.facts.circuits.label)
+    labelled = stored.transpose("origin", "client", "class", ...).values[:, setup.facts.circuits.client, slot]
     np.testing.assert_allclose(values, labelled, rtol=1e-5, atol=1e-6, err_msg=name)
 
 

@@ -25,7 +25,7 @@ from fedmi_jax.config import Checkpoint, Execution, from_json, replace
 from fedmi_jax.data import datasets
 from fedmi_jax.errors import ConfigError, FedmiError
 from fedmi_jax.federation import checks, recording, resumable, simulation
-from fedmi_jax.federation.setup import prepare
+from fedmi_jax.federation.setup import place, prepare
 from fedmi_jax.keeping import stored
 from fedmi_jax.keeping.checkpoint import FOLDER
 from fedmi_jax.presets import PRESETS, Preset
@@ -287,10 +287,10 @@ def test_weights_that_are_not_finite_stop_the_run_and_keep_the_checkpoint(cheap,
     def third_round_is_bad(setup, state, number, progress):
         (weights, server), record = small_round(setup, state, number, progress)
         if number == 3:
-            one = setup.round(3)
+            one = setup.facts.round(3)
             local = {name: jnp.stack([jnp.asarray(w[i]) for i in one.models[0]]) for name, w in weights.items()}
             local["conv2_bias"] = local["conv2_bias"].at[3, 5].set(jnp.inf)
-            checks.require_finite_weights(setup, one, local, weights)
+            checks.require_finite_local(setup, one, local)
         return (weights, server), record
 
     with monkeypatch.context() as patched:
@@ -305,7 +305,7 @@ def test_weights_that_are_not_finite_stop_the_run_and_keep_the_checkpoint(cheap,
 
 def test_repeated_rounds_are_compared_bit_by_bit(cheap, squares, monkeypatch):
     with jax.enable_x64(True):
-        setup = prepare(cheap, squares)
+        setup = place(prepare(cheap, squares))
         assert simulation.differing_when_repeated(setup) == []
         monkeypatch.setattr(simulation, "one_round", flipping([]))
         assert simulation.differing_when_repeated(setup) == ["loss"]

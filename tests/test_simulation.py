@@ -15,7 +15,7 @@ from fedmi_jax.config import Data, Discovery, Evaluation, Execution, Local, Mode
 from fedmi_jax.data import batches, datasets
 from fedmi_jax.errors import FedmiError
 from fedmi_jax.federation import checks, simulation
-from fedmi_jax.federation.setup import memory, prepare
+from fedmi_jax.federation.setup import lay_out, memory, place, prepare
 from fedmi_jax.network.images import Images
 from fedmi_jax.results import store, summary
 
@@ -83,11 +83,11 @@ def weights(run, where, **at):
 @pytest.fixture(scope="module")
 def setup(squares):
     with jax.enable_x64(True):
-        return prepare(SAVING, squares)
+        return place(prepare(SAVING, squares))
 
 
 def inputs(setup, split):
-    dataset = setup.dataset
+    dataset = setup.facts.dataset
     pixels, labels = (jnp.asarray(getattr(dataset, f"{split}_{kind}")) for kind in ("images", "labels"))
     return Images(pixels, labels, jnp.array(dataset.mean), jnp.array(dataset.std))
 
@@ -96,11 +96,15 @@ def inputs(setup, split):
 @pytest.mark.parametrize("round_", [1, 2])
 def test_local_training_starts_from_the_global_model(run, setup, round_):
     seed, client, local, sparse = 5, 1, SAVING.local, SAVING.sparsity
-    images, own = inputs(setup, "train"), setup.clients[1][client]
+    images, own = inputs(setup, "train"), setup.facts.clients[1][client]
     assert len(own) == 70
-    start = setup.initial_params(seed) if round_ == 1 else weights(run, "global", seed=seed, round=round_ - 1)
+    start = (
+        simulation.initial_params(setup.facts, seed)
+        if round_ == 1
+        else weights(run, "global", seed=seed, round=round_ - 1)
+    )
     start = {name: jnp.asarray(value) for name, value in start.items()}
-    everyone = dict(enumerate(setup.clients[1]))
+    everyone = dict(enumerate(setup.facts.clients[1]))
     plan = batches.training_plan(everyone, local.batch_size, local.epochs, seed, round_, setup.plan_shape)
     own_batches = [i[w > 0] for i, w in zip(plan.indices[client], plan.weight[client], strict=True)]
     steps = len(own_batches)
@@ -132,12 +136,11 @@ def test_circuits_are_found_on_their_model_with_their_clients_data(run, setup, o
     at = {"seed": seed, "round": round_}
     images = inputs(setup, "train")
     params = weights(run, origin, **at, **({"client": client} if origin == "local" else {}))
-    own = setup.clients[1][client]
-    own = own[setup.dataset.train_labels[own] == label]
-    plan = simulation.discovery_plans(setup, setup.round(round_))
-    circuits = setup.circuits
-    row = np.flatnonzero((circuits.seed == 1) & (circuits.client == client) & (circuits.label == label)).item()
-    row += len(circuits.label) * (origin == "global")
+    own = setup.facts.clients[1][client]
+    own = own[setup.facts.dataset.train_labels[own] == label]
+    cases = setup.facts.cases(setup.facts.round(round_)).of(origin)
+    plan = simulation.discovery_plans(setup, cases, round_)
+    row = np.flatnonzero((cases.seed == 1) & (cases.client == client) & (cases.label == label)).item()
     drawn = [i[w > 0] for i, w in zip(plan.indices[row], plan.weight[row], strict=True)]
     assert {len(batch) for batch in drawn} == {round(SAVING.discovery.batch_size * len(own) / 70)}
     assert np.isin(np.concatenate(drawn), own).all()
@@ -150,10 +153,11 @@ def test_circuits_are_found_on_their_model_with_their_clients_data(run, setup, o
 
 @pytest.mark.usefixtures("x64")
 def test_local_and_global_circuits_are_drawn_apart(setup):
-    plan = simulation.discovery_plans(setup, setup.round(1))
+    cases = setup.facts.cases(setup.facts.round(1))
+    plan = simulation.discovery_plans(setup, cases, 1)
     local, global_ = np.split(plan.indices, 2)
     assert not np.array_equal(local, global_)
-    assert not np.array_equal(plan.indices, simulation.discovery_plans(setup, setup.round(2)).indices)
+    assert not np.array_equal(plan.indices, simulation.discovery_plans(setup, cases, 2).indices)
 
 
 def test_without_an_image_of_the_class_the_circuit_is_empty(run):
@@ -254,20 +258,25 @@ def test_who_takes_part_is_drawn_every_round_for_every_seed(squares):
     experiment = tiny.experiment(
         participation=0.3, split=Split(kind="shards", clients=10), rounds=20, data=Data(), discovery=Discovery(),
     )  # fmt: skip
-    setup = prepare(experiment, squares)
-    rounds = [setup.round(number) for number in range(1, 21)]
+    facts = prepare(experiment, squares)
+    rounds = [facts.round(number) for number in range(1, 21)]
     for one in rounds:
         assert one.clients.shape == (2, 3)
         assert (np.diff(one.clients) > 0).all()
-        assert len(one.rows) == setup.most_circuits  # every round is as large, so nothing is compiled twice
-        held = setup.circuits.at(one.rows[: one.found])
-        assert set(zip(held.seed, held.client, strict=True)) == set(zip(*one.models, strict=True))
-        assert one.found == len(set(one.rows[: one.found]))
+        cases = facts.cases(one).of("local")
+        assert len(cases.circuit) == facts.most_circuits  # every round is as large, so nothing is compiled twice
+        held = zip(cases.seed[cases.real], cases.client[cases.real], strict=True)
+        assert set(held) == set(zip(*one.models, strict=True))
+        assert cases.real.sum() == len(set(cases.circuit[cases.real]))
+        assert [(int(s), int(k)) for s, k in zip(*(m[cases.model] for m in one.models), strict=True)] == [
+            (int(s), int(k)) if real else (0, int(one.clients[0, 0]))
+            for s, k, real in zip(cases.seed, cases.client, cases.real, strict=True)
+        ]
     drawn = np.stack([one.clients for one in rounds])
     assert (drawn[:, 0] != drawn[:, 1]).any()
     assert len(np.unique(drawn)) == 10
     assert len(np.unique(drawn[:, 0], axis=0)) > 10
-    np.testing.assert_array_equal(setup.round(7).clients, rounds[6].clients)
+    np.testing.assert_array_equal(facts.round(7).clients, rounds[6].clients)
 
 
 @pytest.fixture(scope="module")
@@ -321,21 +330,19 @@ def test_the_first_loss_that_is_not_finite_is_named(setup):
     losses = np.ones((4, 10))
     losses[3, 7] = np.nan
     with pytest.raises(FedmiError, match=r"seed 5, round 2, client 1, local step 7"):
-        checks.require_finite_losses(setup, setup.round(2), losses)
+        checks.require_finite_losses(setup, setup.facts.round(2), losses)
 
 
 def test_scores_that_are_no_numbers_are_named_and_closed_circuits_are_not(setup):
     """Minus infinity stands for a class without images."""
-    one, (first, *_) = setup.round(2), setup.round(2).rows
-    scores = {"conv1": np.full((2 * len(one.rows), 4), -np.inf), "conv2": np.zeros((2 * len(one.rows), 6))}
-    checks.require_scores(setup, one, [scores])
-    scores["conv2"][len(one.rows), 3] = np.nan  # the first circuit on the global model
-    circuit = setup.circuits.at(np.array([first]))
-    where = f"seed {setup.experiment.seeds[circuit.seed[0]]}, round 2, client {circuit.client[0]}, "
-    with pytest.raises(
-        FedmiError, match=f"{where}class {circuit.label[0]}, global model; lower discovery.learning_rate"
-    ):
-        checks.require_scores(setup, one, [scores])
+    cases = setup.facts.cases(setup.facts.round(2))
+    n = len(cases.circuit)
+    scores = {"conv1": np.full((n, 4), -np.inf), "conv2": np.zeros((n, 6))}
+    checks.require_scores(SAVING, 2, cases, [scores])
+    scores["conv2"][n // 2, 3] = np.nan  # the first circuit on the global model
+    where = f"seed {SAVING.seeds[cases.seed[0]]}, round 2, client {cases.client[0]}, "
+    with pytest.raises(FedmiError, match=f"{where}class {cases.label[0]}, global model; lower discovery.learning_rate"):
+        checks.require_scores(SAVING, 2, cases, [scores])
 
 
 def small_images(size):
@@ -376,17 +383,17 @@ def test_setup_of_clients_of_different_sizes(squares):
         data=Data(), split=Split(kind="class-map", clients=2, class_map=((0,), (1, 2, 3))), seeds=(0,),
         discovery=Discovery(steps=3, batch_size=16), evaluation=Evaluation(images_per_class=5),
     )  # fmt: skip
-    setup = prepare(experiment, squares)
-    assert setup.counts.tolist() == [[[40, 0, 0, 0], [0, 40, 40, 40]]]
-    assert setup.steps.tolist() == [[12, 32]]
+    setup = place(prepare(experiment, squares))
+    assert setup.facts.counts.tolist() == [[[40, 0, 0, 0], [0, 40, 40, 40]]]
+    assert setup.facts.steps.tolist() == [[12, 32]]
     assert setup.plan_shape == (32, 16)
-    rise = setup.keep[0, :, :, 2]  # conv3, every client by its own ramp
+    rise = setup.facts.keep[0, :, :, 2]  # conv3, every client by its own ramp
     size = 9 * tiny.CHANNELS[1] * tiny.CHANNELS[2]
     for client, steps in enumerate((12, 32)):
         expected = [int((1 - plain.ramp(0.6, t, steps)) * size) for t in range(steps)]
         assert rise[client, :steps].tolist() == expected
-    assert setup.circuits.label.tolist() == [0, 1, 2, 3]
-    assert setup.circuits.client.tolist() == [0, 1, 1, 1]
-    assert setup.discovery_batches == [16, 5, 5, 5]
+    assert setup.facts.circuits.label.tolist() == [0, 1, 2, 3]
+    assert setup.facts.circuits.client.tolist() == [0, 1, 1, 1]
+    assert setup.facts.discovery_batches == [16, 5, 5, 5]
     assert int(setup.test.valid.sum()) == 20
-    assert memory(setup) > 0
+    assert memory(setup.facts, lay_out(setup.facts)) > 0

@@ -11,11 +11,13 @@ import numpy as np
 from work import Work
 
 from fedmi_jax import from_arrays
+from fedmi_jax.aggregation import NO_STATE, fedavg
 from fedmi_jax.config import Data, Execution, Experiment, Local, Sparsity, Split
 from fedmi_jax.devices import lift
 from fedmi_jax.devices.session import session
 from fedmi_jax.federation import programs, simulation
-from fedmi_jax.federation.setup import Circuits, Setup
+from fedmi_jax.federation.cases import Circuits
+from fedmi_jax.federation.setup import Facts, Setup, place
 
 
 def prepared(work: Work) -> Setup:
@@ -34,7 +36,7 @@ def prepared(work: Work) -> Setup:
     )
     shares = list(np.arange(clients * samples).reshape(clients, samples))
     counts = np.stack([np.bincount(own, minlength=10) for own in work.labels])[None]
-    return Setup(experiment, dataset, [shares], counts, Circuits(*np.nonzero(counts)))
+    return place(Facts(experiment, dataset, [shares], counts, Circuits(*np.nonzero(counts)), fedavg()))
 
 
 def play(work: Work, rounds: Callable[[Callable[[], dict[str, Any]]], None]) -> None:
@@ -49,11 +51,11 @@ def one_round(setup: Setup, state: dict[str, Any]) -> dict[str, Any]:
     """Train, average, judge; the global model of `state` becomes the new one."""
     state["round"] += 1
     began = time.perf_counter()
-    now = setup.round(state["round"])
+    now = setup.facts.round(state["round"])
     trained, _ = simulation.train(setup, state["globals"], now)
-    state["globals"], _ = simulation.aggregate(setup, None, state["globals"], trained, now)
+    state["globals"], _ = simulation.aggregate(setup, NO_STATE, state["globals"], trained, now)
     jax.block_until_ready(state["globals"])
     seconds = time.perf_counter() - began
-    accuracy, _ = programs.measure_models(state["globals"], setup.test, how=setup.layout)
+    accuracy, _ = programs.judge_models(state["globals"], setup.test, how=setup.layout)
     device = f"{jax.devices()[0].device_kind}, {jax.local_device_count()} XLA devices"
     return {"seconds": seconds, "accuracy": float(accuracy[0]), "device": device}

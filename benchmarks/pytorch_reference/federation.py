@@ -18,9 +18,11 @@ from torch import Tensor
 from benchmarks.pytorch_reference import circuits, training
 from benchmarks.pytorch_reference.circuits import TestImages
 from benchmarks.pytorch_reference.model import Gates, Images, Params, Place, images
+from fedmi_jax.circuits.discovery import Circuit
 from fedmi_jax.circuits.evaluation import Performance
 from fedmi_jax.data import batches
 from fedmi_jax.federation import recording, simulation
+from fedmi_jax.federation.cases import Cases
 from fedmi_jax.federation.setup import Round, Setup
 
 
@@ -36,14 +38,14 @@ class Reference:
 
 def prepare(setup: Setup, where: Place) -> Reference:
     """The package's own preparation (who holds what, which circuits), with PyTorch's images."""
-    if len(setup.clients) != 1 or setup.experiment.discovery.ablation != "zero":
+    if len(setup.facts.clients) != 1 or setup.facts.experiment.discovery.ablation != "zero":
         raise ValueError("the PyTorch reference runs one seed, with zero ablation")
-    data = setup.dataset
+    data = setup.facts.dataset
     moments = (data.mean, data.std)
     train_images = images(data.train_images, data.train_labels, moments, where)
     test = circuits.make_test_images(
         data.test_images, data.test_labels, moments, data.num_classes, where,
-        setup.experiment.evaluation.images_per_class,
+        setup.facts.experiment.evaluation.images_per_class,
     )  # fmt: skip
     return Reference(setup, where, train_images, test)
 
@@ -51,10 +53,9 @@ def prepare(setup: Setup, where: Place) -> Reference:
 def train(reference: Reference, start: Params, round_: int) -> tuple[list[Params], list[Tensor]]:
     """Every client's model after its local training, and its losses (T,)."""
     setup = reference.setup
-    experiment, local = setup.experiment, setup.experiment.local
-    plans = batches.training_plan(
-        dict(enumerate(setup.clients[0])), local.batch_size, local.epochs, experiment.seeds[0], round_, setup.plan_shape
-    )
+    experiment, local = setup.facts.experiment, setup.facts.experiment.local
+    clients, seed = dict(enumerate(setup.facts.clients[0])), experiment.seeds[0]
+    plans = batches.training_plan(clients, local.batch_size, local.epochs, seed, round_, setup.plan_shape)
     own = [
         training.train(start, reference.train_images, plan, local, experiment.sparsity)
         for plan in training.unstacked(plans)
@@ -66,39 +67,38 @@ def analyse(
     reference: Reference, local: list[Params], global_: Params, round_: int,
     progress: simulation.Progress = lambda round_, stage: None,
 ) -> dict[str, np.ndarray]:  # fmt: skip
-    """`simulation.analyse`'s record: scores and measures of every circuit on local and on global models."""
+    """The record of `simulation.one_round` but for the models' own: every circuit on local and on global models."""
     setup = reference.setup
-    now, models = setup.round(round_), [*local, global_]
-    which = simulation.models_of(setup, now)
+    now, models = setup.facts.round(round_), [*local, global_]
+    cases = setup.facts.cases(now)
     progress(round_, "discover")
-    plans = simulation.discovery_plans(setup, now)
+    plans = simulation.discovery_plans(setup, cases, round_)
     scores = [
-        circuits.discover(models[m], reference.train_images, plan, setup.experiment.discovery)
-        for m, plan in zip(which, training.unstacked(plans), strict=True)
+        circuits.discover(models[m], reference.train_images, plan, setup.facts.experiment.discovery)
+        for m, plan in zip(cases.model, training.unstacked(plans), strict=True)
     ]
     synchronise(reference.where)  # so that the stage is told when it begins
     progress(round_, "evaluate")
-    stacked: Any = {layer: stack([score[layer] for score in scores]) for layer in scores[0]}
-    return recording.of_circuits(setup, now, stacked) | measure(reference, models, which, scores, now)
+    masks = [{layer: values > 0 for layer, values in score.items()} for score in scores]
+    fields = [{layer: stack([one[layer] for one in some]) for layer in some[0]} for some in (scores, masks)]
+    found = Circuit(*fields)
+    return recording.of_circuits(cases, found) | measure(reference, models, cases, masks, now)
 
 
-def measure(
-    reference: Reference, models: list[Params], which: np.ndarray, scores: Sequence[Gates], round_: Round
-) -> Any:
+def measure(reference: Reference, models: list[Params], cases: Cases, masks: Sequence[Gates], round_: Round) -> Any:
     """`simulation.measure`: section 5's measures of every circuit and of every model."""
     test, batch = reference.test, reference.where.forward_batch
-    target = np.tile(reference.setup.circuits.label, 2).tolist()
-    kept = [{layer: values > 0 for layer, values in score.items()} for score in scores]
-    removed = [{layer: ~gate for layer, gate in gates.items()} for gates in kept]
-    own, other = ([models[m] for m in rows] for rows in (which, np.roll(which, len(which) // 2)))
-    cases = list(zip(own, other, kept, removed, target, strict=True))
+    removed = [{layer: ~gate for layer, gate in gates.items()} for gates in masks]
+    own, other = ([models[m] for m in rows] for rows in (cases.model, cases.other))
+    rows = list(zip(own, other, masks, removed, cases.label.tolist(), strict=True))
     return recording.of_measures(
-        reference.setup,
+        reference.setup.facts,
         round_,
-        Performance(*columns([circuits.performance(m, k, c, test, batch) for m, _, k, _, c in cases])),
-        Performance(*columns([circuits.performance(o, k, c, test, batch) for _, o, k, _, c in cases])),
-        stack([circuits.class_accuracy(m, r, c, test, batch) for m, _, _, r, c in cases]),
-        columns([circuits.empty_mask(m, c) for m, _, _, _, c in cases]),
+        cases,
+        Performance(*columns([circuits.performance(m, k, c, test, batch) for m, _, k, _, c in rows])),
+        Performance(*columns([circuits.performance(o, k, c, test, batch) for _, o, k, _, c in rows])),
+        stack([circuits.class_accuracy(m, r, c, test, batch) for m, _, _, r, c in rows]),
+        columns([circuits.empty_mask(m, c) for m, _, _, _, c in rows]),
         columns([circuits.model_accuracy(m, test, batch) for m in models]),
     )
 
@@ -119,12 +119,13 @@ def warm_up(reference: Reference, start: Params) -> Callable[[], None] | None:
 
 
 def _a_little(reference: Reference, start: Params) -> None:
-    setup, images, experiment = reference.setup, reference.train_images, reference.setup.experiment
+    setup, images, experiment = reference.setup, reference.train_images, reference.setup.facts.experiment
     few = np.arange(experiment.local.batch_size, dtype=np.int32) % len(images.labels)
     plan = batches.from_batches([few, few])
     training.train(start, images, plan, experiment.local, experiment.sparsity)
     scores = circuits.discover(start, images, plan, experiment.discovery)
-    circuits.performance(start, scores, int(setup.circuits.label[0]), reference.test, reference.where.forward_batch)
+    label = int(setup.facts.circuits.label[0])
+    circuits.performance(start, scores, label, reference.test, reference.where.forward_batch)
 
 
 def synchronise(where: Place, result: Any = None) -> None:

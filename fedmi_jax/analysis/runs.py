@@ -31,7 +31,7 @@ _FREE = (
     "data.data_dir",
 )  # fmt: skip
 """Settings in which the seeds of one experiment may differ."""
-_COMMON = ("data", "local", "aggregation", "participation", "discovery", "sparsity.scope", "sparsity.floor")
+_COMMON = ("data", "local", "aggregation", "method", "participation", "discovery", "sparsity.scope", "sparsity.floor")
 """Settings in which the experiments of one table must agree."""
 _OWN = (*_FREE, "discovery.classes")
 """But for these."""
@@ -80,8 +80,12 @@ def _ablation(ds: xr.Dataset) -> str:
 
 
 def settings(ds: xr.Dataset) -> dict[str, Any] | None:
-    """The experiment's settings as nested dicts; None for an imported file, which does not know them."""
-    return config.to_dict(config.from_json(ds.attrs["config"])) if "config" in ds.attrs else None
+    """The experiment's settings as nested dicts, and the method's name, which may be one of the user's own; None for
+    an imported file, which does not know them."""
+    if "config" not in ds.attrs:
+        return None
+    known = config.to_dict(config.from_json(ds.attrs["config"]))
+    return known | {"method": str(ds.attrs.get("method", known["aggregation"]["kind"]))}
 
 
 def is_a(name: str, kinds: Iterable[str]) -> bool:
@@ -112,7 +116,7 @@ def differences(name: str, ds: xr.Dataset) -> list[str]:
     images = [f"dataset {foreign} ({MNIST.name})"] if foreign else []
     if not is_a(name, KINDS):
         return images
-    own, theirs = _flat(settings(ds) or {}), _flat(config.to_dict(paper(name)))
+    own, theirs = _flat(settings(ds) or {}), _flat(config.to_dict(paper(name)) | {"method": "fedavg"})
     own |= {"rounds": ds.sizes["round"]}
     return images + [
         f"{field} {_short(own[field])} ({_short(theirs[field])})"

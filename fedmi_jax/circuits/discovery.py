@@ -5,101 +5,95 @@ Axes: T steps, B images of a batch, O_l channels of convolution l.
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
-from fedmi_jax.circuits.narrowing import WIDTHS, Widths, in_play, of_channels, on_live_channels
+from fedmi_jax.circuits.narrowing import WIDTHS, Widths, of_channels, on_live_channels
+from fedmi_jax.circuits.objective import Scores, class_objective
 from fedmi_jax.config import Discovery
 from fedmi_jax.data.batches import Plan
 from fedmi_jax.network import model, sparse_ops
-from fedmi_jax.network.gates import straight_through_gate
+from fedmi_jax.network.ablation import Ablation, Gates
 from fedmi_jax.network.images import Images, accumulate
 from fedmi_jax.network.layers import conv_layers
-from fedmi_jax.network.model import Gates, Params, SparseModel
+from fedmi_jax.network.model import Params, SparseModel
 
 SEGMENT = 20
-"""Steps between two looks at which channels are still open. The first can close after 2.0 / 0.1 = 20 steps."""
+"""Steps between two looks at which channels are still open; changes speed only. With the default settings the first
+channel can close after 2.0 / 0.1 = 20 steps."""
+
+
+class Circuit(NamedTuple):
+    """What a search found."""
+
+    score: Mapping[str, Any]
+    """{"conv1": (O_1,), ...}; minus infinity where the client has no image of the class."""
+    mask: Mapping[str, Any]
+    """bool {"conv1": (O_1,), ...}: the channels of the circuit, as the objective says."""
 
 
 def discover(
     params: Params,
     images: Images,
     plan: Plan,
-    fill: Gates | None,
+    ablation: Ablation,
     *,
     settings: Discovery,
     micro_batch: int,
     narrowing: bool,
     widths: Widths = WIDTHS,
-) -> dict[str, Array]:
-    """Final scores {"conv1": (O_1,), ...} of one circuit; its channels are those with score > 0.
+) -> Circuit:
+    """Search one circuit in one frozen model.
 
-    Args: params of one frozen model; plan (T, B) of images of the class; fill: mean outputs for mean ablation, None
-    for zero ablation; narrowing: leave out channels where that changes nothing; widths: of the smaller models.
+    Args: params of the model; plan (T, B) of images of the class; ablation: what a closed channel is replaced by;
+    micro_batch: images per piece of a batch; narrowing: leave out channels where that changes nothing; widths: of the
+    smaller models.
     A plan without steps (the client has no image of the class) gives an empty circuit: all scores are -inf.
     """
-    optimiser = optax.adam(settings.learning_rate)
+    objective, optimiser = class_objective(settings), optax.adam(settings.learning_rate)
     dtype = images.mean.dtype
-    scores = {k: jnp.full(params[f"{k}_bias"].shape, settings.initial_score, dtype) for k in conv_layers(params)}
-    carry = (scores, optimiser.init(scores))
-    run = partial(_run, images=images, fill=fill, settings=settings, optimiser=optimiser, micro_batch=micro_batch)
+
+    def search(network: Params | SparseModel, channels: Gates | None, carry: tuple, work: tuple) -> tuple:
+        """Some steps on a network that holds these channels (None: all)."""
+        replaced, piece = ablation.of_channels(channels), _piece(network, work[0].shape[-1], micro_batch)
+
+        def loss(scores: Scores, index: Array, weight: Array) -> Array:
+            gates = of_channels(objective.gates(scores), channels)
+            logits = model.apply(network, images.normalised(index), gates, replaced)
+            return objective.loss(logits, images.labels[index], weight)
+
+        def step(carry: tuple, batch: tuple) -> tuple[tuple, None]:
+            (scores, state), (index, weight) = carry, batch
+            _, gradient = accumulate(loss, scores, index, weight, piece)
+            pressure = jax.grad(objective.penalty)(scores)
+            updates, state = optimiser.update(jax.tree.map(jnp.add, gradient, pressure), state)
+            return (optax.apply_updates(scores, updates), state), None
+
+        return lax.scan(step, carry, work)[0]
+
+    def segment(carry: tuple, work: tuple) -> tuple[tuple, None]:
+        speaking = ablation.may_speak(objective.mask(carry[0]))
+        return on_live_channels(search, params, speaking, carry, work, widths=widths), None
+
+    start = {k: jnp.full(params[f"{k}_bias"].shape, objective.start, dtype) for k in conv_layers(params)}
+    carry: Any = (start, optimiser.init(start))
     work = (jnp.asarray(plan.indices), jnp.asarray(plan.weight, dtype))
     total = work[0].shape[0]
-    whole, rest = divmod(total, SEGMENT) if narrowing else (0, total)
+    whole, rest = divmod(total, SEGMENT) if narrowing and objective.closes_for_good else (0, total)
     if whole:
         segments = jax.tree.map(lambda a: a[: whole * SEGMENT].reshape(whole, SEGMENT, *a.shape[1:]), work)
-        carry, _ = lax.scan(partial(_narrow_segment, run=run, params=params, fill=fill, widths=widths), carry, segments)
+        carry, _ = lax.scan(segment, carry, segments)
     if rest:
-        carry = run(params, None, carry, jax.tree.map(lambda a: a[whole * SEGMENT :], work))
-    return {layer: jnp.where(plan.steps > 0, score, -jnp.inf) for layer, score in carry[0].items()}
+        carry = search(params, None, carry, jax.tree.map(lambda a: a[whole * SEGMENT :], work))
+    score = {layer: jnp.where(plan.steps > 0, own, -jnp.inf) for layer, own in carry[0].items()}
+    return Circuit(score, objective.mask(score))
 
 
-def _narrow_segment(
-    carry: tuple, work: tuple, *, run: partial, params: Params, fill: Gates | None, widths: Widths
-) -> tuple[tuple, None]:
-    return on_live_channels(run, params, in_play(carry[0], fill), carry, work, widths=widths), None
-
-
-def _run(
-    params: Params | SparseModel, channels: dict[str, Array] | None, carry: tuple, work: tuple, micro_batch: int,
-    **fixed: Any,
-) -> tuple:  # fmt: skip
-    """Some steps on a model that holds these channels (None: all)."""
-    if isinstance(params, SparseModel):
-        micro_batch = sparse_ops.piece(work[0].shape[-1], micro_batch)
-    fixed |= {"params": params, "channels": channels, "micro_batch": micro_batch}
-    return lax.scan(partial(_step, **fixed), carry, work)[0]
-
-
-def _step(
-    carry: tuple, batch: tuple, *, params: Params | SparseModel, channels: dict[str, Array] | None, images: Images,
-    fill: Gates | None, settings: Discovery, optimiser: optax.GradientTransformation, micro_batch: int,
-) -> tuple[tuple, None]:  # fmt: skip
-    scores, state = carry
-    task = partial(class_loss, params=params, images=images, channels=channels, fill=fill)
-    indices, weight = batch
-    _, gradient = accumulate(task, scores, indices, weight, micro_batch)
-    pressure = jax.grad(partial(l0_penalty, weight=settings.l0))(scores)
-    updates, state = optimiser.update(jax.tree.map(jnp.add, gradient, pressure), state)
-    return (optax.apply_updates(scores, updates), state), None
-
-
-def class_loss(
-    scores: Gates, index: Array, weight: Array, *, params: Params | SparseModel, images: Images,
-    channels: dict[str, Array] | None, fill: Gates | None,
-) -> Array:  # fmt: skip
-    """Weighted cross-entropy of the masked model on images of the class (first term of the paper's objective)."""
-    gates = {layer: straight_through_gate(score) for layer, score in scores.items()}
-    gates, fill = of_channels(gates, channels), of_channels(fill, channels)
-    logits = model.apply(params, images.normalised(index), gates, fill)
-    return jnp.sum(weight * optax.softmax_cross_entropy_with_integer_labels(logits, images.labels[index]))
-
-
-def l0_penalty(scores: Gates, weight: float) -> Array:
-    """weight * sum over all channels of sigmoid(score) (second term)."""
-    return weight * jnp.sum(jnp.concatenate([jax.nn.sigmoid(score) for score in scores.values()]))
+def _piece(network: Params | SparseModel, batch: int, micro_batch: int) -> int:
+    """Images per piece: a sparse model prefers its own."""
+    return sparse_ops.piece(batch, micro_batch) if isinstance(network, SparseModel) else micro_batch

@@ -13,14 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from fedmi_jax.circuits.narrowing import WIDTHS, Widths, in_play, of_channels, on_live_channels
+from fedmi_jax.circuits.narrowing import WIDTHS, Widths, of_channels, on_live_channels
 from fedmi_jax.network import model
+from fedmi_jax.network.ablation import Ablation, Gates, Mean
 from fedmi_jax.network.images import Images
 from fedmi_jax.network.layers import conv_layers
-from fedmi_jax.network.model import Gates, Params, SparseModel
+from fedmi_jax.network.model import Params, SparseModel
 
 
-class TestSet(NamedTuple):
+class EvaluationSet(NamedTuple):
     """Test images in groups of at most B, all together and class by class."""
 
     images: Images
@@ -64,10 +65,10 @@ def groups(indices: np.ndarray, batch: int, total: int | None = None) -> tuple[n
     return flat.reshape(rows, batch), (np.arange(rows * batch) < len(indices)).reshape(rows, batch)
 
 
-def make_test_set(
+def make_evaluation_set(
     images: Images, labels: np.ndarray, num_classes: int, batch: int, per_class: int | None = None,
     among: np.ndarray | None = None,
-) -> TestSet:  # fmt: skip
+) -> EvaluationSet:  # fmt: skip
     """The test set, or the first `per_class` images of each class, or those with indices `among` only."""
     among = np.arange(len(labels)) if among is None else among
     chosen = [among[labels[among] == c][:per_class] for c in range(num_classes)]
@@ -77,14 +78,14 @@ def make_test_set(
     by_class = [groups(own, batch, rows) for own in chosen]
     index, valid = groups(everything, batch)
     stacked = [np.stack(part) for part in zip(*by_class, strict=True)]
-    return TestSet(images, index, valid, *stacked)  # type: ignore[arg-type]
+    return EvaluationSet(images, index, valid, *stacked)  # type: ignore[arg-type]
 
 
 def performance(
-    params: Params, gates: Gates, fill: Gates | None, target: Array, test: TestSet, *, narrowing: bool
+    params: Params, gates: Gates, ablation: Ablation, target: Array, test: EvaluationSet, *, narrowing: bool
 ) -> tuple[Performance, Accuracy]:
     """The model with only these channels open, on all test images; target () is the circuit's class."""
-    probabilities = jax.nn.softmax(_masked_logits(params, gates, fill, test.images, test.indices, narrowing))
+    probabilities = jax.nn.softmax(_masked_logits(params, gates, ablation, test.images, test.indices, narrowing))
     answer, labels, valid = jnp.argmax(probabilities, -1), test.images.labels[test.indices].ravel(), test.valid.ravel()
     called, classes = (answer == target) & valid, probabilities.shape[-1]
     truth = jax.nn.one_hot(labels, classes, dtype=probabilities.dtype) * valid[:, None]
@@ -107,30 +108,26 @@ def _accuracy(truth: Array, right: Array) -> Accuracy:
 
 
 def class_accuracy(
-    params: Params, gates: Gates, fill: Gates | None, target: Array, test: TestSet, *, narrowing: bool
+    params: Params, gates: Gates, ablation: Ablation, target: Array, test: EvaluationSet, *, narrowing: bool
 ) -> Array:
     """Accuracy () of the masked model on the images of the target class alone."""
-    logits = _masked_logits(params, gates, fill, test.images, test.class_indices[target], narrowing)
+    logits = _masked_logits(params, gates, ablation, test.images, test.class_indices[target], narrowing)
     return _mean(jnp.argmax(logits, -1) == target, test.class_valid[target].ravel())
 
 
-def empty_mask(params: Params, fill: Gates | None, target: Array) -> tuple[Array, Array]:
-    """The control: with every channel closed the output cannot depend on the image. Is it the class (), and its
-    probability ()."""
-    if fill is None:
-        logits = params["fc_bias"]
-    else:
-        last = conv_layers(params)[-1]
-        positions = params["fc_kernel"].shape[0] // params[f"{last}_bias"].shape[0]
-        logits = jnp.tile(jax.nn.relu(fill[last]), positions) @ params["fc_kernel"] + params["fc_bias"]
+def empty_mask(params: Params, ablation: Ablation, target: Array) -> tuple[Array, Array]:
+    """The control: with every channel closed the output cannot depend on the image.
+
+    Returns whether the answer is the class, (), and the class's probability, ().
+    """
+    logits = ablation.silent_logits(params, conv_layers(params)[-1])
     return (jnp.argmax(logits) == target).astype(logits.dtype), jax.nn.softmax(logits)[target]
 
 
-def mean_outputs(params: Params, images: Images, index: Array, valid: Array) -> dict[str, Array]:
-    """Every convolution channel's mean output, bias included, before ReLU, over these images (G, B): what a closed
-    channel is replaced by under mean ablation. {"conv1": (O_1,), ...}."""
+def mean_outputs(params: Params, images: Images, index: Array, valid: Array) -> Mean:
+    """Every convolution channel's mean output, bias included, before ReLU, over these images (G, B)."""
     sums = lax.map(lambda group: _output_sums(params, images.normalised(group[0]), group[1]), (index, valid))
-    return {layer: total.sum(0) / valid.sum().astype(total.dtype) for layer, total in sums.items()}
+    return Mean({layer: total.sum(0) / valid.sum().astype(total.dtype) for layer, total in sums.items()})
 
 
 def _output_sums(params: Params, x: Array, valid: Array) -> dict[str, Array]:
@@ -142,7 +139,7 @@ def _output_sums(params: Params, x: Array, valid: Array) -> dict[str, Array]:
 def _masked_logits(
     params: Params,
     gates: Gates,
-    fill: Gates | None,
+    ablation: Ablation,
     images: Images,
     index: Array,
     narrowing: bool,
@@ -150,17 +147,18 @@ def _masked_logits(
 ) -> Array:
     logits = partial(_logits, images=images)
     if not narrowing:
-        return logits(params, None, gates, fill, index)
-    return on_live_channels(logits, params, in_play(gates, fill), gates, fill, index, widths=widths)
+        return logits(params, None, gates, ablation, index)
+    speaking = ablation.may_speak({layer: gate > 0 for layer, gate in gates.items()})
+    return on_live_channels(logits, params, speaking, gates, ablation, index, widths=widths)
 
 
 def _logits(
-    params: Params | SparseModel, channels: dict[str, Array] | None, gates: Gates | None, fill: Gates | None,
+    params: Params | SparseModel, channels: dict[str, Array] | None, gates: Gates, ablation: Ablation,
     index: Array, images: Images,
 ) -> Array:  # fmt: skip
     """(G * B, Y), group after group."""
-    gates, fill = of_channels(gates, channels), of_channels(fill, channels)
-    logits = lax.map(lambda group: model.apply(params, images.normalised(group), gates, fill), index)
+    gates, replaced = of_channels(gates, channels), ablation.of_channels(channels)
+    logits = lax.map(lambda group: model.apply(params, images.normalised(group), gates, replaced), index)
     return logits.reshape(-1, logits.shape[-1])
 
 

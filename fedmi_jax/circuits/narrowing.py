@@ -32,19 +32,9 @@ DENSEST = 1 / 8
 """Share of a full kernel's weights up to which visiting the non-zero ones is less work than a dense convolution."""
 
 
-def in_play(gates: Gates, fill: Gates | None) -> dict[str, Array]:
-    """Which channels can put out anything but 0, now or ever again: bool {"conv1": (O_1,), ...}.
-
-    Args: gates, or scores: positive where open; fill: what a closed channel is replaced by, None for 0.
-    """
-    return {layer: (gate > 0) if fill is None else (gate > 0) | (fill[layer] > 0) for layer, gate in gates.items()}
-
-
-def of_channels(values: Gates | None, channels: Gates | None) -> Gates | None:
-    """A smaller model's values of all channels' (O_l,): those of its `channels` (o_l,); None: of all, or nothing."""
-    if values is None or channels is None:
-        return values
-    return {layer: value[channels[layer]] for layer, value in values.items()}
+def of_channels(values: Gates, channels: Gates | None) -> Gates:
+    """The values (O_l,) that belong to a smaller model's `channels` (o_l,). None stands for all channels."""
+    return values if channels is None else {layer: value[channels[layer]] for layer, value in values.items()}
 
 
 def menu(full: Sequence[int], widths: Widths) -> list[tuple[int, ...]]:
@@ -54,14 +44,16 @@ def menu(full: Sequence[int], widths: Widths) -> list[tuple[int, ...]]:
     return list(dict.fromkeys(found))
 
 
-def on_live_channels(fn: Callable[..., Any], params: Params, played: Gates, *args: Any, widths: Widths = WIDTHS) -> Any:
-    """fn(model, channels, *args) for the smallest model that holds every channel in play that has a say.
+def on_live_channels(
+    fn: Callable[..., Any], params: Params, speaking: Gates, *args: Any, widths: Widths = WIDTHS
+) -> Any:
+    """fn(model, channels, *args) for the smallest model that holds every channel that can speak and is heard.
 
-    played: bool {"conv1": (O_1,), ...}, from `in_play`; model: a `SparseModel`, or parameters of full width where too
-    many weights are left; channels: {"conv1": (o_1,), ...}, its channels, those that matter first.
+    speaking: bool {"conv1": (O_1,), ...}, from `Ablation.may_speak`; model: a `SparseModel`, or parameters of full
+    width where too many weights are left; channels: {"conv1": (o_1,), ...}, its channels, those that matter first.
     """
     layers = conv_layers(params)
-    live = {layer: played[layer] & has_outgoing(params, layer) for layer in layers}
+    live = {layer: speaking[layer] & has_outgoing(params, layer) for layer in layers}
     channels = {layer: jnp.argsort(~live[layer], stable=True) for layer in layers}
     params = model.narrow(_between(live, params), channels)
     convolutions = [params[f"{layer}_kernel"] for layer in layers]

@@ -18,6 +18,7 @@ from fedmi_jax import files
 from fedmi_jax.cli import tables
 from fedmi_jax.cli.parse import parsed
 from fedmi_jax.cli.run import Resume, Run, require_writable, resume, run
+from fedmi_jax.config import METHODS
 from fedmi_jax.errors import ConfigError, FedmiError, Interrupted
 from fedmi_jax.presets import PRESETS
 from fedmi_jax.results import authors, store, summary
@@ -82,7 +83,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class List:
-    """List the presets."""
+    """List the presets and the federated methods."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -214,7 +215,15 @@ def _list(option: List) -> int:
         table.add_column(column, no_wrap=wrap)
     for name, one in PRESETS.items():
         table.add_row(name, one.summary, one.figures, str(one.experiments[0].rounds))
-    Console().print(table, highlight=False)
+    methods = Table(box=None, padding=(0, 2, 0, 0))
+    methods.add_column("method (--aggregation.kind)", no_wrap=True)
+    methods.add_column("what")
+    for name, line in METHODS.items():
+        methods.add_row(name, line)
+    console = Console()
+    console.print(table, highlight=False)
+    console.print()
+    console.print(methods, highlight=False)
     return 0
 
 

@@ -26,7 +26,7 @@ from fedmi_jax.results import store, summary
 if TYPE_CHECKING:
     import xarray as xr
 
-    from fedmi_jax.federation.setup import Setup
+    from fedmi_jax.federation.setup import Facts
     from fedmi_jax.federation.simulation import Progress
 
 
@@ -85,11 +85,11 @@ def run(arguments: list[str]) -> int:
     for folder in filter(None, folders):  # all of them before the first hour of work
         _require_free(folder)
     _join(first)
-    setups = [_prepared(option) for option in options]
+    prepared = [_prepared(option) for option in options]
     if first.check_determinism:
-        return max(map(_check_determinism, setups))
+        return max(map(_check_determinism, prepared))
     if first.out is not None and not first.dry_run:
-        _run_all(first.out, [folder for folder in folders if folder], setups, first.checkpoint)
+        _run_all(first.out, [folder for folder in folders if folder], prepared, first.checkpoint)
     return 0
 
 
@@ -108,7 +108,7 @@ def _require_free(folder: Path) -> None:
     resumable.refuse(folder)
 
 
-def _run_all(out: Path, folders: list[Path], setups: list[Setup], settings: Checkpoint) -> None:
+def _run_all(out: Path, folders: list[Path], prepared: list[Facts], settings: Checkpoint) -> None:
     """All are noted before the first is run, so that all of them can be resumed."""
     from fedmi_jax.devices import processes
     from fedmi_jax.federation import resumable
@@ -116,18 +116,18 @@ def _run_all(out: Path, folders: list[Path], setups: list[Setup], settings: Chec
     for folder in folders:
         require_writable(folder)
     if processes.is_first():
-        for folder, setup in zip(folders, setups, strict=True):
-            resumable.begin(folder, setup.experiment, setup.dataset, settings)
+        for folder, facts in zip(folders, prepared, strict=True):
+            resumable.begin(folder, facts.experiment, facts.dataset, settings)
     _go(out, [
-        (folder, setup.experiment, partial(_run_one, setup, folder, settings))
-        for folder, setup in zip(folders, setups, strict=True)
+        (folder, facts.experiment, partial(_run_one, facts, folder, settings))
+        for folder, facts in zip(folders, prepared, strict=True)
     ])  # fmt: skip
 
 
-def _run_one(setup: Setup, folder: Path, settings: Checkpoint, progress: Progress) -> xr.Dataset:
+def _run_one(facts: Facts, folder: Path, settings: Checkpoint, progress: Progress) -> xr.Dataset:
     from fedmi_jax.federation import resumable
 
-    return resumable.run(setup.experiment, folder, setup.dataset, progress, settings)
+    return resumable.run(facts.experiment, folder, facts.dataset, progress, settings)
 
 
 def resume(option: Resume) -> int:
@@ -168,28 +168,30 @@ def _folder(option: Run, several: bool) -> Path | None:
     return option.out / option.experiment.name
 
 
-def _prepared(option: Run) -> Setup:
+def _prepared(option: Run) -> Facts:
     """The experiment on its data, its plan printed."""
     from fedmi_jax.devices import processes
     from fedmi_jax.devices.session import session
     from fedmi_jax.federation.setup import prepare
 
     with session(option.experiment.execution):
-        setup = prepare(option.experiment)
-        print_plan(setup, Console(quiet=not processes.is_first()))
-    return setup
+        facts = prepare(option.experiment)
+        print_plan(facts, Console(quiet=not processes.is_first()))
+    return facts
 
 
-def _check_determinism(setup: Setup) -> int:
+def _check_determinism(facts: Facts) -> int:
     """Says whether two computations of the first round agree; 0 if so, 1 if not."""
     from fedmi_jax.devices.session import session
     from fedmi_jax.federation import simulation
+    from fedmi_jax.federation.setup import place
 
-    with session(setup.experiment.execution):
+    with session(facts.experiment.execution):
+        setup = place(facts)
         differing = simulation.differing_when_repeated(setup)
     said = f"differ in {', '.join(differing[:5])}" if differing else "agree in every bit"
     devices = setup.layout.mesh.devices
-    print(f"{setup.experiment.name}: round 1, computed twice on {devices.size} {devices.flat[0].device_kind}: {said}")
+    print(f"{facts.experiment.name}: round 1, computed twice on {devices.size} {devices.flat[0].device_kind}: {said}")
     return 1 if differing else 0
 
 
@@ -222,24 +224,24 @@ def require_writable(folder: Path) -> None:
         raise ConfigError(f"out: cannot write to {existing}; give a folder that can be made")
 
 
-def print_plan(setup: Setup, console: Console) -> None:
+def print_plan(facts: Facts, console: Console) -> None:
     """Who holds what, and how much work and memory a round takes."""
     import numpy as np
 
     from fedmi_jax.data import partition
-    from fedmi_jax.federation.setup import memory
+    from fedmi_jax.federation.setup import lay_out, memory
 
-    e, dataset = setup.experiment, setup.dataset
+    e, dataset = facts.experiment, facts.dataset
     whole = np.bincount(dataset.train_labels, minlength=dataset.num_classes)
     console.print(f"[bold]{e.name}[/]: {dataset.name}, seeds {list(e.seeds)}, {e.rounds} rounds", highlight=False)
     console.print(f"training images per client and class (seed {e.seeds[0]}); skew: distance of the label distribution")
-    print(partition.table(setup.counts[0], whole, [n.split(" ")[0] for n in dataset.class_names]))
-    first, how = setup.round(1), setup.layout
-    steps, found = int(setup.steps[first.models].sum()), 2 * first.found
+    print(partition.table(facts.counts[0], whole, [n.split(" ")[0] for n in dataset.class_names]))
+    first, how = facts.round(1), lay_out(facts)
+    steps, found = int(facts.steps[first.models].sum()), int(facts.cases(first).real.sum())
     some = "" if e.participation == 1 else f"{first.clients.shape[1]} of {e.split.clients} clients, "
     console.print(
-        f"a round: {some}{steps} local steps of up to {e.local.batch_size} images ({setup.steps.min()} to "
-        f"{setup.steps.max()} a client), {found} circuits of {e.discovery.steps} steps",
+        f"a round: {some}{steps} local steps of up to {e.local.batch_size} images ({facts.steps.min()} to "
+        f"{facts.steps.max()} a client), {found} circuits of {e.discovery.steps} steps",
         highlight=False,
     )
     beside = "one client after the other" if how.one_by_one else f"{how.chunk} clients side by side on each"
@@ -247,7 +249,7 @@ def print_plan(setup: Setup, console: Console) -> None:
     sharing = f", which share out {shared}" if how.devices > 1 else ""
     console.print(
         f"on {how.devices} {how.mesh.devices.flat[0].platform} device(s){sharing}; {beside}; about "
-        f"{memory(setup) / 2**20:.0f} MiB",
+        f"{memory(facts, how) / 2**20:.0f} MiB",
         highlight=False,
     )
     if e.execution.precision == "float64" and how.mesh.devices.flat[0].platform == "gpu":

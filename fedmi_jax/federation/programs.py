@@ -5,27 +5,28 @@ Axes: S seeds, M models (seeds x clients of the round), C circuits, L weight ten
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.sharding import PartitionSpec as P
 
-from fedmi_jax.aggregation import aggregator
+from fedmi_jax.aggregation.base import NO_STATE, Clients, Method, State, applied, initial, served
 from fedmi_jax.circuits import discovery, evaluation
-from fedmi_jax.circuits.evaluation import Accuracy, TestSet
-from fedmi_jax.config import Aggregation, Discovery, Local, Sparsity
+from fedmi_jax.circuits.discovery import Circuit
+from fedmi_jax.circuits.evaluation import Accuracy, EvaluationSet
+from fedmi_jax.config import Discovery, Local, Sparsity
 from fedmi_jax.data.batches import Plan
 from fedmi_jax.devices.layout import AXIS, Layout
 from fedmi_jax.devices.lift import deal, gathered, lift
+from fedmi_jax.network.ablation import Ablation, Gates, Mean, Zero
 from fedmi_jax.network.images import Images
 from fedmi_jax.network.layers import conv_layers
-from fedmi_jax.network.model import Gates, Params
+from fedmi_jax.network.model import Params
 from fedmi_jax.training.local import train
 
 
@@ -34,55 +35,86 @@ def pick(models: Params, which: Array) -> Params:
     return {name: leaf[which] for name, leaf in models.items()}
 
 
-@partial(jax.jit, static_argnames=("how", "local", "sparse"))
+@partial(jax.jit, static_argnames=("how", "local", "sparse", "method"))
 def train_models(
-    starts: Params, images: Images, which: Array, plan: Plan, keep: Array, class_counts: Array,
-    *, how: Layout, local: Local, sparse: Sparsity,
+    globals_: Params, images: Images, which: Array, plan: Plan, keep: Array, class_counts: Array,
+    state: State = NO_STATE, numbers: Array | None = None,
+    *, how: Layout, local: Local, sparse: Sparsity, method: Method,
 ) -> tuple[Params, Array]:  # fmt: skip
-    """`local.train` of M models in one call.
+    """`local.train` of M models in one call, each from what its method serves it.
 
-    Args: starts (S, ...), the models that are started from; which (M,), each client's start; plan (M, T, B);
-    keep (M, T, L); class_counts (M, Y). Returns the trained params (M, ...), dealt out over the devices where these
-    share clients, and losses (M, T).
+    Args: globals_ (S, ...), the models that are started from; which (M,), each client's one; plan (M, T, B);
+    keep (M, T, L); class_counts (M, Y); state: the method's, (S, ...) and (S, K_total, ...); numbers (M,), who each
+    client is, needed where clients have a state. Returns the trained params (M, ...), dealt out over the devices where
+    these share clients, and losses (M, T).
     """
     chex.assert_equal_shape_prefix([plan.indices, plan.weight, keep], 2)
     chex.assert_tree_shape_prefix((which, plan.steps, class_counts), plan.indices.shape[:1])
     piece = how.piece(plan.indices.shape[-1] // how.batch_devices)
-    own = (which, plan, keep, class_counts)
+    own, shared = (which, numbers, plan, keep, class_counts), (globals_, state, images)
     axis = AXIS if how.shard == "batch" else None
 
-    def client(which: Array, plan: Plan, keep: Array, counts: Array, starts: Params, images: Images) -> Any:
-        start = pick(starts, which)
-        return train(start, images, plan, keep, counts, local=local, sparse=sparse, micro_batch=piece, axis=axis)
+    def client(which: Array, numbers: Array, plan: Plan, keep: Array, counts: Array, *shared: Any) -> Any:
+        globals_, state, images = shared
+        seen = entry(state, which, numbers)
+        start = served(method, pick(globals_, which), seen)
+        return train(
+            start, images, plan, keep, counts, seen,
+            local=local, sparse=sparse, method=method, micro_batch=piece, axis=axis,
+        )  # fmt: skip
 
     if how.shard == "clients":
-        trained, losses = deal(client, how, own, (starts, images))
+        trained, losses = deal(client, how, own, shared)
         return trained, gathered(losses, how)
 
-    def on_device(own: tuple, starts: Params, images: Images) -> Any:
-        return lift(lambda which, plan, keep, counts: client(which, plan, keep, counts, starts, images), how, *own)
+    def on_device(own: tuple, shared: tuple) -> Any:
+        return lift(lambda *one: client(*one, *shared), how, *own)
 
     split = Plan(P(None, None, AXIS), P(None, None, AXIS), P())  # type: ignore[arg-type]
-    specs = ((P(), split, P(), P()), P(), P())
-    return jax.shard_map(on_device, mesh=how.mesh, in_specs=specs, out_specs=P(), check_vma=False)(own, starts, images)
+    specs = ((P(), P(), split, P(), P()), P())
+    return jax.shard_map(on_device, mesh=how.mesh, in_specs=specs, out_specs=P(), check_vma=False)(own, shared)
 
 
-@partial(jax.jit, static_argnames=("how", "settings"))
-def aggregate(
-    state: Any, globals_: Params, local: Params, samples: Array, *, how: Layout, settings: Aggregation
-) -> tuple[Params, Any]:
-    """The server's step for every seed. Args: state and globals_ (S, ...); local (M, ...); samples (S, M / S).
+def entry(state: State, seed: Array, client: Array) -> State:
+    """What one client of one seed may see of the states of all, (S, ...) and (S, K_total, ...)."""
+    server = jax.tree.map(lambda leaf: leaf[seed], state.server)
+    return State(server, jax.tree.map(lambda leaf: leaf[seed, client], state.clients))
+
+
+@partial(jax.jit, static_argnames=("how", "method"))
+def serve_models(
+    globals_: Params, state: State, which: Array, numbers: Array, *, how: Layout, method: Method
+) -> Params:
+    """What the method serves to M clients, (M, ...). Args: as in `train_models`."""
+    one = jax.vmap(lambda w, n: served(method, pick(globals_, w), entry(state, w, n)))
+    return gathered(one(which, numbers), how)
+
+
+@partial(jax.jit, static_argnames=("clients", "how", "method"))
+def initial_state(globals_: Params, *, clients: int, how: Layout, method: Method) -> State:
+    """The method's state of every seed, (S, ...), and of each of this many clients, (S, K_total, ...)."""
+    state = jax.vmap(lambda params: initial(method, params, clients))(globals_)
+    # A number that `init` wrote as a plain 0.0 would have another type than what `apply` makes of it.
+    return gathered(jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype), state), how)
+
+
+@partial(jax.jit, static_argnames=("how", "method"))
+def aggregate(state: State, globals_: Params, clients: Clients, *, how: Layout, method: Method) -> tuple[Params, State]:
+    """The server's step for every seed. Args: state and globals_ (S, ...); clients (S, K, ...), but `clients.params`
+    with the leading axis M = S * K.
 
     Of models that are dealt out over devices or processes the mean is a collective, not a copy to one of them.
     """
-    stacked = jax.tree.map(lambda leaf: leaf.reshape(*samples.shape, *leaf.shape[1:]), local)
-    return gathered(jax.vmap(aggregator(settings).apply)(state, globals_, stacked, samples), how)
+    shape = clients.samples.shape
+    stacked = jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), clients.params)
+    done = jax.vmap(partial(applied, method))(state, globals_, clients._replace(params=stacked))
+    return gathered(done, how)
 
 
 @partial(jax.jit, static_argnames=("how",))
-def joined(local: Params, globals_: Params, *, how: Layout) -> Params:
-    """Local models (M, ...), then global ones (S, ...), on every device: circuits are dealt out in another order."""
-    return gathered(jax.tree.map(lambda a, b: jnp.concatenate([a, b]), local, globals_), how)
+def joined(parts: Sequence[Params], *, how: Layout) -> Params:
+    """The models of all parts, one after the other, on every device: circuits are dealt out in another order."""
+    return gathered(jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts), how)
 
 
 @partial(jax.jit, static_argnames=("how",))
@@ -112,51 +144,29 @@ def wiring(models: Params, *, how: Layout) -> tuple[dict[str, Array], dict[str, 
     return gathered((zeros, connected), how)
 
 
-@partial(jax.jit, static_argnames=("how", "settings"))
-def discover_circuits(
-    models: Params, images: Images, which: Array, plan: Plan, fill: Gates | None,
-    *, how: Layout, settings: Discovery,
-) -> Gates:  # fmt: skip
-    """`discovery.discover` of C circuits in one call, dealt out over the devices.
+class Masked(NamedTuple):
+    """Masked models to be judged, one a row. Axes: n rows."""
 
-    Args: models with leading axis M; which (C,), each circuit's model; plan (C, T, B); fill (C, O_l) or None.
-    Returns the final scores {"conv1": (C, O_1), ...}.
-    """
-    chex.assert_tree_shape_prefix((plan, fill), which.shape)
-    piece = how.piece(plan.indices.shape[-1])
-
-    def one(which: Array, plan: Plan, fill: Gates | None, models: Params, images: Images) -> Gates:
-        return discovery.discover(
-            pick(models, which), images, plan, fill, settings=settings, micro_batch=piece, narrowing=how.narrowing
-        )
-
-    return gathered(deal(one, how, (which, plan, fill), (models, images)), how)
+    model: Any
+    """(n,): which of the stacked models."""
+    gates: Mapping[str, Any]
+    """(n, O_l) a layer."""
+    ablation: Ablation
+    """Leading axis n."""
+    label: Any
+    """(n,): the class that is judged."""
 
 
-@partial(jax.jit, static_argnames=("how", "measure"))
-def measure_circuits(
-    models: Params, test: TestSet, which: Array, gates: Gates, fill: Gates | None, target: Array,
-    *, how: Layout, measure: Callable[..., Any],
-) -> Any:  # fmt: skip
-    """`measure` (`evaluation.performance` or `evaluation.class_accuracy`) of C masked models in one call.
-
-    Args: models with leading axis M; which (C,); gates (C, O_l); fill (C, O_l) or None; target (C,).
-    """
-
-    def one(which: Array, gates: Gates, fill: Gates | None, target: Array, models: Params, test: TestSet) -> Any:
-        return measure(pick(models, which), gates, fill, target, test, narrowing=how.narrowing)
-
-    return gathered(deal(one, how, (which, gates, fill, target), (models, test)), how)
+def stacked(parts: Sequence[Masked]) -> Masked:
+    """The rows of all parts, one part after the other."""
+    return jax.tree.map(lambda *columns: jnp.concatenate(columns), *parts)
 
 
-def measure_models(models: Params, test: TestSet, *, how: Layout) -> Accuracy:
-    """M whole models on the test set: (M,), (M, Y)."""
-    count = models["fc_bias"].shape[0]
-    target = np.zeros(count, int)
-    judged = measure_circuits(
-        models, test, np.arange(count), all_open(models), None, target, how=how, measure=evaluation.performance
-    )
-    return judged[1]
+def whole_models(models: Params, like: Ablation) -> Masked:
+    """Every model with all channels open, as rows that can be judged together with others of this kind of ablation."""
+    first = jnp.arange(len(models["fc_bias"]))
+    unused = jax.tree.map(lambda v: jnp.zeros((len(first), *v.shape[1:]), v.dtype), like)
+    return Masked(first, all_open(models), unused, jnp.zeros_like(first))
 
 
 def all_open(models: Params) -> Gates:
@@ -164,18 +174,63 @@ def all_open(models: Params) -> Gates:
     return {layer: jnp.ones_like(models[f"{layer}_bias"]) for layer in conv_layers(models)}
 
 
+def over_rows(fn: Callable[..., Any], how: Layout, models: Params, which: Array, rows: tuple, shared: tuple) -> Any:
+    """fn(params, *one of rows, *shared) for every row, dealt out over the devices, the results everywhere.
+
+    Args: models with leading axis M; which (n,), each row's model; rows: pytrees with leading axis n.
+    """
+
+    def one(which: Array, rows: tuple, models: Params, shared: tuple) -> Any:
+        return fn(pick(models, which), *rows, *shared)
+
+    return gathered(deal(one, how, (which, rows), (models, shared)), how)
+
+
+@partial(jax.jit, static_argnames=("how", "settings"))
+def discover_circuits(
+    models: Params, images: Images, which: Array, plan: Plan, ablation: Ablation, *, how: Layout, settings: Discovery
+) -> Circuit:
+    """`discovery.discover` of n circuits in one call: scores and masks (n, O_l) a layer.
+
+    Args: models with leading axis M; which (n,), each circuit's model; plan (n, T, B); ablation with leading axis n.
+    """
+    chex.assert_tree_shape_prefix((plan, ablation), which.shape)
+    search = partial(
+        discovery.discover, settings=settings, micro_batch=how.piece(plan.indices.shape[-1]), narrowing=how.narrowing
+    )
+
+    def one(params: Params, plan: Plan, ablation: Ablation, images: Images) -> Circuit:
+        return search(params, images, plan, ablation)
+
+    return over_rows(one, how, models, which, (plan, ablation), (images,))
+
+
+@partial(jax.jit, static_argnames=("how", "measure"))
+def judge(
+    models: Params, test: EvaluationSet, masked: Masked, *, how: Layout, measure: Callable[..., Any]
+) -> Any:  # fmt: skip
+    """`measure` (`evaluation.performance` or `evaluation.class_accuracy`) of every row, in one call."""
+    one = partial(measure, narrowing=how.narrowing)
+    return over_rows(one, how, models, masked.model, (masked.gates, masked.ablation, masked.label), (test,))
+
+
+def judge_models(models: Params, test: EvaluationSet, *, how: Layout) -> Accuracy:
+    """M whole models on the test set: (M,), (M, Y)."""
+    return judge(models, test, whole_models(models, Zero()), how=how, measure=evaluation.performance)[1]
+
+
 @partial(jax.jit, static_argnames=("how",))
-def mean_outputs(models: Params, images: Images, which: Array, index: Array, valid: Array, *, how: Layout) -> Gates:
+def mean_outputs(models: Params, images: Images, which: Array, index: Array, valid: Array, *, how: Layout) -> Mean:
     """`evaluation.mean_outputs` of F pairs of a model and a client's data: which (F,), index and valid (F, G, B)."""
 
-    def one(which: Array, index: Array, valid: Array, models: Params, images: Images) -> Gates:
-        return evaluation.mean_outputs(pick(models, which), images, index, valid)
+    def one(params: Params, index: Array, valid: Array, images: Images) -> Mean:
+        return evaluation.mean_outputs(params, images, index, valid)
 
-    return gathered(deal(one, how, (which, index, valid), (models, images)), how)
+    return over_rows(one, how, models, which, (index, valid), (images,))
 
 
 @partial(jax.jit, static_argnames=("how",))
-def empty_masks(models: Params, which: Array, fill: Gates | None, target: Array, *, how: Layout) -> tuple[Array, Array]:
-    """`evaluation.empty_mask` of C circuits: (C,), (C,)."""
-    one = jax.vmap(lambda w, f, t: evaluation.empty_mask(pick(models, w), f, t))
-    return gathered(one(which, fill, target), how)
+def empty_masks(models: Params, which: Array, ablation: Ablation, label: Array, *, how: Layout) -> tuple[Array, Array]:
+    """`evaluation.empty_mask` of n rows: (n,), (n,)."""
+    one = jax.vmap(lambda w, a, c: evaluation.empty_mask(pick(models, w), a, c))
+    return gathered(one(which, ablation, label), how)

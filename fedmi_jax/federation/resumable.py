@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import xarray as xr
 
+from fedmi_jax.aggregation import Method
 from fedmi_jax.config import Checkpoint, Experiment, differences, replace
 from fedmi_jax.data import datasets
 from fedmi_jax.data.datasets import Dataset
@@ -51,28 +52,30 @@ def refuse(folder: Path) -> None:
 
 def run(
     experiment: Experiment, folder: Path, dataset: Dataset | None = None, progress: Progress | None = None,
-    settings: Checkpoint | None = None,
+    settings: Checkpoint | None = None, method: Method | None = None,
 ) -> xr.Dataset:  # fmt: skip
     """Run the experiment in `folder`, or go on with what it holds of this very experiment; return the result.
 
-    Afterwards the folder holds result.nc. Raises FedmiError as `simulation.run` does, and when the folder holds a
-    result, is in use, cannot be written, or holds another unfinished run: the fields that differ are named.
+    Afterwards the folder holds result.nc. method: in place of the one that the experiment names. Raises FedmiError as
+    `simulation.run` does, and when the folder holds a result, is in use, cannot be written, or holds another unfinished
+    run: the fields that differ are named.
     """
     store.refuse_taken(folder)
     with session(experiment.execution), _alone(folder):
         store.refuse_taken(folder)  # it may have been finished a moment ago
-        return _go(folder, experiment, dataset, progress, settings or Checkpoint())
+        return _go(folder, experiment, dataset, progress, settings or Checkpoint(), method)
 
 
 def resume(
     folder: Path, dataset: Dataset | None = None, progress: Progress | None = None, rounds: int | None = None,
-    **laid_out: Any,
+    method: Method | None = None, **laid_out: Any,
 ) -> xr.Dataset:  # fmt: skip
     """Go on with the unfinished run in `folder`; return its result, which is then there as result.nc.
 
     Args: dataset: the images, where the run was begun with images of one's own; rounds: how many in all, when more are
-    wanted; client_chunk, micro_batch: of `config.Execution`, where memory ran out; last digits may differ then. Raises
-    FedmiError as `run` does, and when there is nothing to go on with.
+    wanted; method: the same as at its beginning, where that was given one; client_chunk, micro_batch: of
+    `config.Execution`, where memory ran out; last digits may differ then. Raises FedmiError as `run` does, and when
+    there is nothing to go on with.
     """
     found = experiment_in(folder, rounds, **laid_out)
     if found is None:
@@ -81,7 +84,7 @@ def resume(
         there = manifest.read(folder / FOLDER)
         if there is None:  # another process has finished it a moment ago
             return _finished(folder, rounds)
-        return _go(folder, found, dataset, progress, there.checkpoint)
+        return _go(folder, found, dataset, progress, there.checkpoint, method)
 
 
 def experiment_in(folder: Path, rounds: int | None = None, **laid_out: Any) -> Experiment | None:
@@ -130,18 +133,19 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _go(
-    folder: Path, experiment: Experiment, dataset: Dataset | None, progress: Progress | None, settings: Checkpoint
-) -> xr.Dataset:
+    folder: Path, experiment: Experiment, dataset: Dataset | None, progress: Progress | None, settings: Checkpoint,
+    method: Method | None,
+) -> xr.Dataset:  # fmt: skip
     """The rounds that are missing, then the result."""
     home, first = folder / FOLDER, processes.is_first()
     dataset = dataset or datasets.load(experiment.data)
-    here = manifest.describe(experiment, dataset, settings)
+    here = manifest.describe(experiment, dataset, settings, method and method.name)
     if first:
         _enter(home, here)
     keeper = OnDisk(home, here.run, experiment.rounds, settings) if first else InMemory()
     if jax.process_count() > 1:
         keeper = Together(keeper)
-    result = simulation.run(experiment, dataset, progress, keeper)
+    result = simulation.run(experiment, dataset, progress, keeper, method)
     if first:
         store.save(result, folder)
         if not settings.after_the_end:
@@ -171,6 +175,8 @@ def _require_same(home: Path, found: Manifest, here: Manifest) -> None:
     changed = differences(manifest.fixed(before), manifest.fixed(now))
     if changed:
         raise ConfigError(f"{home.parent}: holds an unfinished run that differs in {', '.join(changed)}")
+    if found.method != here.method:
+        raise ConfigError(f"{home.parent}: {_other_method(found.method, here.method)}")
     if found.dataset != here.dataset:
         raise ConfigError(
             f"{home.parent}: holds an unfinished run on {found.images}, but is given {here.images}; give it the images "
@@ -181,6 +187,13 @@ def _require_same(home: Path, found: Manifest, here: Manifest) -> None:
     done = OnDisk(home, here.run, before.rounds, here.checkpoint).last()
     if now.rounds > before.rounds == done and now.discovery.repeat == "last":
         raise ConfigError(f'rounds: the last round, {done}, has had its control (discovery.repeat "last"); begin anew')
+
+
+def _other_method(before: str | None, now: str | None) -> str:
+    if before is None:
+        return f"holds an unfinished run with the method that its settings name; leave the method {now!r} out"
+    given = "" if now is None else f", not {now!r}"
+    return f"holds an unfinished run with the method {before!r}{given}; give it, as in resume(folder, method=...)"
 
 
 def _clean(folder: Path) -> None:

@@ -1,12 +1,11 @@
-"""An experiment on its data: who holds what, who takes part when, and which circuits are looked for.
+"""An experiment on its data: facts that need no device, a layout on the devices at hand, the images placed there.
 
-Axes: S seeds, K clients, of which P take part in a round, M = S * P models (seed-major), C circuits (seed-, then
-client-, then class-major), Y classes, T steps, B images of a batch.
+Axes: S seeds, K clients, of which P take part in a round, M = S * P models (seed-major), Y classes, T steps, B images
+of a batch, L weight tensors.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,50 +14,30 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedmi_jax import keys
+from fedmi_jax import aggregation, keys
+from fedmi_jax.aggregation import Method
 from fedmi_jax.circuits import evaluation
-from fedmi_jax.circuits.evaluation import TestSet
+from fedmi_jax.circuits.evaluation import EvaluationSet
 from fedmi_jax.config import Experiment, participants
 from fedmi_jax.data import batches, datasets, partition
 from fedmi_jax.data.datasets import Dataset
 from fedmi_jax.devices import lift
 from fedmi_jax.devices.layout import Layout, resolve
 from fedmi_jax.errors import ConfigError
+from fedmi_jax.federation import cases
+from fedmi_jax.federation.cases import Cases, Circuits
 from fedmi_jax.network import model
 from fedmi_jax.network.images import Images
-from fedmi_jax.network.model import Params
 from fedmi_jax.training import pruning
 
 
 @dataclass(frozen=True, eq=False)
-class Circuits:
-    """Which circuits are looked for: C rows of (seed slot, client, class)."""
-
-    seed: np.ndarray
-    client: np.ndarray
-    label: np.ndarray
-
-    @cached_property
-    def classes(self) -> np.ndarray:
-        """The labels analysed by anyone, ascending."""
-        return np.unique(self.label)
-
-    def at(self, rows: np.ndarray) -> Circuits:
-        return Circuits(self.seed[rows], self.client[rows], self.label[rows])
-
-
-@dataclass(frozen=True, eq=False)
 class Round:
-    """Who takes part in a round, and the circuits that are looked for in it."""
+    """Who takes part in a round."""
 
     number: int
     clients: np.ndarray
     """(S, P), ascending."""
-    rows: np.ndarray
-    """Which of the setup's circuits: those of these clients. Padded with the first one, so that every round has as many
-    and nothing is compiled twice."""
-    found: int
-    """Rows that are no padding."""
 
     @property
     def models(self) -> tuple[np.ndarray, np.ndarray]:
@@ -67,8 +46,8 @@ class Round:
 
 
 @dataclass(frozen=True, eq=False)
-class Setup:
-    """An experiment on its data: everything that stays the same from round to round."""
+class Facts:
+    """An experiment on its data: numpy only, the same on every machine and from round to round."""
 
     experiment: Experiment
     dataset: Dataset
@@ -77,12 +56,39 @@ class Setup:
     counts: np.ndarray
     """(S, K, Y) training images."""
     circuits: Circuits
+    method: Method
+
+    def round(self, number: int) -> Round:
+        """Who takes part in this round, drawn with the seed."""
+        total, some = self.counts.shape[1], participants(self.experiment)
+        draws = (keys.generator(seed, keys.PARTICIPATE, number) for seed in self.experiment.seeds)
+        return Round(number, np.stack([np.sort(draw.choice(total, some, replace=False)) for draw in draws]))
+
+    def cases(self, round_: Round) -> Cases:
+        """The circuits of this round."""
+        return cases.of_round(self.circuits, round_.clients, self.most_circuits, self.method.serve is not None)
 
     @cached_property
-    def layout(self) -> Layout:
-        settings, judged = self.experiment.execution, self.experiment.evaluation
-        models = len(self.experiment.seeds) * participants(self.experiment)
-        return resolve(settings, judged, models, self.model_bytes)
+    def most_circuits(self) -> int:
+        """Of any round; draws the clients of every round."""
+        rounds = range(1, self.experiment.rounds + 1)
+        return max(len(self.circuits.of(self.round(number).clients)) for number in rounds)
+
+    @cached_property
+    def dtype(self) -> Any:
+        return jnp.dtype(self.experiment.execution.precision)
+
+    @cached_property
+    def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes and dtypes of one model's parameters."""
+        image, classes = self.dataset.image_shape, self.dataset.num_classes
+        fresh = jax.eval_shape(lambda: model.init(jax.random.key(0), image, self.experiment.model.channels, classes))
+        return {name: jax.ShapeDtypeStruct(leaf.shape, self.dtype) for name, leaf in fresh.items()}
+
+    @cached_property
+    def params_bytes(self) -> int:
+        """Of one model's parameters."""
+        return self.dtype.itemsize * sum(leaf.size for leaf in self.shapes.values())
 
     @cached_property
     def model_bytes(self) -> int:
@@ -93,55 +99,6 @@ class Setup:
         return 5 * self.params_bytes + int(2.5 * self.dtype.itemsize * numbers)
 
     @cached_property
-    def params_bytes(self) -> int:
-        """Of one model's parameters."""
-        shapes = jax.eval_shape(self.initial_params, 0)
-        return self.dtype.itemsize * sum(leaf.size for leaf in jax.tree.leaves(shapes))
-
-    def round(self, number: int) -> Round:
-        """Who takes part in this round, drawn with the seed, and their circuits."""
-        clients = self._drawn(number)
-        rows = self._rows(clients)
-        surplus = np.zeros(self.most_circuits - len(rows), int)
-        return Round(number, clients, np.concatenate([rows, surplus]), len(rows))
-
-    def _drawn(self, number: int) -> np.ndarray:
-        total, some = self.counts.shape[1], participants(self.experiment)
-        draws = (keys.generator(seed, keys.PARTICIPATE, number) for seed in self.experiment.seeds)
-        return np.stack([np.sort(draw.choice(total, some, replace=False)) for draw in draws])
-
-    def _rows(self, clients: np.ndarray) -> np.ndarray:
-        takes_part = np.zeros(self.counts.shape[:2], bool)
-        np.put_along_axis(takes_part, clients, True, 1)
-        return np.flatnonzero(takes_part[self.circuits.seed, self.circuits.client])
-
-    @cached_property
-    def most_circuits(self) -> int:
-        """Of any round."""
-        rounds = range(1, self.experiment.rounds + 1)
-        return max(len(self._rows(self._drawn(number))) for number in rounds)
-
-    @cached_property
-    def dtype(self) -> Any:
-        return jnp.dtype(self.experiment.execution.precision)
-
-    @cached_property
-    def train_images(self) -> Images:
-        return self._on_device(self.dataset.train_images, self.dataset.train_labels)
-
-    @cached_property
-    def test(self) -> TestSet:
-        dataset, per_class = self.dataset, self.experiment.evaluation.images_per_class
-        images = self._on_device(dataset.test_images, dataset.test_labels)
-        batch = self.layout.forward_batch
-        test = evaluation.make_test_set(images, dataset.test_labels, dataset.num_classes, batch, per_class)
-        return lift.replicate(test, self.layout)
-
-    def _on_device(self, pixels: np.ndarray, labels: np.ndarray) -> Images:
-        moments = (np.asarray(m, self.dtype) for m in (self.dataset.mean, self.dataset.std))
-        return lift.replicate(Images(pixels, labels, *moments), self.layout)  # type: ignore[arg-type]
-
-    @cached_property
     def steps(self) -> np.ndarray:
         """(S, K) local steps of every client in a round."""
         local = self.experiment.local
@@ -149,36 +106,24 @@ class Setup:
         return np.vectorize(batches.local_steps, otypes=[int])(samples, local.batch_size, local.epochs)
 
     @cached_property
-    def plan_shape(self) -> tuple[int, int]:
-        """(T, B) that every client's training plan is padded to."""
-        widest = min(self.experiment.local.batch_size, int(self.counts.sum(-1).max()))
-        return int(self.steps.max()), self.layout.padded(widest, self.layout.batch_devices)
-
-    @cached_property
     def keep(self) -> np.ndarray:
         """(S, K, T, L) weights to keep after each step; a client's own T decides, later entries are never used."""
-        sizes = pruning.weight_sizes(jax.eval_shape(self.initial_params, 0))
+        sizes = pruning.weight_sizes(self.shapes)
         distinct = {t: pruning.keep_counts(self.experiment.sparsity, t, sizes) for t in np.unique(self.steps)}
-        longest = self.plan_shape[0]
+        longest = int(self.steps.max())
         padded = {t: np.pad(kept, ((0, longest - t), (0, 0)), "edge") for t, kept in distinct.items()}
         return np.stack([[padded[t] for t in own] for own in self.steps])
 
-    def initial_params(self, seed: int) -> Params:
-        key = jax.random.fold_in(jax.random.key(seed), keys.INIT)
-        return _initialise(
-            key, self.dataset.image_shape, self.experiment.model.channels, self.dataset.num_classes, self.dtype
-        )
-
     @cached_property
     def discovery_images(self) -> list[np.ndarray]:
-        """[C] indices of the client's training images of the circuit's class."""
+        """Of every circuit of the experiment: indices of the client's training images of its class."""
         labels, c = self.dataset.train_labels, self.circuits
         held = (self.clients[s][k] for s, k in zip(c.seed, c.client, strict=True))
         return [own[labels[own] == label] for own, label in zip(held, c.label, strict=True)]
 
     @cached_property
     def discovery_batches(self) -> list[int]:
-        """[C] images per discovery step."""
+        """Of every circuit of the experiment: images per discovery step."""
         size, samples = self.experiment.discovery.batch_size, self.counts.sum(-1)
         c = self.circuits
         return [
@@ -187,7 +132,21 @@ class Setup:
         ]
 
 
-_initialise = jax.jit(model.init, static_argnums=(1, 2, 3, 4))
+@dataclass(frozen=True, eq=False)
+class Setup:
+    """All that stays the same from round to round: facts, layout, and arrays on the devices."""
+
+    facts: Facts
+    layout: Layout
+    train_images: Images
+    test: EvaluationSet
+
+    @property
+    def plan_shape(self) -> tuple[int, int]:
+        """(T, B) that every client's training plan is padded to."""
+        facts, layout = self.facts, self.layout
+        widest = min(facts.experiment.local.batch_size, int(facts.counts.sum(-1).max()))
+        return int(facts.steps.max()), layout.padded(widest, layout.batch_devices)
 
 
 def activations(image_shape: tuple[int, ...], channels: tuple[int, ...]) -> int:
@@ -203,8 +162,12 @@ def activations(image_shape: tuple[int, ...], channels: tuple[int, ...]) -> int:
     return total
 
 
-def prepare(experiment: Experiment, dataset: Dataset | None = None) -> Setup:
-    """The experiment on its data. Raises FedmiError naming the field for whatever does not go together."""
+def prepare(experiment: Experiment, dataset: Dataset | None = None, method: Method | None = None) -> Facts:
+    """The experiment on its data; no device is touched. method: in place of the one that the experiment names.
+
+    Raises FedmiError naming the field for whatever does not go together.
+    """
+    method = aggregation.chosen(experiment.aggregation, experiment.local, method)
     dataset = dataset or datasets.load(experiment.data)
     _require_room(experiment, dataset)
     _require_classes(experiment, dataset)
@@ -216,7 +179,29 @@ def prepare(experiment: Experiment, dataset: Dataset | None = None) -> Setup:
         for seed in experiment.seeds
     ]
     counts = np.stack([partition.counts(held, labels, classes) for held in clients])
-    return Setup(experiment, dataset, clients, counts, _circuits(experiment, counts))
+    return Facts(experiment, dataset, clients, counts, _circuits(experiment, counts), method)
+
+
+def lay_out(facts: Facts) -> Layout:
+    """How the experiment's work is laid out on the devices at hand."""
+    experiment = facts.experiment
+    models = len(experiment.seeds) * participants(experiment)
+    return resolve(experiment.execution, experiment.evaluation, models, facts.model_bytes)
+
+
+def place(facts: Facts) -> Setup:
+    """Put the images on the devices. To be called within `devices.session`, which sets the precision."""
+    layout, dataset, per_class = lay_out(facts), facts.dataset, facts.experiment.evaluation.images_per_class
+
+    def on_device(pixels: np.ndarray, labels: np.ndarray) -> Images:
+        moments = (np.asarray(moment, facts.dtype) for moment in (dataset.mean, dataset.std))
+        return lift.replicate(Images(pixels, labels, *moments), layout)  # type: ignore[arg-type]
+
+    images, labels = on_device(dataset.test_images, dataset.test_labels), dataset.test_labels
+    test = evaluation.make_evaluation_set(images, labels, dataset.num_classes, layout.forward_batch, per_class)
+    return Setup(
+        facts, layout, on_device(dataset.train_images, dataset.train_labels), lift.replicate(test, layout)
+    )  # fmt: skip
 
 
 def _require_room(experiment: Experiment, dataset: Dataset) -> None:
@@ -248,14 +233,14 @@ def _circuits(experiment: Experiment, counts: np.ndarray) -> Circuits:
     return Circuits(s, k, np.sort(wanted)[i])
 
 
-def memory(setup: Setup) -> int:
+def memory(facts: Facts, layout: Layout) -> int:
     """Rough bytes a round needs on all devices together: images, models, what trains side by side, plans."""
-    layout, some = setup.layout, participants(setup.experiment)
-    images = setup.dataset.train_images.nbytes + setup.dataset.test_images.nbytes
-    models = len(setup.experiment.seeds) * some
-    circuits = 2 * setup.most_circuits
-    searched = circuits * setup.experiment.discovery.steps * max(setup.discovery_batches)
-    plans = 12 * (models * math.prod(setup.plan_shape) + searched)
-    stacks = 2 * setup.params_bytes * (models + len(setup.experiment.seeds))
-    side_by_side = min(layout.chunk, max(models, circuits)) * setup.model_bytes
+    experiment, dataset = facts.experiment, facts.dataset
+    images = dataset.train_images.nbytes + dataset.test_images.nbytes
+    models = len(experiment.seeds) * participants(experiment)
+    circuits = 2 * facts.most_circuits
+    searched = circuits * experiment.discovery.steps * max(facts.discovery_batches)
+    plans = 12 * (models * int(facts.steps.max()) * experiment.local.batch_size + searched)
+    stacks = 2 * facts.params_bytes * (models + len(experiment.seeds))
+    side_by_side = min(layout.chunk, max(models, circuits)) * facts.model_bytes
     return plans + layout.devices * (images + stacks + side_by_side)

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
 from fedmi_jax import keys
-from fedmi_jax.aggregation import aggregator
+from fedmi_jax.aggregation import NO_STATE, Clients, Method
+from fedmi_jax.aggregation import State as MethodState
 from fedmi_jax.circuits import evaluation
+from fedmi_jax.circuits.discovery import Circuit
 from fedmi_jax.config import Experiment, replace
 from fedmi_jax.data import batches
 from fedmi_jax.data.batches import Plan
@@ -26,11 +27,13 @@ from fedmi_jax.data.datasets import Dataset
 from fedmi_jax.devices import lift
 from fedmi_jax.devices.session import session
 from fedmi_jax.federation import checks, controls, programs, recording
-from fedmi_jax.federation.setup import Circuits, Round, Setup, memory, prepare
+from fedmi_jax.federation.cases import Cases
+from fedmi_jax.federation.programs import Masked
+from fedmi_jax.federation.setup import Facts, Round, Setup, place, prepare
 from fedmi_jax.keeping.checkpoint import InMemory, Keeper, State
-from fedmi_jax.network.model import Gates, Params
-
-__all__ = ["Circuits", "Round", "Setup", "memory", "prepare", "run"]
+from fedmi_jax.network import model
+from fedmi_jax.network.ablation import ZERO, Ablation, Gates
+from fedmi_jax.network.model import Params
 
 Progress = Callable[[int, str], None]
 """Called as (round, stage) when a stage of a round begins, and as (rounds + 1, "done") at the end."""
@@ -38,44 +41,57 @@ Progress = Callable[[int, str], None]
 
 def run(
     experiment: Experiment, dataset: Dataset | None = None, progress: Progress | None = None,
-    keeper: Keeper | None = None,
+    keeper: Keeper | None = None, method: Method | None = None,
 ) -> xr.Dataset:  # fmt: skip
     """Run the experiment and return its result (see `fedmi_jax.results.schema` for the variables).
 
     Args: dataset: images to use in place of those `experiment.data` names; keeper: where every round is kept, and which
-    rounds are done (`fedmi_jax.keeping.checkpoint`). Raises FedmiError for a configuration that does not fit the data,
-    and for a loss or weights that are not finite.
+    rounds are done (`fedmi_jax.keeping.checkpoint`); method: in place of the one that `experiment.aggregation` names.
+    Raises FedmiError for a configuration that does not fit the data, for a loss or weights that are not finite, and for
+    a method that does not keep the shapes.
     """
     with session(experiment.execution):
-        return _run(prepare(experiment, dataset), progress or _silent, keeper or InMemory())
+        return _run(place(prepare(experiment, dataset, method)), progress or _silent, keeper or InMemory())
 
 
 def _run(setup: Setup, progress: Progress, keeper: Keeper) -> xr.Dataset:
-    rounds = setup.experiment.rounds
+    rounds = setup.facts.experiment.rounds
     done, state = keeper.start(initial_state(setup))
     state = lift.replicate(state, setup.layout)
     for number in range(done + 1, rounds + 1):
         state, record = one_round(setup, state, number, progress)
         keeper.add(number, record, state)
     progress(rounds + 1, "done")
-    return recording.assemble(setup, keeper.records(rounds))
+    return recording.assemble(setup.facts, keeper.records(rounds)).assign_attrs(method=setup.facts.method.name)
 
 
 def initial_state(setup: Setup) -> State:
-    """Every seed's fresh global model, (S, ...), on every device, and the server's state."""
-    globals_ = initial_models(setup)
-    return globals_, jax.vmap(aggregator(setup.experiment.aggregation).init)(globals_)
+    """Every seed's fresh global model, (S, ...), on every device, and the method's state."""
+    globals_, clients = initial_models(setup), setup.facts.counts.shape[1]
+    return globals_, programs.initial_state(globals_, clients=clients, how=setup.layout, method=setup.facts.method)
 
 
 def one_round(setup: Setup, state: State, number: int, progress: Progress) -> tuple[State, recording.Record]:
-    """The state after this round, and all that was measured in it: a function of its arguments alone."""
-    round_ = setup.round(number)
+    """The state after this round, and all that was measured in it: a function of its arguments alone.
+
+    Circuits of local models are searched before the server averages, so that it may use them.
+    """
+    round_ = setup.facts.round(number)
+    cases = setup.facts.cases(round_)
     progress(number, "train")
-    local, losses = train(setup, state[0], round_)
-    globals_, server = aggregate(setup, state[1], state[0], local, round_)
-    checks.require_finite_weights(setup, round_, local, globals_)
-    record = recording.snapshot(setup, round_, losses, local, globals_)
-    return (globals_, server), record | analyse(setup, local, globals_, round_, progress)
+    local, losses = train(setup, state[0], round_, state[1])
+    checks.require_finite_local(setup, round_, local)
+    progress(number, "discover")
+    found = discover(setup, stack(setup, round_, local, *state), cases.of("local"), number)
+    masks = circuits_of(setup, round_, cases.of("local"), found) if setup.facts.method.needs_circuits else None
+    globals_, remembered = aggregate(setup, state[1], state[0], local, round_, masks)
+    checks.require_finite_global(setup, round_, globals_)
+    models = stack(setup, round_, local, globals_, remembered)
+    found = joined(found, discover(setup, models, cases.of("global"), number))
+    progress(number, "evaluate")
+    record = recording.snapshot(setup, round_, losses, local, globals_) | recording.of_circuits(cases, found.circuit)
+    record |= controls.rediscovery(setup.facts.experiment, cases, found.circuit, found.again)
+    return (globals_, remembered), record | measure(setup, round_, models, cases, found)
 
 
 def differing_when_repeated(setup: Setup) -> list[str]:
@@ -95,127 +111,151 @@ def _silent(round_: int, stage: str) -> None:
 
 def initial_models(setup: Setup) -> Params:
     """Every seed's fresh global model, (S, ...), on every device."""
-    fresh = [setup.initial_params(seed) for seed in setup.experiment.seeds]
+    fresh = [initial_params(setup.facts, seed) for seed in setup.facts.experiment.seeds]
     stacked = jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *fresh)
     return lift.replicate(stacked, setup.layout)
 
 
-def train(setup: Setup, globals_: Params, round_: Round) -> tuple[Params, np.ndarray]:
-    """Local training of the round's clients: global params (S, ...) -> local params (M, ...) and losses (M, T)."""
-    local = setup.experiment.local
+def initial_params(facts: Facts, seed: int) -> Params:
+    """The fresh model of a seed."""
+    dataset, channels = facts.dataset, facts.experiment.model.channels
+    return _initialise(keys.jax_key(seed, keys.INIT), dataset.image_shape, channels, dataset.num_classes, facts.dtype)
+
+
+_initialise = jax.jit(model.init, static_argnums=(1, 2, 3, 4))
+
+
+def train(setup: Setup, globals_: Params, round_: Round, state: MethodState = NO_STATE) -> tuple[Params, np.ndarray]:
+    """Local training of the round's clients: global params (S, ...) -> local params (M, ...) and losses (M, T).
+
+    state: the method's, as `initial_state` and `aggregate` give it.
+    """
+    local = setup.facts.experiment.local
     plans = [
         batches.training_plan(
-            {k: setup.clients[s][k] for k in clients}, local.batch_size, local.epochs, seed, round_.number,
+            {k: setup.facts.clients[s][k] for k in clients}, local.batch_size, local.epochs, seed, round_.number,
             setup.plan_shape,
         )
-        for s, (seed, clients) in enumerate(zip(setup.experiment.seeds, round_.clients, strict=True))
+        for s, (seed, clients) in enumerate(zip(setup.facts.experiment.seeds, round_.clients, strict=True))
     ]  # fmt: skip
     plan = Plan(*(np.concatenate(parts) for parts in zip(*plans, strict=True)))
     which = round_.models
     trained, losses = programs.train_models(
-        globals_, setup.train_images, which[0], plan, setup.keep[which], setup.counts[which],
-        how=setup.layout, local=local, sparse=setup.experiment.sparsity,
+        globals_, setup.train_images, which[0], plan, setup.facts.keep[which], setup.facts.counts[which],
+        state, which[1],
+        how=setup.layout, local=local, sparse=setup.facts.experiment.sparsity, method=setup.facts.method,
     )  # fmt: skip
     losses = np.asarray(losses)
     checks.require_finite_losses(setup, round_, losses)
     return trained, losses
 
 
-def aggregate(setup: Setup, state: Any, globals_: Params, local: Params, round_: Round) -> tuple[Params, Any]:
-    """The server's step for every seed: new global params (S, ...) and server state."""
-    samples = np.take_along_axis(setup.counts.sum(-1), round_.clients, 1)
-    return programs.aggregate(state, globals_, local, samples, how=setup.layout, settings=setup.experiment.aggregation)
+def aggregate(
+    setup: Setup, state: MethodState, globals_: Params, local: Params, round_: Round, masks: Gates | None = None
+) -> tuple[Params, MethodState]:
+    """The server's step for every seed: new global params (S, ...) and the method's state.
+
+    Args: local (M, ...); masks: the circuits of the local models, {layer: bool (S, P, Y, O_l)}, for a method that needs
+    them.
+    """
+    there = (np.arange(len(round_.clients))[:, None], round_.clients)
+    counts, steps = setup.facts.counts[there], setup.facts.steps[there]
+    clients = Clients(local, counts.sum(-1), counts, steps, round_.clients, masks)  # type: ignore[arg-type]
+    return programs.aggregate(state, globals_, clients, how=setup.layout, method=setup.facts.method)
 
 
-def analyse(
-    setup: Setup, local: Params, globals_: Params, round_: Round, progress: Progress = _silent
-) -> dict[str, np.ndarray]:
-    """Discover every circuit on local and on global models and measure them; arrays with leading axes (2, C)."""
-    models = programs.joined(local, globals_, how=setup.layout)
-    which = models_of(setup, round_)
-    progress(round_.number, "discover")
-    fill = _fills(setup, models, which, round_)
-    how, settings = setup.layout, replace(setup.experiment.discovery, repeat="never")  # one program for both
-    search = partial(programs.discover_circuits, models, setup.train_images, which, how=how, settings=settings)
-    scores, *again = [search(discovery_plans(setup, round_, p), fill) for p in controls.searches(setup, round_)]
-    checks.require_scores(setup, round_, (scores, *again))
-    progress(round_.number, "evaluate")
-    found = recording.of_circuits(setup, round_, scores) | controls.rediscovery(setup, round_, scores, again)
-    return found | measure(setup, models, which, scores, fill, round_)
+def stack(setup: Setup, round_: Round, local: Params, globals_: Params, state: MethodState = NO_STATE) -> Params:
+    """The models that `Cases.model` counts: local ones (M, ...), global ones (S, ...) and, of a method that serves
+    every client a model of its own, these (M, ...)."""
+    method, parts = setup.facts.method, [local, globals_]
+    if method.serve is not None:
+        parts.append(programs.serve_models(globals_, state, *round_.models, how=setup.layout, method=method))
+    return programs.joined(parts, how=setup.layout)
 
 
-def models_of(setup: Setup, round_: Round) -> np.ndarray:
-    """(2C,) each circuit's model: the client's own, then its seed's global one."""
-    c, models = setup.circuits.at(round_.rows), round_.clients.size
-    place = np.zeros(setup.counts.shape[:2], int)
-    place[round_.models] = np.arange(models)
-    return np.concatenate([place[c.seed, c.client], models + c.seed])
+def circuits_of(setup: Setup, round_: Round, cases: Cases, found: Found) -> Gates:
+    """The circuits of local models as a method sees them: bool (S, P, Y, O_l) a layer, closed where none was found."""
+    shape = (*round_.clients.shape, setup.facts.dataset.num_classes)
+    masks = {layer: np.zeros((*shape, mask.shape[-1]), bool) for layer, mask in found.circuit.mask.items()}
+    for layer, mask in found.circuit.mask.items():
+        by_model = masks[layer].reshape(-1, *masks[layer].shape[2:])
+        by_model[cases.model[cases.real], cases.label[cases.real]] = mask[cases.real]
+    return masks  # type: ignore[return-value]
 
 
-def discovery_plans(setup: Setup, round_: Round, purposes: tuple[int, int] = keys.DISCOVER) -> Plan:
-    """The discovery batches of every circuit, local ones first: (2C, T, B)."""
-    c, steps = setup.circuits, setup.experiment.discovery.steps
-    width = setup.layout.padded(max(setup.discovery_batches), 1)
-    plans = []
-    for purpose in purposes:
-        for i in round_.rows:
-            key = (setup.experiment.seeds[c.seed[i]], purpose, round_.number, int(c.client[i]), int(c.label[i]))
-            images, batch = setup.discovery_images[i], setup.discovery_batches[i]
-            plans.append(batches.discovery_plan(images, batch, steps, key, width))
-    return batches.stack(plans)
+class Found(NamedTuple):
+    """What the searches of some cases found: arrays (n, ...) on the host."""
+
+    circuit: Circuit
+    again: list[Circuit]
+    """Found by a second search on the same weights, on request."""
+    ablation: Ablation
+    """What a closed channel of each circuit's own model is replaced by."""
 
 
-def measure(
-    setup: Setup, models: Params, which: np.ndarray, scores: Gates, fill: Gates | None, round_: Round
-) -> dict[str, np.ndarray]:
-    """Section 5's measures of every circuit (leading axes (2, C): local, global) and of every model."""
-    how, test = setup.layout, setup.test
-    target = np.tile(setup.circuits.label[round_.rows], 2)
-    gates = {layer: (score > 0).astype(setup.dtype) for layer, score in scores.items()}
-    other = np.roll(which, len(which) // 2)  # a local circuit's mask on the global model, and the other way round
-    judge = programs.measure_circuits
-    whole = programs.all_open(models)  # judged in the same call as circuits, which is then compiled but once
-    count = len(whole["conv1"])
-    everything = np.concatenate([which, other, np.arange(count)]), _stacked(gates, gates, whole)
-    fills = None if fill is None else _stacked(fill, _swap(fill), whole)
-    classes = np.concatenate([target, target, np.zeros(count, int)])
-    judged = judge(models, test, *everything, fills, classes, how=how, measure=evaluation.performance)
-    kept, crossed, (_, accuracy) = _split(judged, len(which))
-    by_class = controls.class_judgements(setup, round_, which, scores, fill)
-    accuracies = np.asarray(judge(models, test, *by_class, how=how, measure=evaluation.class_accuracy))
-    empty = programs.empty_masks(models, which, fill, target, how=how)
-    found = recording.of_measures(setup, round_, kept[0], crossed[0], accuracies[: len(which)], empty, accuracy)
-    return found | controls.random_masks(setup, round_, accuracies)
+def joined(first: Found, second: Found) -> Found:
+    """The rows of both."""
+    return jax.tree.map(lambda a, b: np.concatenate([a, b]), first, second)
 
 
-def _stacked(*parts: Gates) -> Gates:
-    return {layer: jnp.concatenate([part[layer] for part in parts]) for layer in parts[0]}
+def discover(setup: Setup, models: Params, cases: Cases, number: int) -> Found:
+    """Search these circuits on their models (`stack`), once or twice (`controls.searches`)."""
+    experiment, ablation = setup.facts.experiment, _ablation(setup, models, cases)
+    settings = replace(experiment.discovery, repeat="never")  # one program, whatever the control
+    found = []
+    for purposes in controls.searches(experiment, number):
+        plan = discovery_plans(setup, cases, number, purposes)
+        search = partial(programs.discover_circuits, how=setup.layout, settings=settings)
+        found.append(jax.tree.map(np.asarray, search(models, setup.train_images, cases.model, plan, ablation)))
+    checks.require_scores(experiment, number, cases, [one.score for one in found])
+    return Found(found[0], found[1:], jax.tree.map(np.asarray, ablation))
 
 
-def _split(judged: Any, circuits: int) -> list[Any]:
-    """On the own model, on the other one, and the rest."""
-    ends = (slice(circuits), slice(circuits, 2 * circuits), slice(2 * circuits, None))
-    return [jax.tree.map(lambda values, part=part: values[part], judged) for part in ends]
+def discovery_plans(setup: Setup, cases: Cases, number: int, purposes: tuple[int, int] = keys.DISCOVER) -> Plan:
+    """The discovery batches of every case: (n, T, B)."""
+    facts, steps = setup.facts, setup.facts.experiment.discovery.steps
+    width = setup.layout.padded(max(facts.discovery_batches), 1)
+    keyed = cases.keys(facts.experiment.seeds, purposes, number)
+    return batches.stack([
+        batches.discovery_plan(facts.discovery_images[i], facts.discovery_batches[i], steps, key, width)
+        for i, key in zip(cases.circuit, keyed, strict=True)
+    ])  # fmt: skip
 
 
-def _swap(fill: Gates) -> Gates:
-    """The fills of the other model, with the same client's data."""
-    return {k: jnp.roll(v, v.shape[0] // 2, 0) for k, v in fill.items()}
+def measure(setup: Setup, round_: Round, models: Params, cases: Cases, found: Found) -> recording.Record:
+    """Section 5's measures of every circuit, on its own model and on the other one, and of every model."""
+    test, judge, mask, ablation = setup.test, programs.judge, found.circuit.mask, found.ablation
+    own = Masked(cases.model, controls.gates(mask, setup.facts.dtype), ablation, cases.label)
+    crossed = own._replace(model=cases.other, ablation=jax.tree.map(lambda v: v[cases.mirror], ablation))
+    # Whole models are judged in the same call as circuits, which is then compiled but once.
+    rows = programs.stacked([own, crossed, programs.whole_models(models, ablation)])
+    judged = jax.tree.map(np.asarray, judge(models, test, rows, how=setup.layout, measure=evaluation.performance))
+    n = len(cases.model)
+    kept, across, (_, accuracy) = (
+        jax.tree.map(lambda values, part=part: values[part], judged)
+        for part in (slice(n), slice(n, 2 * n), slice(2 * n, None))
+    )
+    by_class = programs.stacked(controls.by_class(setup.facts, cases, own, crossed, mask, round_.number))
+    accuracies = np.asarray(judge(models, test, by_class, how=setup.layout, measure=evaluation.class_accuracy))
+    empty = programs.empty_masks(models, cases.model, ablation, cases.label, how=setup.layout)
+    record = recording.of_measures(setup.facts, round_, cases, kept[0], across[0], accuracies[:n], empty, accuracy)
+    return record | controls.random_masks(setup.facts.experiment, cases, accuracies[n:])
 
 
-def _fills(setup: Setup, models: Params, which: np.ndarray, round_: Round) -> Gates | None:
-    """Mean ablation: every channel's mean output, on each circuit's model, over its client's data, (2C, O_l)."""
-    if setup.experiment.discovery.ablation == "zero":
-        return None
-    clients, batch = [own for seed in setup.clients for own in seed], setup.layout.forward_batch
+def _ablation(setup: Setup, models: Params, cases: Cases) -> Ablation:
+    """What a closed channel is replaced by, (n, ...): 0, or its mean output on the circuit's model over its client's
+    data."""
+    facts = setup.facts
+    if facts.experiment.discovery.ablation == "zero":
+        return ZERO
+    clients, batch = [own for seed in facts.clients for own in seed], setup.layout.forward_batch
     rows = -(-max(map(len, clients)) // batch)
     index, valid = (
         np.stack(part) for part in zip(*(evaluation.groups(own, batch, rows) for own in clients), strict=True)
     )
-    c = setup.circuits.at(round_.rows)
-    client = np.tile(c.seed * len(setup.clients[0]) + c.client, 2)
-    pairs, back = np.unique(np.stack([which, client]), axis=1, return_inverse=True)
+    client = cases.seed * len(facts.clients[0]) + cases.client
+    pairs, back = np.unique(np.stack([cases.model, client]), axis=1, return_inverse=True)
     means = programs.mean_outputs(
         models, setup.train_images, pairs[0], index[pairs[1]], valid[pairs[1]], how=setup.layout
     )
-    return {layer: mean[back] for layer, mean in means.items()}
+    return jax.tree.map(lambda mean: mean[back], means)

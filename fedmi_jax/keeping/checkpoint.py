@@ -3,7 +3,7 @@
 FOLDER/unfinished/
     run.json          the configuration, which images (a fingerprint), how often to checkpoint, where it began
     round-00001.npz   the record of every measure of round 1, written once; booleans as bits
-    state-00001.npz   global weights and aggregator state after round 1; the last few are kept
+    state-00001.npz   global weights and the method's state after round 1; the last few are kept
     lock, owner.json  see `fedmi_jax.keeping.lock`
 
 There is no state of any random generator to keep: every draw is keyed by integers (`fedmi_jax.keys`), so a round is a
@@ -37,7 +37,8 @@ FOLDER = "unfinished"
 _LOG = logging.getLogger(__name__)
 
 State = tuple[Any, Any]
-"""Global params (S, ...) and the aggregator's state."""
+"""Global params (S, ...) and the method's state (`fedmi_jax.aggregation.State`): the server's (S, ...), and that of
+every client (S, K_total, ...)."""
 
 
 class Keeper(Protocol):
@@ -131,7 +132,7 @@ class OnDisk:
             if (leaf.shape, leaf.dtype) != (place.shape, place.dtype):
                 raise FedmiError(f"{path}: {name} is {leaf.dtype}{leaf.shape}, not {place.dtype}{place.shape}")
         found = jax.tree.unflatten(structure, leaves)
-        return found["weights"], found["aggregator"]
+        return found["weights"], found["method"]
 
     def add(self, number: int, record: Record, state: State) -> None:
         write_arrays(_path(self.home, "round", number), record, self.run)
@@ -170,7 +171,7 @@ class Together:
 
 
 def _named(state: State) -> dict[str, Any]:
-    return {"weights": state[0], "aggregator": state[1]}
+    return {"weights": state[0], "method": state[1]}
 
 
 def _path(home: Path, kind: str, number: int) -> Path:

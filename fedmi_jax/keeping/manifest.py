@@ -35,6 +35,8 @@ class Manifest:
     """`identity.fingerprint` of the images."""
     machine: dict[str, str]
     """Versions and devices at the start."""
+    method: str | None = None
+    """Name of a method of the user's own, which was given from Python; None: the one that the experiment names."""
     schema_version: int = SCHEMA_VERSION
     dataset_name: str = "images without a name"
     """Of the images; files from before it was kept have none."""
@@ -47,7 +49,8 @@ class Manifest:
     @property
     def run(self) -> str:
         """The run's identity; with more rounds, or laid out otherwise, it is the same run."""
-        return _sha256([_identity(self.experiment), self.dataset])
+        own = [] if self.method is None else [self.method]
+        return _sha256([_identity(self.experiment), self.dataset, *own])
 
 
 def fixed(experiment: Experiment) -> Experiment:
@@ -67,10 +70,10 @@ def _identity(experiment: Experiment) -> dict[str, Any]:
 _MANIFEST = TypeAdapter(Manifest)
 
 
-def describe(experiment: Experiment, dataset: Dataset, settings: Checkpoint) -> Manifest:
-    """The manifest of a run that begins here and now."""
+def describe(experiment: Experiment, dataset: Dataset, settings: Checkpoint, method: str | None = None) -> Manifest:
+    """The manifest of a run that begins here and now. method: name of a method of the user's own."""
     sha256 = identity.fingerprint(dataset)
-    return Manifest(experiment, settings, sha256, machine(), dataset_name=dataset.name)
+    return Manifest(experiment, settings, sha256, machine(), method=method, dataset_name=dataset.name)
 
 
 def write(home: Path, manifest: Manifest) -> None:

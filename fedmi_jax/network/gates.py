@@ -36,9 +36,9 @@ straight_through_gate.defvjp(_gate_forward, _gate_backward)
 def gate_output(pooled: Array, gate: Array) -> Array:
     """Close channels after ReLU and pool, with the gradient of a gate that stands before ReLU.
 
-    pooled (N, h, w, O) >= 0; gate (O,), each 0 or 1; or another order of axes, with a gate that broadcasts. For such
-    gates relu_pool(gate * y) = gate * relu_pool(y). The gradients agree where the gate is 1; where it is 0, everything
-    before ReLU is exactly 0, so ReLU passes no gradient and a closed channel does not reopen on its own.
+    pooled (N, h, w, O) >= 0; gate (O,), each >= 0; or another order of axes, with a gate that broadcasts. For such
+    gates relu_pool(gate * y) = gate * relu_pool(y), and the gradients agree where the gate is positive. Where it is 0,
+    everything before ReLU is exactly 0, so ReLU passes no gradient and a closed channel does not reopen on its own.
     """
     return pooled * gate
 
@@ -49,7 +49,7 @@ def _output_forward(pooled: Array, gate: Array) -> tuple[Array, tuple[Array, Arr
 
 def _output_backward(residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
     pooled, gate = residuals
-    return g * gate, gate * sum_to(g * pooled, gate.shape)
+    return g * gate, (gate > 0) * sum_to(g * pooled, gate.shape)
 
 
 gate_output.defvjp(_output_forward, _output_backward)

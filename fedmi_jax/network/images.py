@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-
-from fedmi_jax.network.model import Params
 
 
 class Images(NamedTuple):
@@ -29,7 +27,9 @@ class Images(NamedTuple):
         return (self.pixels[index].astype(self.mean.dtype) / 255 - self.mean) / self.std
 
 
-def accumulate(loss: partial, params: Params, index: Array, weight: Array, micro_batch: int) -> tuple[Array, Params]:
+def accumulate(
+    loss: Callable[..., Array], params: Any, index: Array, weight: Array, micro_batch: int
+) -> tuple[Array, Any]:  # fmt: skip
     """Value and gradient of the loss over (B,) images, summed over B / micro_batch pieces one after the other."""
     value_and_gradient = jax.value_and_grad(loss)
     if micro_batch >= index.shape[0]:

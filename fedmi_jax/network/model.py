@@ -15,14 +15,12 @@ from flax import linen as nn
 from jax import Array, lax
 
 from fedmi_jax.network import sparse_ops
-from fedmi_jax.network.gates import gate_output
+from fedmi_jax.network.ablation import ZERO, Ablation, Gates
 from fedmi_jax.network.layers import conv_layers, conv_names
 from fedmi_jax.network.ops import LAYOUT, conv_windows, relu_pool, windows
 
 Params = Mapping[str, Array]
 """{"conv1_kernel": (3, 3, I, O_1), "conv1_bias": (O_1,), ..., "fc_kernel": (h * w * O_L, Y), "fc_bias": (Y,)}."""
-Gates = Mapping[str, Array]
-"""{"conv1": (O_1,), ..., "convL": (O_L,)}; 1 keeps a channel, 0 closes it."""
 
 
 def _uniform(fan_in: int) -> Any:
@@ -42,30 +40,21 @@ class CNN(nn.Module):
     classes: int
 
     @nn.compact
-    def __call__(self, x: Array, gates: Gates | None = None, fill: Gates | None = None) -> Array:
+    def __call__(self, x: Array, gates: Gates | None = None, ablation: Ablation = ZERO) -> Array:
         """Logits (N, Y) of normalised images x (N, H, W, I).
 
         gates: as `Gates`, multiplied with the convolution's output, bias included, before ReLU (section 2.2); None: all
-        open. fill: what a closed channel's output is replaced by, in the same form (mean ablation); None: 0.
+        open. ablation: what a closed channel's output is replaced by.
         """
         for layer, width in zip(conv_names(len(self.channels)), self.channels, strict=True):
             fan_in = 9 * x.shape[-1]
             kernel = self.param(f"{layer}_kernel", _uniform(fan_in), (3, 3, x.shape[-1], width), x.dtype)
             bias = self.param(f"{layer}_bias", _uniform(fan_in), (width,), x.dtype)
-            gate, instead = (None if values is None else values[layer] for values in (gates, fill))
-            x = _activate(conv_windows(x, kernel, is_image=layer == "conv1"), bias, gate, instead)
+            elements: Any = conv_windows(x, kernel, is_image=layer == "conv1")
+            x = relu_pool(elements, bias) if gates is None else ablation.activate(elements, bias, gates[layer], layer)
         x = x.reshape(x.shape[0], -1)
         kernel = self.param("fc_kernel", _uniform(x.shape[-1]), (x.shape[-1], self.classes), x.dtype)
         return x @ kernel + self.param("fc_bias", _uniform(x.shape[-1]), (self.classes,), x.dtype)
-
-
-def _activate(elements: Array, bias: Array, gate: Array | None, fill: Array | None) -> Array:
-    """Bias, gate, ReLU and pool of a convolution's output, handed over as pooling windows."""
-    if gate is None:
-        return relu_pool(elements, bias)
-    if fill is None:  # a gate of 0 or 1 commutes with ReLU and pool, where there is four times less to do
-        return gate_output(relu_pool(elements, bias), gate)
-    return relu_pool(gate * (elements + bias) + (1 - gate) * fill, jnp.zeros_like(bias))
 
 
 def init(
@@ -86,26 +75,29 @@ class SparseModel(NamedTuple):
     """{"conv1": ..., "conv2": ..., ...}, from `sparse_ops.visit`; they stand in for those of `params`."""
 
 
-def apply(params: Params | SparseModel, x: Array, gates: Gates | None = None, fill: Gates | None = None) -> Array:
+def apply(
+    params: Params | SparseModel, x: Array, gates: Gates | None = None, ablation: Ablation = ZERO
+) -> Array:  # fmt: skip
     """Logits (N, Y) of normalised images x (N, H, W, I); depth and widths are read from the parameters."""
     if isinstance(params, SparseModel):
-        return _apply_sparse(params, x, gates, fill)
+        return _apply_sparse(params, x, gates, ablation)
     channels = tuple(params[f"{layer}_bias"].shape[0] for layer in conv_layers(params))
-    return CNN(channels, params["fc_bias"].shape[0]).apply({"params": params}, x, gates, fill)  # type: ignore[return-value]
+    return CNN(channels, params["fc_bias"].shape[0]).apply({"params": params}, x, gates, ablation)  # type: ignore[return-value]
 
 
-def _apply_sparse(model: SparseModel, x: Array, gates: Gates | None, fill: Gates | None) -> Array:
+def _apply_sparse(model: SparseModel, x: Array, gates: Gates | None, ablation: Ablation) -> Array:
     params, x = model.params, x.transpose(3, 1, 2, 0)  # images last
+    gates, ablation = jax.tree.map(_channels_first, (gates, ablation))
     for layer in conv_layers(params):
         elements: Any = sparse_ops.conv_windows(x, model.kernels[layer], params[f"{layer}_bias"].shape[0])
-        bias, gate = _channels_first(params, f"{layer}_bias"), _channels_first(gates, layer)
-        x = _activate(elements, bias, gate, _channels_first(fill, layer))
+        bias = _channels_first(params[f"{layer}_bias"])
+        x = relu_pool(elements, bias) if gates is None else ablation.activate(elements, bias, gates[layer], layer)
     x = x.transpose(3, 1, 2, 0).reshape(x.shape[-1], -1)
     return x @ params["fc_kernel"] + params["fc_bias"]
 
 
-def _channels_first(values: Mapping[str, Array] | None, name: str) -> Any:
-    return None if values is None else values[name][:, None, None, None]
+def _channels_first(values: Array) -> Array:
+    return values[:, None, None, None]
 
 
 def conv_outputs(params: Params, x: Array) -> dict[str, Array]:

@@ -8,6 +8,9 @@ computed on the host in double precision, because int() of a product decides how
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
@@ -21,7 +24,7 @@ def is_weight(name: str) -> bool:
     return name.endswith("_kernel")
 
 
-def weight_sizes(params: Params) -> dict[str, int]:
+def weight_sizes(params: Mapping[str, Any]) -> dict[str, int]:
     """Number of weights of each prunable tensor of ONE model, in pruning order."""
     return {name: int(np.prod(params[name].shape)) for name in sorted(params) if is_weight(name)}
 
