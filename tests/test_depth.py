@@ -13,7 +13,7 @@ from fedmi_jax import from_arrays
 from fedmi_jax.config import Discovery, Evaluation, Execution, Model
 from fedmi_jax.data import batches
 from fedmi_jax.federation import simulation
-from fedmi_jax.federation.setup import prepare
+from fedmi_jax.federation.setup import place, prepare
 from fedmi_jax.results import store, summary
 from fedmi_jax.results.authors import export_authors, import_authors
 
@@ -36,21 +36,22 @@ def made(request, squares):
         execution=Execution(client_chunk=chunk, precision="float64", save_weights=True),
     )  # fmt: skip
     with jax.enable_x64(True):
-        setup = prepare(experiment, enlarged(squares, times))
-    return setup, simulation.run(experiment, setup.dataset)
+        setup = place(prepare(experiment, enlarged(squares, times)))
+    return setup, simulation.run(experiment, setup.facts.dataset)
 
 
 @pytest.mark.usefixtures("x64")
 def test_is_the_plain_method(made):
     setup, run = made
-    experiment, images, test = setup.experiment, inputs(setup, "train"), inputs(setup, "test")
+    experiment, images, test = setup.facts.experiment, inputs(setup, "train"), inputs(setup, "test")
     at = {"seed": SEED, "round": 1}
     local, global_ = weights(run, "local", **at, client=CLIENT), weights(run, "global", **at)
     for name, expected in trained(setup, images).items():
         np.testing.assert_allclose(local[name], expected, rtol=1e-7, atol=1e-9, err_msg=name)
         np.testing.assert_allclose(run[f"weights_local_{name}"].mean("client").values[0, 0], global_[name], rtol=1e-12)
-    plan, circuits = simulation.discovery_plans(setup, setup.round(1)), setup.circuits
-    row = np.flatnonzero((circuits.client == CLIENT) & (circuits.label == LABEL)).item()
+    cases = setup.facts.cases(setup.facts.round(1)).of("local")
+    plan = simulation.discovery_plans(setup, cases, 1)
+    row = np.flatnonzero((cases.client == CLIENT) & (cases.label == LABEL)).item()
     drawn = [i[w > 0] for i, w in zip(plan.indices[row], plan.weight[row], strict=True)]
     scores = plain.discover(local, images, drawn, LABEL, experiment.discovery)
     circuit = run.sel({**at, "origin": "local", "client": CLIENT, "class": LABEL})
@@ -67,7 +68,8 @@ def test_is_the_plain_method(made):
 
 def trained(setup, images):
     """The client's weights, plainly."""
-    local, sparse, everyone = setup.experiment.local, setup.experiment.sparsity, dict(enumerate(setup.clients[0]))
+    experiment, everyone = setup.facts.experiment, dict(enumerate(setup.facts.clients[0]))
+    local, sparse = experiment.local, experiment.sparsity
     plan = batches.training_plan(everyone, local.batch_size, local.epochs, SEED, 1, setup.plan_shape)
     own = [i[w > 0] for i, w in zip(plan.indices[CLIENT], plan.weight[CLIENT], strict=True)]
 
@@ -77,13 +79,13 @@ def trained(setup, images):
     def prune(params, t):
         return plain.prune(params, plain.ramp(sparse.target, t, len(own)), sparse.floor)
 
-    start = {name: jnp.asarray(value) for name, value in setup.initial_params(SEED).items()}
+    start = {name: jnp.asarray(value) for name, value in simulation.initial_params(setup.facts, SEED).items()}
     return plain.adam(loss, start, own, local.learning_rate, prune)[0]
 
 
 def test_the_result_has_its_layers_and_goes_through_files(made, tmp_path):
     setup, run = made
-    channels = setup.experiment.model.channels
+    channels = setup.facts.experiment.model.channels
     layers = [f"conv{i}" for i in range(1, len(channels) + 1)]
     assert run["layer"].values.tolist() == layers
     assert run["parameter_layer"].values.tolist() == [*layers, "fc"]
