@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fedmi_jax.errors import FedmiError
 from fedmi_jax.network.layers import CONV_LAYERS
-from fedmi_jax.results import authors
+from fedmi_jax.results import authors, authors_file
 from fedmi_jax.results.authors import export_authors, import_authors
 
 REFERENCE = Path(__file__).parent / "data" / "reference"
@@ -196,6 +196,26 @@ def test_class_names_without_a_number(tmp_path):
         import_authors(path)
 
 
+def test_networks_of_other_widths_and_depths(tmp_path):
+    """The file does not say how many channels there are; who knows says it."""
+    deep = {
+        "active_nodes": {"conv1": [40], "conv2": [], "conv3": [7], "conv4": [0, 1]},
+        "connectivity": {"conv1": {"40": [0]}, "conv4": {"1": [7]}},
+        "metrics": {},
+    }
+    path = written(tmp_path, tree({"0 - zero": deep}))
+    ds = import_authors(path, channels=(48, 2, 8, 2))
+    assert [ds.sizes[f"channel_conv{i}"] for i in (1, 2, 3, 4)] == [48, 2, 8, 2]
+    assert ds["size"].isel(origin=0).values.ravel().tolist() == [1, 0, 1, 2]
+    assert ds["edges"].isel(origin=0).values.ravel().tolist() == [1, 0, 0, 1]
+    back = json.loads(export_authors(ds, tmp_path / "back.json").read_text())
+    filled = {**deep, "connectivity": {"conv2": {}, "conv3": {}, "fc": {}, **deep["connectivity"]}}
+    assert back == tree({"0 - zero": filled})
+    for channels, said in (((40, 2, 8, 2), "conv1: channels must be less than 40; got 40"), (None, "got .*conv4; the")):
+        with pytest.raises(FedmiError, match=said):
+            import_authors(path, channels=channels)
+
+
 def test_colour_images_have_three_channels(tmp_path):
     coloured = circuit(([4], [], []), ({"4": [0, 2]}, {}, {}))
     ds = import_authors(written(tmp_path, tree({"0 - zero": coloured})))
@@ -255,12 +275,21 @@ def refused(path: Path, message: str):
     [
         (
             lambda c, _: c["active_nodes"]["conv1"].append(32),
-            r"client_0\.0 - zero\.active_nodes\.conv1\.1: .* 32; got 32",
+            r"client_0\.0 - zero\.active_nodes\.conv1: .* 32; got 32; the file was read with channels 32 64 128",
         ),
+        (lambda c, _: c["active_nodes"].update(conv4=[]), r"active_nodes: must have conv1, conv2, conv3; got .*conv4"),
+        (lambda c, _: c["connectivity"].update(conv4={}), r"connectivity: must have .* fc; got .*conv4"),
+        (lambda c, _: c["active_nodes"].update(dense=[]), r"active_nodes\.dense"),
+        (lambda c, _: c["connectivity"]["conv2"].update({"64": [1]}), r"connectivity\.conv2: .* less than 64; got 64"),
+        (lambda c, _: c["connectivity"]["conv2"].update({"2": [32]}), r"conv2, from: .* less than 32; got 32"),
+        (lambda c, _: c["connectivity"]["conv1"].update({"1": [3]}), r"conv1, from: .* less than 3; got 3"),
         (lambda c, _: c["active_nodes"]["conv3"].append(-1), "greater than or equal to 0; got -1"),
         (lambda c, _: c["active_nodes"]["conv1"].append("1"), r"active_nodes\.conv1\.1: .*integer; got '1'"),
         (lambda c, _: c["active_nodes"]["conv1"].append(True), r"active_nodes\.conv1\.1: .*integer; got True"),
-        (lambda c, _: c["active_nodes"].pop("conv2"), r"active_nodes\.conv2: field required"),
+        (
+            lambda c, _: c["active_nodes"].pop("conv2"),
+            r"active_nodes: must have conv1, conv2, .*; got conv1, conv3;",
+        ),
         (lambda c, _: c["connectivity"]["conv2"].update(x=[0]), r"connectivity\.conv2\.x\.\[key\]"),
         (lambda c, _: c["connectivity"]["fc"].update({"0": [1]}), r"connectivity\.fc"),
         (lambda c, _: c["connectivity"]["conv2"].update({"3": [1]}), r"connectivity\.conv2: must be the edges between"),
@@ -310,9 +339,9 @@ def test_truncated_missing_and_oversized_files(tmp_path, monkeypatch):
     refused(cut, "truncated or damaged gzip")
     refused(tmp_path / "none.json", "No such file")
     refused(tmp_path, "Is a directory")
-    monkeypatch.setattr(authors, "MAX_BYTES", 170_601)  # one less than the file has
+    monkeypatch.setattr(authors_file, "MAX_BYTES", 170_601)  # one less than the file has
     refused(reference("1_class_per_client"), "more than 170601 bytes")
-    monkeypatch.setattr(authors, "MAX_BYTES", 170_602)
+    monkeypatch.setattr(authors_file, "MAX_BYTES", 170_602)
     assert import_authors(reference("1_class_per_client")).sizes["round"] == 10
     monkeypatch.setattr(authors, "MAX_PLACES", 8)
     refused(reference("1_class_per_client"), "3 clients and 3 classes; at most 8 places are read")

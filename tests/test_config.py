@@ -37,6 +37,7 @@ experiments = st.builds(
         c.Sparsity, target=st.floats(0, 1, exclude_max=True), ramp=st.booleans(),
         scope=st.sampled_from(["layer", "global"]), floor=st.integers(0, 20),
     ),
+    model=st.builds(c.Model, channels=st.lists(count, min_size=1, max_size=6).map(tuple)),
     aggregation=st.builds(c.Aggregation, weighting=st.sampled_from(["uniform", "samples"])),
     discovery=st.builds(
         c.Discovery, classes=st.none() | st.lists(label, unique=True, max_size=4).map(tuple), steps=count,
@@ -58,6 +59,13 @@ def test_json_round_trip(experiment):
     plain = json.loads(json.dumps(c.to_dict(experiment)))
     assert c.from_dict(plain) == experiment
     assert hash(c.from_dict(plain)) == hash(experiment)  # settings are static arguments of compiled programs
+
+
+def test_without_a_model_it_is_the_papers():
+    """As in experiments that were written before width and depth could be chosen."""
+    values = c.to_dict(c.Experiment())
+    del values["model"]
+    assert c.from_dict(values) == c.Experiment(model=c.Model(channels=(32, 64, 128)))
 
 
 CLASS_MAP = {"kind": "class-map", "clients": 2}
@@ -85,6 +93,8 @@ INVALID = [
     ("split.class_map.1.0", {"split": {**CLASS_MAP, "class_map": [[0], [-1]]}}),
     ("split.class_map", {"split": {"class_map": [[0], [1]]}}),
     ("data.images_per_client", {"data": {"images_per_client": 0}}),
+    ("model.channels", {"model": {"channels": []}}),
+    ("model.channels.1", {"model": {"channels": [8, 0]}}),
     ("local.epochs", {"local": {"epochs": 0}}),
     ("local.batch_size", {"local": {"batch_size": 0}}),
     ("local.learning_rate", {"local": {"learning_rate": 0}}),

@@ -21,13 +21,14 @@ from cheap import Moments, assemble, small_round
 import fedmi_jax
 from fedmi_jax import files
 from fedmi_jax.cli import main, tables
-from fedmi_jax.config import Checkpoint, Execution, from_json, replace
+from fedmi_jax.config import Checkpoint, Execution, Experiment, Model, from_json, replace
 from fedmi_jax.data import datasets
 from fedmi_jax.errors import ConfigError, FedmiError
 from fedmi_jax.federation import checks, recording, resumable, simulation
 from fedmi_jax.federation.setup import place, prepare
 from fedmi_jax.keeping import stored
 from fedmi_jax.keeping.checkpoint import FOLDER
+from fedmi_jax.keeping.manifest import Manifest
 from fedmi_jax.presets import PRESETS, Preset
 from fedmi_jax.results import store, summary
 
@@ -45,6 +46,18 @@ def cut(round_, stage):
             raise PowerCutError
 
     return progress
+
+
+def test_runs_begun_by_earlier_versions_are_the_same_runs():
+    """Identities recorded before `model` and the methods' settings could be chosen."""
+
+    def identity(experiment):
+        return Manifest(experiment, Checkpoint(), "0" * 64, {}).run
+
+    (quick,) = PRESETS["quick"].experiments
+    assert identity(Experiment()) == "13c252ece3ba4770438e968c56d8987283fef930b41607c0e045ce63f776bc14"
+    assert identity(quick) == "21e00d897d3669838589f8a926e997bd9803a964062cda3a385fd5ce0f526e29"
+    assert identity(replace(quick, model=Model(channels=(32, 64)))) != identity(quick)
 
 
 # --- a whole run ---

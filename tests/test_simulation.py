@@ -15,7 +15,7 @@ from fedmi_jax.config import Data, Discovery, Evaluation, Execution, Local, Mode
 from fedmi_jax.data import batches, datasets
 from fedmi_jax.errors import FedmiError
 from fedmi_jax.federation import checks, simulation
-from fedmi_jax.federation.setup import lay_out, memory, place, prepare
+from fedmi_jax.federation.setup import activations, lay_out, memory, place, prepare
 from fedmi_jax.network.images import Images
 from fedmi_jax.results import store, summary
 
@@ -397,3 +397,9 @@ def test_setup_of_clients_of_different_sizes(squares):
     assert setup.facts.discovery_batches == [16, 5, 5, 5]
     assert int(setup.test.valid.sum()) == 20
     assert memory(setup.facts, lay_out(setup.facts)) > 0
+
+
+def test_numbers_that_a_pass_works_on():
+    """Outputs; and 9 per pixel and channel of the image, then 16 per window and channel of every layer."""
+    assert activations((10, 8, 3), (5,)) == 10 * 8 * (5 + 9 * 3)
+    assert activations((10, 9, 3), (5, 6, 7)) == 90 * (5 + 27) + 5 * 4 * (6 + 4 * 5) + 2 * 2 * (7 + 4 * 6)

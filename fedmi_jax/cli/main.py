@@ -39,6 +39,8 @@ class Import:
     file: Positional[Path]
     """FILE.json or FILE.json.gz."""
     out: Path
+    channels: tuple[int, ...] = (32, 64, 128)
+    """Of each convolution of its network, which the file does not say."""
 
 
 @dataclass(frozen=True)
@@ -211,7 +213,7 @@ def _import(option: Import) -> int:
     store.refuse_taken(option.out)
     resumable.refuse(option.out)
     require_writable(option.out)
-    result = authors.import_authors(option.file)
+    result = authors.import_authors(option.file, channels=option.channels)
     print(store.save(result, option.out))
     return 0
 

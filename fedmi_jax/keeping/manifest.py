@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 from pydantic import TypeAdapter, ValidationError
 
-from fedmi_jax.config import Checkpoint, Evaluation, Experiment, Model, explain, replace, to_dict
+from fedmi_jax.config import Checkpoint, Evaluation, Experiment, explain, replace, to_dict
 from fedmi_jax.data import identity
 from fedmi_jax.data.identity import ImageSet
 from fedmi_jax.errors import FedmiError
@@ -61,10 +61,18 @@ def fixed(experiment: Experiment) -> Experiment:
     return replace(experiment, rounds=1, execution=execution, evaluation=evaluation)
 
 
+_LATER = {"model": ("channels",), "aggregation": ("fedprox", "fedrs")}
+"""Fields that runs of earlier versions do not have."""
+
+
 def _identity(experiment: Experiment) -> dict[str, Any]:
-    """A run that began before `model` could be set has the same identity today."""
-    values = to_dict(fixed(experiment))
-    return {k: v for k, v in values.items() if k != "model" or experiment.model != Model()}
+    """What decides the numbers, without later fields that have their defaults: a run that began before there were such
+    fields is the same run today."""
+    values, usual = to_dict(fixed(experiment)), to_dict(Experiment())
+    for section, names in _LATER.items():
+        own = values[section].items()
+        values[section] = {k: v for k, v in own if k not in names or v != usual[section][k]}
+    return {section: value for section, value in values.items() if value != {}}
 
 
 _MANIFEST = TypeAdapter(Manifest)

@@ -16,28 +16,33 @@ from __future__ import annotations
 import gzip
 import json
 import re
-import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import field
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import xarray as xr
-from pydantic import Field, TypeAdapter, ValidationError
-from pydantic.dataclasses import dataclass
 
-from fedmi_jax.config import explain
+from fedmi_jax.config import Model
 from fedmi_jax.errors import FedmiError
 from fedmi_jax.files import replacing
+from fedmi_jax.network.layers import conv_names
+from fedmi_jax.results.authors_file import (
+    IMAGE_CHANNELS,
+    Circuit,
+    Tree,
+    final_number,
+    models,
+    parse,
+    places,
+    require_network,
+)
 from fedmi_jax.results.connectivity import connected, edges, functional
 from fedmi_jax.results.schema import CIRCUIT_DIMS, ORIGINS, conv_layers, variables
 from fedmi_jax.results.similarity import measures, sizes
 from fedmi_jax.results.store import stamp
 
-MAX_BYTES = 2**26
-"""No file is read that is larger than this, once decompressed; parsed it takes twenty times as much memory."""
 MAX_PLACES = 10_000
 """Clients times classes; the similarity of every two classes grows with its square."""
 
@@ -49,8 +54,6 @@ CLASS_NAMES = {
 }  # fmt: skip
 """Class names without a number in the authors' files (torchvision's), by label."""
 
-_CHANNELS = {"conv1": 32, "conv2": 64, "conv3": 128}
-_IMAGE_CHANNELS = (1, 3)
 _METRICS = {
     "sufficiency": ("accuracy", ORIGINS),
     "necessity": ("necessity", ORIGINS),
@@ -58,79 +61,29 @@ _METRICS = {
 }
 
 
-# --- their schema ---------------------------------------------------------------------------------------------------
-
-
-_Node1 = Annotated[int, Field(ge=0, lt=_CHANNELS["conv1"], strict=True)]
-_Node2 = Annotated[int, Field(ge=0, lt=_CHANNELS["conv2"], strict=True)]
-_Node3 = Annotated[int, Field(ge=0, lt=_CHANNELS["conv3"], strict=True)]
-_Pixel = Annotated[int, Field(ge=0, lt=_IMAGE_CHANNELS[-1], strict=True)]
-_Key1 = Annotated[int, Field(ge=0, lt=_CHANNELS["conv1"])]  # keys are text, hence not strict
-_Key2 = Annotated[int, Field(ge=0, lt=_CHANNELS["conv2"])]
-_Key3 = Annotated[int, Field(ge=0, lt=_CHANNELS["conv3"])]
-_Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False, strict=True)]
-
-
-@dataclass(frozen=True)
-class _Nodes:
-    conv1: list[_Node1]
-    conv2: list[_Node2]
-    conv3: list[_Node3]
-
-
-@dataclass(frozen=True)
-class _Edges:  # destination -> sources; their newer code leaves out a layer whose weights are all zero
-    conv1: dict[_Key1, list[_Pixel]] = field(default_factory=dict)
-    conv2: dict[_Key2, list[_Node1]] = field(default_factory=dict)
-    conv3: dict[_Key3, list[_Node2]] = field(default_factory=dict)
-    fc: Annotated[dict[str, Any], Field(max_length=0)] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class _Metrics:
-    accuracy: _Percent | None = None
-    necessity: _Percent | None = None
-    local_mask_on_global_weights_acc: _Percent | None = None
-
-
-@dataclass(frozen=True)
-class _Circuit:
-    active_nodes: _Nodes
-    connectivity: _Edges
-    metrics: _Metrics
-
-
-_Clients = dict[Annotated[str, Field(pattern=r"^client_(0|[1-9]\d{0,5})$")], dict[str, _Circuit]]
-
-
-@dataclass(frozen=True)
-class _Round:
-    clients_local_model: Annotated[_Clients, Field(min_length=1)]
-    clients_global_model: Annotated[_Clients, Field(min_length=1)]
-
-
-_Key = Annotated[str, Field(pattern=r"^round_[1-9]\d{0,5}$")]
-_FILE = TypeAdapter(Annotated[dict[_Key, _Round], Field(min_length=1)])
-
-
 # --- reading --------------------------------------------------------------------------------------------------------
 
 
-def import_authors(path: str | Path, class_names: Sequence[str] | None = None) -> xr.Dataset:
+def import_authors(
+    path: str | Path, class_names: Sequence[str] | None = None, channels: Sequence[int] | None = None
+) -> xr.Dataset:
     """A results file of the authors (.json or .json.gz) as a result, with every measure of similarity.
 
     class_names: the data set's class names by label, needed only when the file's names carry no number ("0 - zero")
-    and are not those of a data set in `CLASS_NAMES`.
+    and are not those of a data set in `CLASS_NAMES`. channels: of each convolution of the file's network, which the
+    file does not say (only channels of circuits are in it); None: the paper's, 32, 64 and 128.
 
     Metrics become fractions, in float64; `export_authors` finds the file's exact percentages again. Raises FedmiError,
     in one line with the file and the place in it, when the file is missing, truncated, larger than MAX_BYTES, no JSON,
-    not of the authors' schema (channel numbers beyond 32 / 64 / 128 included), or contradicts itself.
+    not of the authors' schema, of another network than one of these channels, or contradicts itself.
     """
     path = Path(path)
-    tree = _parse(path)
+    tree = parse(path)
+    widths = Model().channels if channels is None else tuple(channels)
+    require_network(path, tree, widths)
     labels = _labels(path, _common_classes(path, tree), class_names)
     _require_few(path, tree, labels)
-    ds = _empty(tree, labels)
+    ds = _empty(tree, labels, widths)
     for index, circuit in _circuits(tree, ds, labels):
         _fill(ds, index, circuit)
     ds["drift_gap"] = _drift_gap(ds)
@@ -139,52 +92,10 @@ def import_authors(path: str | Path, class_names: Sequence[str] | None = None) -
     return stamp(measures(ds), name=re.sub(r"\.json(\.gz)?$", "", path.name))
 
 
-def _read(path: Path) -> bytes:
-    """The file's bytes, decompressed when they are gzip's, whatever its name."""
-    try:
-        with open(path, "rb") as raw:
-            zipped = raw.read(2) == b"\x1f\x8b"
-            raw.seek(0)
-            with gzip.open(raw) if zipped else raw as plain:
-                content = plain.read(MAX_BYTES + 1)  # stops there: a small file can unpack to terabytes
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise FedmiError(f"{path}: truncated or damaged gzip file ({error})") from None
-    except OSError as error:
-        raise FedmiError(f"{path}: cannot be read: {error.strerror or error}") from None
-    if len(content) > MAX_BYTES:
-        raise FedmiError(f"{path}: more than {MAX_BYTES} bytes; this is no results file of the authors")
-    return content
-
-
-def _parse(path: Path) -> dict[str, _Round]:
-    """The file checked against the schema."""
-    content = _read(path)
-    try:
-        return _FILE.validate_json(content)
-    except MemoryError:
-        raise FedmiError(f"{path}: too large for the memory of this machine") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        if first["type"] == "json_invalid":
-            raise FedmiError(f"{path}: not JSON, or truncated: {first.get('ctx', {}).get('error')}") from None
-        raise FedmiError(f"{path}: not the authors' schema: {explain(error)}") from None
-
-
-def _models(tree: dict[str, _Round]) -> Iterator[tuple[str, int, _Clients]]:
-    """Every (round's key, index of the origin, its clients) in the order of the rounds."""
-    for key in sorted(tree, key=_number):
-        yield key, 0, tree[key].clients_local_model
-        yield key, 1, tree[key].clients_global_model
-
-
-def _number(key: str) -> int:
-    return int(key.rpartition("_")[2])
-
-
-def _common_classes(path: Path, tree: dict[str, _Round]) -> set[str]:
+def _common_classes(path: Path, tree: Tree) -> set[str]:
     """The names of all classes. Every round and model must analyse the same ones, client by client."""
     first, expected = "", None
-    for key, origin, clients in _models(tree):
+    for key, origin, clients in models(tree):
         place = f"{key}.clients_{ORIGINS[origin]}_model"
         held = {client: set(classes) for client, classes in clients.items()}
         if expected is None:
@@ -219,64 +130,59 @@ def _label(name: str, lists: Sequence[Sequence[str]]) -> int | None:
     return next((list(names).index(name) for names in lists if name in names), None)
 
 
-def _require_few(path: Path, tree: dict[str, _Round], labels: dict[str, int]) -> None:
-    _, _, clients = next(_models(tree))
+def _require_few(path: Path, tree: Tree, labels: dict[str, int]) -> None:
+    _, _, clients = next(models(tree))
     if len(clients) * len(labels) > MAX_PLACES:
         raise FedmiError(
             f"{path}: {len(clients)} clients and {len(labels)} classes; at most {MAX_PLACES} places are read"
         )
 
 
-def _empty(tree: dict[str, _Round], labels: dict[str, int]) -> xr.Dataset:
+def _empty(tree: Tree, labels: dict[str, int], channels: tuple[int, ...]) -> xr.Dataset:
     """The result with every place for a circuit, none filled."""
-    rounds = sorted(map(_number, tree))
-    _, _, clients = next(_models(tree))
-    counts = {**{f"channel_{layer}": n for layer, n in _CHANNELS.items()}, "image_channel": _image_channels(tree)}
-    coords = {"seed": [0], "round": rounds, "origin": list(ORIGINS), "client": sorted(map(_number, clients))}
+    rounds = sorted(map(final_number, tree))
+    _, _, clients = next(models(tree))
+    layers = conv_names(len(channels))
+    counts = {f"channel_{layer}": n for layer, n in zip(layers, channels, strict=True)}
+    counts["image_channel"] = _image_channels(tree)
+    coords = {"seed": [0], "round": rounds, "origin": list(ORIGINS), "client": sorted(map(final_number, clients))}
     coords |= {"class": list(labels.values())} | {dim: range(n) for dim, n in counts.items()}
     size = {dim: len(values) for dim, values in coords.items()}
-    rows = variables(tuple(_CHANNELS))
-    wires = (f"connected_{origin}_{layer}" for layer in _CHANNELS for origin in ORIGINS)
-    names = (*(f"mask_{layer}" for layer in _CHANNELS), *wires, "analysed", *_METRICS)
+    rows = variables(layers)
+    wires = (f"connected_{origin}_{layer}" for layer in layers for origin in ORIGINS)
+    names = (*(f"mask_{layer}" for layer in layers), *wires, "analysed", *_METRICS)
     data = {k: (rows[k].dims, np.full([size[d] for d in rows[k].dims], rows[k].fill)) for k in names}
     return xr.Dataset(data, coords={**coords, "class_name": ("class", list(labels))})
 
 
-def _image_channels(tree: dict[str, _Round]) -> int:
+def _image_channels(tree: Tree) -> int:
     """1, or 3 when an edge starts from a channel that a grey image has not."""
-    used = (
-        source
-        for _, _, clients in _models(tree)
-        for classes in clients.values()
-        for circuit in classes.values()
-        for sources in circuit.connectivity.conv1.values()
-        for source in sources
-    )
-    return next(n for n in _IMAGE_CHANNELS if n > max(used, default=0))
+    used = (source for _, circuit in places(tree) for sources in circuit.edges("conv1").values() for source in sources)
+    return next(n for n in IMAGE_CHANNELS if n > max(used, default=0))
 
 
 _Index = tuple[int, int, int, int]  # round, origin, client, class
 
 
-def _circuits(tree: dict[str, _Round], ds: xr.Dataset, labels: dict[str, int]) -> Iterator[tuple[_Index, _Circuit]]:
+def _circuits(tree: Tree, ds: xr.Dataset, labels: dict[str, int]) -> Iterator[tuple[_Index, Circuit]]:
     """Every circuit with its place in the arrays."""
     where = {name: i for i, name in enumerate(labels)}
     clients_at = {f"client_{k}": i for i, k in enumerate(ds["client"].values)}
-    for i, (_, origin, clients) in enumerate(_models(tree)):
+    for i, (_, origin, clients) in enumerate(models(tree)):
         for client, classes in clients.items():
             for name, circuit in classes.items():
                 yield (i // 2, origin, clients_at[client], where[name]), circuit
 
 
-def _fill(ds: xr.Dataset, index: _Index, circuit: _Circuit) -> None:
+def _fill(ds: xr.Dataset, index: _Index, circuit: Circuit) -> None:
     """Enter one circuit into the arrays."""
     r, origin, client, _ = index
     ds["analysed"].values[0, *index[2:]] = True
     model = (0, r, client) if origin == 0 else (0, r)
-    for layer in _CHANNELS:
-        ds[f"mask_{layer}"].values[0, *index][getattr(circuit.active_nodes, layer)] = True
+    for layer, nodes in circuit.active_nodes.items():
+        ds[f"mask_{layer}"].values[0, *index][nodes] = True
         wires = ds[f"connected_{ORIGINS[origin]}_{layer}"].values[model]
-        for destination, sources in getattr(circuit.connectivity, layer).items():
+        for destination, sources in circuit.edges(layer).items():
             wires[destination, sources] = True
     for name, (key, origins) in _METRICS.items():
         percent = getattr(circuit.metrics, key)
@@ -291,13 +197,13 @@ def _drift_gap(ds: xr.Dataset) -> xr.DataArray:
     return swapped - ds["cross_evaluation"]
 
 
-def _check_edges(path: Path, tree: dict[str, _Round], ds: xr.Dataset, labels: dict[str, int]) -> None:
+def _check_edges(path: Path, tree: Tree, ds: xr.Dataset, labels: dict[str, int]) -> None:
     """Raise FedmiError unless every circuit's own edges are exactly those its model's union leaves it."""
     counts, names = ds["edges"].values, list(labels)
     for index, circuit in _circuits(tree, ds, labels):
-        for i, layer in enumerate(_CHANNELS):
-            listed = {(d, s) for d, sources in getattr(circuit.connectivity, layer).items() for s in sources}
-            if len(listed) != counts[0, *index, i] or not _inside(listed, circuit, i):
+        for i, layer in enumerate(conv_layers(ds)):
+            listed = {(d, s) for d, sources in circuit.edges(layer).items() for s in sources}
+            if len(listed) != counts[0, *index, i] or not _inside(listed, circuit, i + 1):
                 r, origin, client, label = index
                 model = f"round_{ds['round'].values[r]}.clients_{ORIGINS[origin]}_model"
                 place = f"{model}.client_{ds['client'].values[client]}.{names[label]}.connectivity.{layer}"
@@ -307,11 +213,10 @@ def _check_edges(path: Path, tree: dict[str, _Round], ds: xr.Dataset, labels: di
                 )
 
 
-def _inside(listed: set[tuple[int, int]], circuit: _Circuit, i: int) -> bool:
-    """Do all edges of the i-th layer run between channels of the circuit?"""
-    layers = list(_CHANNELS)
-    destinations = set(getattr(circuit.active_nodes, layers[i]))
-    sources = {s for _, s in listed} if i == 0 else set(getattr(circuit.active_nodes, layers[i - 1]))
+def _inside(listed: set[tuple[int, int]], circuit: Circuit, number: int) -> bool:
+    """Do all edges of this convolution, 1 for the first, run between channels of the circuit?"""
+    destinations = set(circuit.active_nodes[f"conv{number}"])
+    sources = {s for _, s in listed} if number == 1 else set(circuit.active_nodes[f"conv{number - 1}"])
     return all(d in destinations and s in sources for d, s in listed)
 
 
