@@ -29,7 +29,6 @@ from fedmi_jax import files
 from fedmi_jax.analysis import interference, measures, nulls, runs
 from fedmi_jax.config import Experiment, replace
 from fedmi_jax.errors import FedmiError
-from fedmi_jax.network.layers import CONV_LAYERS
 from fedmi_jax.presets import preset
 from fedmi_jax.results.schema import ORIGINS
 from fedmi_jax.results.statistics import estimate, over_seeds, paired
@@ -78,7 +77,7 @@ def figures(ds: xr.Dataset) -> dict[str, xr.DataArray]:
     for origin in ORIGINS:
         found |= {
             f"zero weights, mean of layers, {origin}": over_seeds(last[f"realised_sparsity_{origin}"]),
-            f"channels of 224, {origin}": circuits("size", origin=origin) * len(CONV_LAYERS),
+            f"channels of 224, {origin}": circuits("size", origin=origin) * ds.sizes["layer"],
             f"degenerate, {origin}": circuits("degenerate", origin=origin),
             f"overlap of clients, {origin}, corrected": overlap("specialist_distinctness", origin=origin),
         }

@@ -29,7 +29,6 @@ from fedmi_jax import files
 from fedmi_jax.analysis import measures, nulls, skew
 from fedmi_jax.config import Experiment, Split, replace
 from fedmi_jax.errors import FedmiError
-from fedmi_jax.network.layers import CONV_LAYERS
 from fedmi_jax.presets import preset
 from fedmi_jax.report import style
 from fedmi_jax.results import schema
@@ -102,7 +101,7 @@ def point(e: Experiment, ds: xr.Dataset) -> Point:
     found |= {measure: float(distance[measure].mean()) for measure in DISTANCES}
     found["images per circuit, median"] = float(images.where(images > 0).median())
     found["held by fewer than 20 images"] = float((images < 20).where(images > 0).mean())
-    channels = ds["size"].where(ds["analysed"]).sum("layer", min_count=len(CONV_LAYERS))
+    channels = ds["size"].where(ds["analysed"]).sum("layer", min_count=ds.sizes["layer"])
     for origin in schema.ORIGINS:
         found[f"channels of 224, {origin}"] = _mean(channels, origin)
         found[f"degenerate, {origin}"] = _mean(ds["degenerate"].where(ds["analysed"]), origin)

@@ -67,6 +67,11 @@ def on(images, kind="one-class", **how):
     return made if images is None else made.assign_attrs(dataset=json.dumps(identity.to_values(images)))
 
 
+def test_old_files_count_as_what_their_configuration_says():
+    assert store.images(on(None)) == MNIST
+    assert store.images(on(None, data=Data(name="fashion_mnist"))) == ImageSet("fashion_mnist")
+
+
 @pytest.mark.parametrize(
     ("name", "images", "expected"),
     [

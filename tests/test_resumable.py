@@ -420,6 +420,15 @@ def test_arrays_come_back_bit_for_bit_and_booleans_take_a_bit(tmp_path):
         stored.write_arrays(path, {"x": np.array([{}])}, "this")
 
 
+def test_what_is_written_is_no_view_of_a_buffer(tmp_path, monkeypatch):
+    """A buffer of which a traceback holds a view complains when both are collected."""
+    written = []
+    monkeypatch.setattr(Path, "write_bytes", lambda path, content: written.append(type(content)))
+    with pytest.raises(FedmiError, match="cannot be written"):  # there is nothing to seal
+        stored.write_arrays(tmp_path / "a.npz", {"x": np.arange(3)}, "this")
+    assert written == [bytes]
+
+
 def test_an_archive_that_unpacks_to_more_than_it_is_is_refused(tmp_path):
     path = tmp_path / "bomb.npz"
     np.savez_compressed(path, run=np.array("this"), zeros=np.zeros(10_000_000))
