@@ -30,6 +30,7 @@ def printed(program, as_a_user):
     return done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("readme")
 def test_python_snippet(as_a_user):
     (snippet,) = blocks("python")
@@ -39,6 +40,7 @@ def test_python_snippet(as_a_user):
     assert (as_a_user["cwd"] / "runs/short/result.nc").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("readme")
 def test_commands(as_a_user):
     lines = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("fedmi ")]
