@@ -3,12 +3,11 @@
 import logging
 import os
 
-from processor import programs_folder
+from processor import compiling_fast, programs_folder
 
-# Compiled once and run for a moment: barely optimised, a program is there sooner (not optimised at all, it runs six
-# times as long). It must be said before JAX starts. The golden replay runs optimised, in a process of its own.
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=1".strip()
-# Programs are kept from one run of the suite to the next.
+# Both must be said before JAX starts. The golden replay compiles as a user's run does, in a process of its own.
+os.environ["XLA_FLAGS"] = compiling_fast(os.environ.get("XLA_FLAGS", ""))
+# Programs are kept from one run of the suite to the next, and every process that a test starts uses them too.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(programs_folder()))
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
@@ -17,9 +16,11 @@ import pytest
 import tiny
 
 from fedmi_jax.config import Execution
+from fedmi_jax.devices import session
 from fedmi_jax.federation import simulation
 
 jax.config.update("jax_num_cpu_devices", 2)
+session.allow_pauses()  # now, because XLA_FLAGS are part of a program's key
 
 SHARED_RUNS = {"counted_run", "some"}
 

@@ -1,6 +1,6 @@
 """The small experiment in a folder, in a process of its own, on so many devices, alone or with others.
 
-python tests/elsewhere.py OUT DEVICES [--client-chunk N] [--meet HOST:PORT PROCESSES ID] [--die]
+python tests/elsewhere.py OUT DEVICES [--meet HOST:PORT PROCESSES ID] [--patience SECONDS] [--die]
 """
 
 import argparse
@@ -19,7 +19,6 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("out", type=Path)
     parser.add_argument("devices", type=int)
-    parser.add_argument("--client-chunk", type=int, default=1)
     parser.add_argument("--meet", nargs=3)
     parser.add_argument("--patience", type=int)
     parser.add_argument("--die", action="store_true", help="in the middle of the second round")
@@ -30,7 +29,7 @@ def main():
     if options.meet:
         where, many, this = options.meet
         processes.join(where, int(many), int(this))
-    settings = Execution(client_chunk=options.client_chunk, shard="clients", precision="float64", save_weights=True)
+    settings = Execution(client_chunk=2, shard="clients", precision="float64", save_weights=True)
 
     def progress(number, stage):
         if options.die and (number, stage) == (2, "discover"):

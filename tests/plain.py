@@ -74,6 +74,38 @@ def prune(params, sparsity, floor):
     return pruned
 
 
+def prune_margin(params, sparsity, floor):
+    """How far `prune` is from keeping another weight: the smallest gap between a weight that is kept and one that is
+    not, relative to the tensor's largest."""
+    gaps = []
+    for weight in (np.abs(np.asarray(params[name])) for name in params if name.endswith("_kernel")):
+        keep = max(1, int((1 - sparsity) * weight.size))
+        few = (weight >= np.sort(weight.ravel())[-keep]).reshape(-1, weight.shape[-1]).sum(0) < floor
+        floored = [(weight[..., o], floor) for o in np.flatnonzero(few)] if weight.ndim == 4 else []
+        gaps += [_gap(values, n) / weight.max() for values, n in [(weight, keep), *floored]]
+    return min(gaps)
+
+
+def _gap(values, keep):
+    """Between the smallest of the `keep` largest and the next; infinite where there is none, or both are 0."""
+    ordered = np.sort(values.ravel())[::-1]
+    return np.inf if keep >= len(ordered) or ordered[keep - 1] == 0 else ordered[keep - 1] - ordered[keep]
+
+
+def pool_margin(params, x):
+    """How far the network is from handing a gradient to another element of a window, or from none to one: the smallest
+    gap between the largest of an element's window and the next, or 0, relative to the layer's largest output."""
+    gaps = []
+    for layer in CONVOLUTIONS:
+        y = conv(x, params[f"{layer}_kernel"]) + params[f"{layer}_bias"]
+        elements = np.sort(np.asarray(windows(y)), -1)
+        top, second = elements[..., -1], np.maximum(elements[..., -2], 0)
+        gap = np.where(top > 0, top - second, -top)
+        gaps.append(gap[(gap > 0) | (top <= 0)].min() / np.abs(elements).max())  # equal sums are equal however rounded
+        x = max_pool(jax.nn.relu(y))
+    return min(gaps)
+
+
 def ramp(target, t, steps):
     """Sparsity at local step t of `steps`."""
     rise = steps // 2

@@ -91,11 +91,9 @@ def test_the_average_of_dealt_clients_is_a_collective():
 # --- whole runs elsewhere ---
 
 
-def elsewhere(*arguments, cache=None):
-    """tests/elsewhere.py in a process of its own, which may outlive this call. cache: of programs."""
+def elsewhere(*arguments):
+    """tests/elsewhere.py in a process of its own, which may outlive this call."""
     environment = os.environ | {"PYTHONPATH": str(TESTS.parent)}
-    if cache:
-        environment |= {"FEDMI_CACHE": str(cache), "JAX_ENABLE_COMPILATION_CACHE": "1"}
     command = [sys.executable, str(TESTS / "elsewhere.py"), *map(str, arguments)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -112,6 +110,7 @@ def same(found, expected):
     xr.testing.assert_allclose(found, expected, rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_on_eight_devices_the_result_is_the_same(counted_run, tmp_path):
     """Four models on eight devices, whole clients on each, against two devices that share every batch."""
     run = elsewhere(tmp_path, 8)
@@ -120,6 +119,7 @@ def test_on_eight_devices_the_result_is_the_same(counted_run, tmp_path):
     same(store.load(tmp_path), counted_run[0])
 
 
+@pytest.mark.slow
 def test_two_processes_one_dies_the_other_says_so_and_both_resume_to_the_same_result(counted_run, tmp_path):
     """The other ends at the next exchange; or, should it be busy for long, by the watch of JAX's runtime, which aborts.
     Process 0 alone has a folder: what the other needs of the checkpoint it is told."""
@@ -146,14 +146,11 @@ def test_two_processes_one_dies_the_other_says_so_and_both_resume_to_the_same_re
 
 def pair(folder, *second):
     """Processes 0 and 1 of one run, each with a folder of its own; `second`: what the other is told."""
-    meet = free_port()
-    told, cache = ((), second), folder.with_name(f"{folder.name}-cache")
-    return [
-        elsewhere(folder / str(i), 1, "--client-chunk", 2, "--meet", meet, 2, i, *told[i], cache=cache)
-        for i in range(2)
-    ]
+    meet, told = free_port(), ((), second)
+    return [elsewhere(folder / str(i), 1, "--meet", meet, 2, i, *told[i]) for i in range(2)]
 
 
+@pytest.mark.slow
 def test_processes_that_do_not_come_are_not_waited_for_forever(tmp_path):
     alone = elsewhere(tmp_path, 1, "--meet", free_port(), 2, 1, "--patience", 3)
     _, said = alone.communicate(timeout=60)

@@ -12,12 +12,12 @@ import tiny
 
 from fedmi_jax.circuits import discovery
 from fedmi_jax.circuits.objective import class_objective
-from fedmi_jax.config import Discovery, replace
+from fedmi_jax.config import Discovery
 from fedmi_jax.data import batches
 from fedmi_jax.federation import programs
 from fedmi_jax.network.ablation import ZERO, Mean
 
-SETTINGS = Discovery(steps=50, l0=0.03)  # two segments and a rest
+SETTINGS = Discovery(steps=50, l0=0.03, initial_score=1)  # two segments and a rest; some close in the first
 WHICH = np.array([0, 1, 1])
 """Three circuits, so that one of two devices has one more."""
 LABELS = [1, 3, 0]
@@ -42,19 +42,25 @@ def means():
     return Mean({layer: jnp.asarray(rng.normal(size=(3, width))) for layer, width in widths})
 
 
+def searched(models, ablation):
+    """The three circuits: one by one, which works on the smaller models, and side by side, which does not."""
+    images = tiny.noise()
+    return [
+        programs.discover_circuits(
+            models, images, WHICH, circuit_plans(images), ablation, how=tiny.layout(*how), settings=SETTINGS
+        )
+        for how in ((1,), (100, 2))
+    ]
+
+
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("ablation", ["zero", "mean"])
 def test_is_the_plain_loop_in_every_layout(ablation):
-    """One by one works on the smaller models, side by side does not."""
     images, replaced = tiny.noise(), means() if ablation == "mean" else ZERO
-    plan = circuit_plans(images)
-    found = [
-        programs.discover_circuits(models(), images, WHICH, plan, replaced, how=tiny.layout(*how), settings=SETTINGS)
-        for how in ((1,), (100, 2))
-    ]
-    for layer, score in found[0].score.items():
-        np.testing.assert_array_equal(found[0].mask[layer], np.asarray(score) > 0)
-    found = [circuit.score for circuit in found]
+    plan, circuits = circuit_plans(images), searched(models(), replaced)
+    for layer, score in circuits[0].score.items():
+        np.testing.assert_array_equal(circuits[0].mask[layer], np.asarray(score) > 0)
+    found = [circuit.score for circuit in circuits]
     chex.assert_trees_all_close(*found, rtol=1e-10, atol=1e-11)
     for i in range(2):
         params = {name: leaf[WHICH[i]] for name, leaf in models().items()}
@@ -73,17 +79,17 @@ def test_is_the_plain_loop_in_every_layout(ablation):
 def test_smaller_models_are_used_and_change_nothing():
     """Of a model with few channels to start with, from the first step on. Closed ones whose mean is positive count;
     zero ablation, where none does, is what the golden replay runs."""
-    images = tiny.noise()
-    params = tiny.params(2, sparsity=0.5)
+    mixed = Mean({layer: jnp.abs(mean).at[:, 1::2].mul(-1) for layer, mean in means().outputs.items()})
+    small, full = searched(tiny.stacked([few_channels(2), few_channels(3)]), mixed)
+    chex.assert_trees_all_close(small, full, rtol=1e-10, atol=1e-11)
+
+
+def few_channels(seed):
+    params = tiny.params(seed, sparsity=0.5)
     params["conv2_kernel"] = params["conv2_kernel"].at[:, :, 2:].set(0)
     params["conv3_kernel"] = params["conv3_kernel"].at[:, :, 3:].set(0)
     params["fc_kernel"] = params["fc_kernel"].at[2:].set(0)
-    plan = batches.Plan(*(part[0] for part in circuit_plans(images)))
-    mixed = Mean({layer: jnp.abs(mean[0]).at[1::2].mul(-1) for layer, mean in means().outputs.items()})
-    settings = replace(SETTINGS, initial_score=0.5)  # some close before the second look
-    search = partial(discovery.discover, params, images, plan, mixed, settings=settings, micro_batch=6)
-    small, full = (jax.jit(partial(search, narrowing=narrowing))() for narrowing in (True, False))
-    chex.assert_trees_all_close(small, full, rtol=1e-10, atol=1e-11)
+    return params
 
 
 @pytest.mark.usefixtures("x64")

@@ -28,9 +28,9 @@ test_images.__test__ = False
 
 
 def models():
-    """The second calls everything 0."""
-    first, second = tiny.params(0, sparsity=0.3), tiny.params(1, sparsity=0.3)
-    return tiny.stacked([first, {**second, "fc_bias": second["fc_bias"].at[0].add(200)}])
+    """As many as circuits, so that one program measures both. The second calls everything 0."""
+    first, second, third = (tiny.params(k, sparsity=0.3) for k in range(3))
+    return tiny.stacked([first, {**second, "fc_bias": second["fc_bias"].at[0].add(200)}, third])
 
 
 def circuit_gates():
@@ -46,12 +46,15 @@ def circuit_means():
     return Mean({layer: jnp.asarray(rng.normal(size=gate.shape)) for layer, gate in circuit_gates().items()})
 
 
+LOGITS = jax.jit(plain.logits)
+
+
 def circuit(i, ablation):
     """Logits (N, Y) of the i-th masked model, labels, probabilities."""
     images, params = test_images(), {name: leaf[WHICH[i]] for name, leaf in models().items()}
     gates = {layer: gate[i] for layer, gate in circuit_gates().items()}
     x = plain.normalised(images, np.arange(len(images.labels)))
-    logits = plain.logits(params, x, gates, means_of(ablation, i))
+    logits = LOGITS(params, x, gates, means_of(ablation, i))
     return np.asarray(logits), np.asarray(images.labels), np.asarray(jax.nn.softmax(logits))
 
 
@@ -105,14 +108,14 @@ def test_accuracy_on_the_class_alone(chunk, batch):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("batch", [7, 60])
-def test_accuracy_of_whole_models(batch):
-    overall, per_class = programs.judge_models(models(), test_set(batch), how=tiny.layout(1))
+@pytest.mark.parametrize(("chunk", "batch"), [(1, 7), (100, 60)])
+def test_accuracy_of_whole_models(chunk, batch):
+    overall, per_class = programs.judge_models(models(), test_set(batch), how=tiny.layout(chunk))
     images = test_images()
     labels = np.asarray(images.labels)
-    for i in range(2):
+    for i in range(3):
         params = {name: leaf[i] for name, leaf in models().items()}
-        right = np.asarray(plain.logits(params, plain.normalised(images, np.arange(60)))).argmax(1) == labels
+        right = np.asarray(LOGITS(params, plain.normalised(images, np.arange(60)))).argmax(1) == labels
         assert overall[i] == pytest.approx(right.mean(), abs=1e-12)
         np.testing.assert_allclose(per_class[i], [right[labels == c].mean() for c in range(4)], atol=1e-12)
 
@@ -127,7 +130,7 @@ def test_the_empty_mask_is_the_model_with_every_gate_closed(ablation):
     for i, target in enumerate(TARGET):
         params = {name: leaf[WHICH[i]] for name, leaf in models().items()}
         closed = {layer: jnp.zeros(width) for layer, width in zip(plain.CONVOLUTIONS, tiny.CHANNELS, strict=True)}
-        logits = plain.logits(params, x, closed, means_of(replaced, i))
+        logits = LOGITS(params, x, closed, means_of(replaced, i))
         assert np.ptp(np.asarray(logits), axis=0).max() < 1e-12  # the image does not matter
         assert called[i] == (logits[0].argmax() == target)
         assert softmax[i] == pytest.approx(float(jax.nn.softmax(logits[0])[target]), rel=1e-9)

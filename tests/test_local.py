@@ -24,13 +24,15 @@ SPARSE = Sparsity(target=0.7, floor=2)
 COUNTS = np.array([[10, 5, 0, 22], [1, 1, 17, 1], [0, 0, 5, 0]])
 
 
-def train(
-    clients, *, how, local=LOCAL, sparse=SPARSE, dtype=jnp.float64, extra=(0, 0), method=None, start=None,
-):  # fmt: skip
+def train(clients, *, how, local=LOCAL, sparse=SPARSE, extra=(0, 0), method=None, starts=None, start=None):
     """These of CLIENTS, in plans with `extra` steps and entries of padding; by default each from a model of its own.
 
-    start: the models, which of them each client starts from, and what else the method needs (`programs.train_models`).
+    starts: these models, in the precision to compute in; None: double precision. start: the models, which of them each
+    client starts from, and what else the method needs (`programs.train_models`).
     """
+    mine = [tiny.params(k) for k in clients] if starts is None else starts
+    models, which, *seen = start or (tiny.stacked(mine), np.arange(len(clients)))
+    dtype = models["fc_bias"].dtype
     own = [CLIENTS[k] for k in clients]
     steps = [batches.local_steps(len(images), local.batch_size, local.epochs) for images in own]
     longest = max(steps) + extra[0]
@@ -38,10 +40,7 @@ def train(
     shape = (longest, width)
     plans = [batches.training_plan({0: CLIENTS[k]}, local.batch_size, local.epochs, k, 1, shape) for k in clients]
     plan = batches.Plan(*(np.concatenate(parts) for parts in zip(*plans, strict=True)))
-    models, which, *seen = start or (
-        tiny.stacked([tiny.params(k, dtype=dtype) for k in clients]), np.arange(len(clients)),
-    )  # fmt: skip
-    sizes = pruning.weight_sizes(tiny.params(dtype=dtype))
+    sizes = pruning.weight_sizes(one(models, 0))
     keep = [np.pad(pruning.keep_counts(sparse, t, sizes), ((0, longest - t), (0, 0))) for t in steps]
     trained, losses = programs.train_models(
         models, tiny.noise(dtype=dtype), which, plan, np.stack(keep), COUNTS[clients], *seen,
@@ -50,11 +49,9 @@ def train(
     return trained, np.asarray(losses), plan
 
 
-def slow(k, plan, local=LOCAL, sparse=SPARSE):
-    """The k-th of CLIENTS, batch by batch."""
-    images, start = tiny.noise(), tiny.params(k)
-    steps = int(plan.steps)
-    own = [index[weight > 0] for index, weight in zip(plan.indices[:steps], plan.weight[:steps], strict=True)]
+def slow(k, plan, local=LOCAL, sparse=SPARSE, start=None, watch=None):
+    """The k-th of CLIENTS, batch by batch. watch(t, before, after): called with the weights at each pruning."""
+    images, start, own, steps = tiny.noise(), start or tiny.params(k), real(plan), int(plan.steps)
     restrict = local.fedrs + (1 - local.fedrs) * COUNTS[k] / COUNTS[k].max()
 
     def loss(params, batch):
@@ -63,9 +60,18 @@ def slow(k, plan, local=LOCAL, sparse=SPARSE):
         return plain.cross_entropy(logits, images.labels[batch]) + local.fedprox / 2 * away
 
     def prune(params, t):
-        return plain.prune(params, plain.ramp(sparse.target, t, steps), sparse.floor) if sparse.target else params
+        pruned = plain.prune(params, plain.ramp(sparse.target, t, steps), sparse.floor) if sparse.target else params
+        if watch:
+            watch(t, params, pruned)
+        return pruned
 
     return plain.adam(loss, start, own, local.learning_rate, prune)
+
+
+def real(plan):
+    """One client's batches, without padding."""
+    steps = int(plan.steps)
+    return [index[weight > 0] for index, weight in zip(plan.indices[:steps], plan.weight[:steps], strict=True)]
 
 
 def one(tree, i):
@@ -95,19 +101,22 @@ def test_is_the_plain_loop(variant):
     assert not losses[1, 4:].any()
 
 
+@pytest.fixture(scope="module")
+def one_by_one():
+    """All three clients, one after the other, without padding: what every other layout is held against."""
+    with jax.enable_x64(True):
+        return train([0, 1, 2], how=tiny.layout(1))[:2]
+
+
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
     ("chunk", "shard", "k", "shape"),
-    [
-        (1, "batch", 1, (1, 4, 16)),
-        (100, "batch", 2, (1, 2, 6)),
-        (2, "batch", 0, (1, 6, 16)),
-        (1, "clients", 2, (1, 2, 5)),
-    ],
+    [(1, "batch", 1, (1, 4, 16)), (2, "batch", 2, (1, 2, 6)), (1, "clients", 2, (1, 2, 5))],
 )
-def test_neither_company_nor_padding_nor_pieces_nor_devices_change_a_client(chunk, shard, k, shape):
+def test_neither_company_nor_padding_nor_pieces_nor_devices_change_a_client(one_by_one, chunk, shard, k, shape):
+    """All clients side by side: below, and in `test_simulation`."""
     together, losses, _ = train([0, 1, 2], how=tiny.layout(chunk, 3, shard), extra=(2, 3))
-    again, again_losses, _ = train([0, 1, 2], how=tiny.layout(1))
+    again, again_losses = one_by_one
     chex.assert_trees_all_close(together, again, rtol=1e-9, atol=1e-11)
     np.testing.assert_allclose(losses[:, :6], again_losses, rtol=1e-10)
     assert not losses[:, 6:].any()
@@ -117,23 +126,60 @@ def test_neither_company_nor_padding_nor_pieces_nor_devices_change_a_client(chun
     np.testing.assert_allclose(losses[k, : plan.steps[0]], own_losses[0], rtol=1e-10)
 
 
-def test_layouts_agree_to_rounding_in_single_precision():
-    by_map, by_vmap = (train([0, 1, 2], how=tiny.layout(*how), dtype=jnp.float32)[0] for how in ((1, 3), (100,)))
-    assert by_map["fc_kernel"].dtype == jnp.float32
-    chex.assert_trees_all_close(by_map, by_vmap, atol=2e-5)
+# --- single precision ---
+
+FAR = 38
+"""Models whose training stays far from every point where rounding decides; few do. `margins` measures how far."""
+
+
+def margins(k, plan, start):
+    """The k-th client's trained model, and how near its training comes to keeping another weight and to another winner
+    in a pool: the smallest gaps of all steps, as `plain.prune_margin` and `plain.pool_margin` measure them."""
+    inputs = [plain.normalised(tiny.noise(), batch) for batch in real(plan)]
+    pruned, pooled = [], [plain.pool_margin(start, inputs[0])]
+
+    def watch(t, before, after):
+        pruned.append(plain.prune_margin(before, plain.ramp(SPARSE.target, t, len(inputs)), SPARSE.floor))
+        pooled.extend(plain.pool_margin(after, x) for x in inputs[t + 1 : t + 2])
+
+    trained, _ = slow(k, plan, start=start, watch=watch)
+    return jax.tree.map(np.asarray, trained), min(pruned), min(pooled)
+
+
+@pytest.mark.parametrize("how", [(1, 3), (100,)], ids=["one by one, in pieces", "side by side"])
+def test_single_precision_is_double_precision_to_rounding(how):
+    """What is pruned is exactly the same, on every processor, because rounding is far from deciding it.
+
+    The models are the same numbers in both. A weight that is kept in one and pruned in the other would differ by all of
+    its size; weights that agree to the tolerance, a thirtieth of the margin, cannot fall on two sides of a threshold.
+    """
+    single = [tiny.params(FAR + k, dtype=jnp.float32) for k in range(3)]
+    trained, _, plan = train([0, 1, 2], how=tiny.layout(*how), starts=single)
+    trained = jax.tree.map(np.asarray, trained)
+    assert trained["fc_kernel"].dtype == np.float32
+    with jax.enable_x64(True):
+        double = [{name: jnp.asarray(leaf, jnp.float64) for name, leaf in start.items()} for start in single]
+        expected = [margins(k, one(plan, k), double[k]) for k in range(3)]
+    assert min(pruning for _, pruning, _ in expected) > 6e-4
+    assert min(pool for _, _, pool in expected) > 1e-5
+    for k, (params, _, _) in enumerate(expected):
+        chex.assert_trees_all_close(one(trained, k), params, atol=2e-5, rtol=0)
+        for name in (name for name in params if name.endswith("kernel")):
+            np.testing.assert_array_equal(trained[name][k] == 0, params[name] == 0)
 
 
 @pytest.mark.usefixtures("x64")
 def test_adam_is_fresh_every_round():
     """The first step of a fresh Adam moves a weight by the learning rate, however small its gradient."""
-    local, sparse = Local(epochs=1, batch_size=16, learning_rate=0.01), Sparsity(target=0)
-    how = tiny.layout(1)
-    start = tiny.stacked([tiny.params()])
-    plan = batches.training_plan({0: CLIENTS[1][:16]}, 16, 1, 0, 1, (1, 16))
-    for _ in range(2):
+    local, sparse = VARIANTS["dense"]
+    start = tiny.stacked([tiny.params(k) for k in range(3)])
+    plans = [batches.training_plan({0: CLIENTS[1][:16]}, 16, 1, k, 1, (6, 16)) for k in range(3)]
+    plan = batches.Plan(*(np.concatenate(parts) for parts in zip(*plans, strict=True)))
+    assert plan.steps.tolist() == [1, 1, 1]
+    for _ in range(2):  # the program of "dense", so that there is nothing to compile
         moved, _ = programs.train_models(
-            start, tiny.noise(), np.zeros(1, int), plan, np.ones((1, 1, 4), np.int32), COUNTS[:1].astype(np.float64),
-            how=how, local=local, sparse=sparse, method=fedavg(),
+            start, tiny.noise(), np.arange(3), plan, np.ones((3, 6, 4), np.int32), COUNTS,
+            how=tiny.layout(1), local=local, sparse=sparse, method=fedavg(),
         )  # fmt: skip
         step = np.abs(moved["fc_bias"] - start["fc_bias"])
         np.testing.assert_allclose(step, 0.01, rtol=1e-4)

@@ -78,7 +78,7 @@ def test_the_papers_model_starts_from_the_weights_of_the_stored_results(dtype, d
 
 # --- gates ---
 
-APPLY = jax.jit(model.apply)
+APPLY, PLAIN = jax.jit(model.apply), jax.jit(plain.logits)
 
 GATES = {"conv1": [1, 0, 1, 1], "conv2": [1, 1, 0, 1, 0, 1], "conv3": [0, 1, 1, 1, 1, 0, 1, 1]}
 
@@ -91,6 +91,10 @@ def fills(value=None):
     rng = np.random.default_rng(3)
     draw = rng.normal if value is None else lambda size: np.full(size, value)
     return {k: jnp.asarray(draw(size=len(v))) for k, v in GATES.items()}
+
+
+ODD = 15
+"""An odd row and column in the first two layers."""
 
 
 def inputs(size=tiny.SIZE):
@@ -110,9 +114,8 @@ def derivatives(apply, params, *args):
 
 @pytest.mark.usefixtures("x64")
 def test_gates_stand_before_relu():
-    size = 15  # an odd row and column in the first two layers
-    params = tiny.params(size=size)
-    fast, slow = (derivatives(f, params, gates(), inputs(size)) for f in (model.apply, plain.logits))
+    params = tiny.params(size=ODD)
+    fast, slow = (derivatives(f, params, gates(), inputs(ODD)) for f in (model.apply, plain.logits))
     chex.assert_trees_all_close(fast, slow, rtol=1e-11, atol=1e-12)
     for layer, gate in gates().items():  # a closed gate gets exactly nothing from the task
         assert np.all((np.asarray(fast[1][1][layer]) == 0)[np.asarray(gate) == 0])
@@ -123,14 +126,14 @@ def test_without_gates_all_are_open():
     params, x = tiny.params(), inputs()
     opened = jax.tree.map(jnp.ones_like, gates())
     chex.assert_trees_all_close(APPLY(params, x), APPLY(params, x, opened), rtol=1e-13)
-    chex.assert_trees_all_close(APPLY(params, x), plain.logits(params, x), rtol=1e-12)
+    chex.assert_trees_all_close(APPLY(params, x), PLAIN(params, x), rtol=1e-12)
 
 
 @pytest.mark.usefixtures("x64")
 def test_mean_ablation_replaces_closed_channels():
-    params, means = tiny.params(), fills()
-    fast = derivatives(model.apply, params, gates(), inputs(), Mean(means))
-    slow = derivatives(plain.logits, params, gates(), inputs(), means)
+    params, means = tiny.params(size=ODD), fills()
+    fast = derivatives(model.apply, params, gates(), inputs(ODD), Mean(means))
+    slow = derivatives(plain.logits, params, gates(), inputs(ODD), means)
     chex.assert_trees_all_close(fast, slow, rtol=1e-11, atol=1e-12)
     closed = np.asarray(fast[1][1]["conv3"])[np.asarray(gates()["conv3"]) == 0]
     assert np.any(closed != 0)  # here a closed gate may learn
@@ -138,9 +141,9 @@ def test_mean_ablation_replaces_closed_channels():
 
 @pytest.mark.usefixtures("x64")
 def test_a_fill_of_zero_is_zero_ablation():
-    params = tiny.params()
-    filled = derivatives(model.apply, params, gates(), inputs(), Mean(fills(0.0)))
-    zeroed = derivatives(model.apply, params, gates(), inputs())
+    params = tiny.params(size=ODD)
+    filled = derivatives(model.apply, params, gates(), inputs(ODD), Mean(fills(0.0)))
+    zeroed = derivatives(model.apply, params, gates(), inputs(ODD))
     chex.assert_trees_all_close(filled, zeroed, rtol=1e-11, atol=1e-12)
 
 
@@ -149,7 +152,7 @@ def test_a_fill_of_zero_is_zero_ablation():
 
 @pytest.mark.usefixtures("x64")
 def test_outputs_of_every_convolution():
-    params, x = tiny.params(size=15), inputs(15)
+    params, x = tiny.params(size=ODD), inputs(ODD)
     for layer, found in model.conv_outputs(params, x).items():
         expected = plain.conv(x, params[f"{layer}_kernel"]) + params[f"{layer}_bias"]
         chex.assert_trees_all_close(found, expected, rtol=1e-12, atol=1e-13)

@@ -17,6 +17,7 @@ from fedmi_jax.config import Discovery, Execution, Local, Sparsity  # noqa: E402
 from fedmi_jax.data import batches  # noqa: E402
 from fedmi_jax.federation.setup import place, prepare  # noqa: E402
 
+pytestmark = pytest.mark.slow
 FILE = Path(__file__).parent / "data" / "golden_iid.npz"
 HERE = model.place("float64", "cpu")
 

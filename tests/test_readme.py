@@ -19,10 +19,9 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def as_a_user(tmp_path_factory):
-    """Where a user's processes run, and their environment: optimised programs, compiled once for all of them."""
+    """Where a user's processes run, and their environment."""
     here = tmp_path_factory.mktemp("user")
-    said = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_ENABLE_COMPILATION_CACHE")}
-    return {"cwd": here, "env": said | {"FEDMI_CACHE": str(here / "cache"), "PYTHONPATH": str(ROOT)}}
+    return {"cwd": here, "env": {**os.environ, "FEDMI_CACHE": str(here / "cache"), "PYTHONPATH": str(ROOT)}}
 
 
 def printed(program, as_a_user):
@@ -31,6 +30,7 @@ def printed(program, as_a_user):
     return done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("readme")
 def test_python_snippet(as_a_user):
     (snippet,) = blocks("python")
@@ -40,6 +40,7 @@ def test_python_snippet(as_a_user):
     assert (as_a_user["cwd"] / "runs/short/result.nc").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("readme")
 def test_commands(as_a_user):
     lines = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("fedmi ")]

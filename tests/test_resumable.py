@@ -361,6 +361,7 @@ def in_a_process(*arguments):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_leaves_a_resumable_folder_and_says_how(tmp_path, number, status):
     """A second one while the first is still waiting for its stage to end: at once."""
