@@ -11,9 +11,8 @@ import pytest
 
 from fedmi_jax.network.ops import _convolve, conv_windows, relu_pool, windows
 
-IMAGES = [(2, 8, 8, 1, 3), (1, 6, 9, 3, 40), (1, 28, 28, 1, 2)]
-LAYERS = [(2, 7, 7, 9, 5), (3, 5, 4, 3, 2), (1, 3, 3, 10, 4)]
-"""(N, H, W, I, O): odd and even sizes; few and many inputs and outputs."""
+SHAPES = [(2, 8, 8, 1, 3), (2, 7, 7, 9, 5), (1, 6, 9, 3, 40), (3, 5, 4, 8, 2), (1, 3, 3, 10, 4), (1, 28, 28, 1, 2)]
+"""(N, H, W, I, O): odd and even sizes; images and layers (fewer and more than 8 inputs); few and many outputs."""
 
 
 def draw(*shape, seed=0):
@@ -27,10 +26,8 @@ def value_and_pull(fn, x, kernel, g):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize(
-    ("shape", "is_image"), [*((shape, True) for shape in IMAGES), *((shape, False) for shape in LAYERS)]
-)
-def test_convolution_value_and_gradients(shape, is_image):
+@pytest.mark.parametrize("shape", SHAPES)
+def test_convolution_value_and_gradients(shape):
     n, height, width, inputs, outputs = shape
     x, kernel = draw(n, height, width, inputs), draw(3, 3, inputs, outputs, seed=1)
     g = draw(4, n, height // 2, width // 2, outputs, seed=2)
@@ -38,7 +35,7 @@ def test_convolution_value_and_gradients(shape, is_image):
     def slow(x, kernel):  # (4, N, h, w, O)
         return jnp.moveaxis(plain.windows(plain.conv(x, kernel)), -1, 0)
 
-    found, expected = (value_and_pull(f, x, kernel, g) for f in (partial(conv_windows, is_image=is_image), slow))
+    found, expected = (value_and_pull(f, x, kernel, g) for f in (conv_windows, slow))
     chex.assert_trees_all_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
@@ -118,7 +115,7 @@ def test_on_a_constant_background_the_first_of_a_window_gets_the_gradient():
 @pytest.mark.parametrize("axes", [(0, 0), (0, None), (None, 0)], ids=["both", "shared kernel", "shared images"])
 def test_stacked_is_one_by_one(axes, inputs):
     x, kernel, g = draw(3, 2, 7, 6, inputs), draw(3, 3, 3, inputs, 5, seed=1), draw(3, 4, 2, 3, 3, 5, seed=2)
-    own = partial(value_and_pull, partial(conv_windows, is_image=inputs == 3))
+    own = partial(value_and_pull, conv_windows)
     x, kernel = (a if axis == 0 else a[0] for a, axis in zip((x, kernel), axes, strict=True))
     together = jax.jit(jax.vmap(own, (*axes, 0)))(x, kernel, g)
     for i in range(3):

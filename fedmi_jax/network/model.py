@@ -50,7 +50,7 @@ class CNN(nn.Module):
             fan_in = 9 * x.shape[-1]
             kernel = self.param(f"{layer}_kernel", _uniform(fan_in), (3, 3, x.shape[-1], width), x.dtype)
             bias = self.param(f"{layer}_bias", _uniform(fan_in), (width,), x.dtype)
-            elements: Any = conv_windows(x, kernel, is_image=layer == "conv1")
+            elements: Any = conv_windows(x, kernel)
             x = relu_pool(elements, bias) if gates is None else ablation.activate(elements, bias, gates[layer], layer)
         x = x.reshape(x.shape[0], -1)
         kernel = self.param("fc_kernel", _uniform(x.shape[-1]), (x.shape[-1], self.classes), x.dtype)

@@ -13,14 +13,14 @@ window, row-major, stacked in front: (4, N, h, w, O). Rows and columns that no w
 
 from __future__ import annotations
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.custom_batching import custom_vmap
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
+FEW = 8
+"""Input channels, as of an image or a narrow layer, under which a kernel's gradient goes through patches, not tiles."""
 # XLA's CPU backend otherwise fuses a transform into each of its users and computes it again for every element.
 materialise = lax.optimization_barrier
 
@@ -61,12 +61,11 @@ def _patches(x: Array) -> Array:
     return materialise(jnp.concatenate(taps, -1)).reshape(n * rows * columns, 9 * channels)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def conv_windows(x: Array, kernel: Array, is_image: bool = False) -> Array:
+@jax.custom_vjp
+def conv_windows(x: Array, kernel: Array) -> Array:
     """3x3 convolution, padding 1, without bias, as pooling windows.
 
-    Args: x (N, H, W, I); kernel (3, 3, I, O); is_image: x is the network's input. It has few channels, and nobody asks
-    for its gradient. Returns (4, N, h, w, O), windows' elements in row-major order.
+    Args: x (N, H, W, I); kernel (3, 3, I, O). Returns (4, N, h, w, O), windows' elements in row-major order.
     """
     return windows(materialise(_convolve(x, kernel)))
 
@@ -87,18 +86,18 @@ def from_windows(g: Array) -> Array:
     return jnp.stack(rows, 2).reshape(n, 2 * h, 2 * w, channels)
 
 
-def _conv_forward(x: Array, kernel: Array, is_image: bool) -> tuple[Array, tuple[Array, Array]]:
-    return conv_windows(x, kernel, is_image), (x, kernel)
+def _conv_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return conv_windows(x, kernel), (x, kernel)
 
 
-def _conv_backward(is_image: bool, residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+def _conv_backward(residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
     x, kernel = residuals
     _, height, width, channels = x.shape
     d_tiles = materialise(_output_tiles_transpose(g)).reshape(16, -1, g.shape[-1])
     k_tiles = materialise(_kernel_tiles(kernel))
     d_x_tiles = materialise(lax.dot_general(d_tiles, k_tiles, (((2,), (2,)), ((0,), (0,)))))
     d_x = materialise(_input_tiles_transpose(d_x_tiles.reshape(16, *g.shape[1:4], channels), height, width))
-    if is_image:  # one product with nine columns per channel is faster than sixteen products with one
+    if channels < FEW:  # nine columns of patches are then less work than sixteen of tiles
         return d_x, (_patches(x).T @ materialise(from_windows(g).reshape(-1, g.shape[-1]))).reshape(kernel.shape)
     x_tiles = materialise(_input_tiles(x)).reshape(16, -1, channels)
     d_k_tiles = materialise(lax.dot_general(x_tiles, d_tiles, (((1,), (1,)), ((0,), (0,)))))
