@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from made_up import CHANNELS, MAPS, result
+from made_up import CHANNELS, MAPS, complete, result
 
 from fedmi_jax.analysis import alignment, compact, nulls
 from fedmi_jax.analysis.runs import is_a
@@ -10,36 +10,6 @@ from fedmi_jax.cli import main
 from fedmi_jax.presets import PRESETS
 from fedmi_jax.report import curves, figures, graphs, style
 from fedmi_jax.results import store
-from fedmi_jax.results.schema import CIRCUIT_DIMS
-
-
-def complete(kind, **how):
-    """With what only a run has: accuracy, call rates, samples, sparsity and controls."""
-    ds = result(kind, **how)
-    true = {"true_class": np.arange(4), "true_class_name": ("true_class", list("abcd")), "sample": [0, 1]}
-    ds = ds.assign_coords({**true, "parameter_layer": ["conv1", "conv2", "conv3", "fc"]})
-    rng, sizes = np.random.default_rng(0), ds.sizes
-    added = {
-        "global_class_accuracy": ("seed", "round", "true_class"),
-        "local_class_accuracy": ("seed", "round", "client", "true_class"),
-        "realised_sparsity_local": ("seed", "round", "client", "parameter_layer"),
-        "realised_sparsity_global": ("seed", "round", "parameter_layer"),
-        "call_rate": (*CIRCUIT_DIMS, "true_class"),
-        "cross_evaluation_call_rate": (*CIRCUIT_DIMS, "true_class"),
-        "random_cross_evaluation": (*CIRCUIT_DIMS, "sample"),
-        "sufficiency": CIRCUIT_DIMS,
-        "necessity": CIRCUIT_DIMS,
-        "random_sufficiency": (*CIRCUIT_DIMS, "sample"),
-        "rediscovery_iou": (*CIRCUIT_DIMS, "layer"),
-        "empty_pairs_rediscovery": (*CIRCUIT_DIMS, "layer"),
-        "aligned_local_global_iou": ("seed", "round", "client", "class", "layer"),
-        "aligned_specialist_distinctness": ("seed", "round", "layer"),
-        "moved": ("seed", "round", "client", "layer"),
-    }
-    for name, dims in added.items():
-        ds[name] = (dims, rng.random([sizes[dim] for dim in dims]))
-    ds["samples"] = (("seed", "client", "true_class"), rng.integers(0, 90, [sizes["seed"], sizes["client"], 4]))
-    return ds
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,7 @@ import xarray as xr
 
 from fedmi_jax.analysis import alignment, nulls
 from fedmi_jax.analysis.statistics import over_seeds
-from fedmi_jax.network.layers import CONV_LAYERS
-from fedmi_jax.results.schema import held
+from fedmi_jax.results.schema import conv_layers, held
 
 LAST = 3
 """Rounds that "in the end" means, where a single one would be noise."""
@@ -79,7 +78,7 @@ def _found_again(ds: xr.Dataset, name: str, measure: str, origin: str | None, ro
 
 
 def _masks(ds: xr.Dataset) -> list[str]:
-    return ["analysed", *(n for n in ("participates",) if n in ds), *(f"mask_conv{i}" for i in (1, 2, 3))]
+    return ["analysed", *(n for n in ("participates",) if n in ds), *(f"mask_{layer}" for layer in conv_layers(ds))]
 
 
 def contained(ds: xr.Dataset, inner: str = "local", outer: str = "global") -> tuple[xr.DataArray, xr.DataArray]:
@@ -91,14 +90,14 @@ def contained(ds: xr.Dataset, inner: str = "local", outer: str = "global") -> tu
     """
     there = held(ds)
     values, nulls_ = [], []
-    for layer in CONV_LAYERS:
+    for layer in conv_layers(ds):
         masks = ds[f"mask_{layer}"].astype(bool)
         one, other = (masks.sel(origin=origin, drop=True) for origin in (inner, outer))
         channel = f"channel_{layer}"
         size = one.sum(channel).where(there)
         values.append((one & other).sum(channel) / size.where(size > 0))
         nulls_.append(other.mean(channel).where(size > 0))
-    label = xr.DataArray(list(CONV_LAYERS), dims="layer", name="layer")
+    label = xr.DataArray(list(conv_layers(ds)), dims="layer", name="layer")
     value, null = (xr.concat(layers, label).transpose(*there.dims, "layer") for layers in (values, nulls_))
     return value, null
 

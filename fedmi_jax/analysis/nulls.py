@@ -20,8 +20,7 @@ import numpy as np
 import xarray as xr
 from scipy import stats
 
-from fedmi_jax.network.layers import CONV_LAYERS
-from fedmi_jax.results.schema import CIRCUIT_DIMS, held
+from fedmi_jax.results.schema import CIRCUIT_DIMS, conv_layers, held
 from fedmi_jax.results.similarity import MEASURES
 
 Table = np.ndarray
@@ -73,7 +72,7 @@ def expected(ds: xr.Dataset) -> xr.Dataset:
     `similarity.measures`, same names and dimensions."""
     there = held(ds).values
     found = {name: [] for name in MEASURES}
-    for layer in CONV_LAYERS:
+    for layer in conv_layers(ds):
         for name, value in _of_layer(ds, layer, there).items():
             found[name].append(value)
     return xr.Dataset({name: _like(ds[name], parts) for name, parts in found.items() if name in ds})

@@ -70,6 +70,11 @@ CIRCUIT_DIMS = ("seed", "round", "origin", "client", "class")
 """The axes that single out one circuit."""
 
 
+def conv_layers(ds: xr.Dataset) -> tuple[str, ...]:
+    """Names of the convolutions, from the image up."""
+    return tuple(str(layer) for layer in ds["layer"].values)
+
+
 def held(ds: xr.Dataset) -> xr.DataArray:
     """Which circuits there are, bool (seed, round, client, class): the client analyses the class and takes part in the
     round."""
