@@ -88,17 +88,17 @@ def contained(ds: xr.Dataset, inner: str = "local", outer: str = "global") -> tu
     IoU cannot tell a circuit that moved from one that grew: of sets of 4 and 9 channels it is at most 4/9, wherever
     they are. Local in global is what averaging has left in place, whatever it added.
     """
-    there = held(ds)
+    there, layers = held(ds), conv_layers(ds)
     values, nulls_ = [], []
-    for layer in conv_layers(ds):
+    for layer in layers:
         masks = ds[f"mask_{layer}"].astype(bool)
         one, other = (masks.sel(origin=origin, drop=True) for origin in (inner, outer))
         channel = f"channel_{layer}"
         size = one.sum(channel).where(there)
         values.append((one & other).sum(channel) / size.where(size > 0))
         nulls_.append(other.mean(channel).where(size > 0))
-    label = xr.DataArray(list(conv_layers(ds)), dims="layer", name="layer")
-    value, null = (xr.concat(layers, label).transpose(*there.dims, "layer") for layers in (values, nulls_))
+    label = xr.DataArray(list(layers), dims="layer", name="layer")
+    value, null = (xr.concat(parts, label).transpose(*there.dims, "layer") for parts in (values, nulls_))
     return value, null
 
 

@@ -142,7 +142,7 @@ def _save(pages: Sequence[Figure], said: Sequence[str], paths: Sequence[Path]) -
     """The first page under these paths, the others beside it; in the small print of each what is said of all."""
     drawn = []
     for number, page in enumerate(pages, 1):
-        count = f"page {number} of {len(pages)}" if len(pages) > 1 else ""
+        count = f"page\xa0{number}\xa0of\xa0{len(pages)}" if len(pages) > 1 else ""
         with style.styled():
             for part in (*said, count):
                 style.say(page, part)

@@ -73,7 +73,10 @@ def _rows(axes: Axes, said: list[str], at: float = 0) -> None:
 def heatmap(ds: xr.Dataset) -> list[Figure]:
     """Channels of every circuit in the last round of the first seed: local model only, global model only, both."""
     ds = ds.isel(seed=[0])
-    pages = [_channels(ds, part) for part in style.chunks(_circuits(ds), HEATMAP_ROWS)]
+    circuits = _circuits(ds)
+    if not any(ds[f"mask_{layer}"].isel(round=-1).any() for layer in conv_layers(ds)):
+        raise FedmiError("there is nothing to show: no circuit of the last round has a channel")
+    pages = [_channels(ds, part) for part in style.chunks(circuits, HEATMAP_ROWS)]
     for figure in pages:
         style.say(figure, _absent(ds))
     return pages
@@ -88,7 +91,7 @@ def _channels(ds: xr.Dataset, circuits: Circuits) -> Figure:
     last, layers = ds.isel(seed=0, round=-1), conv_layers(ds)
     marks, seed = {"local": MARK, "global": GLOBAL_MARK}, f"seed {last['seed'].item()}, round {last['round'].item()}"
     said = _row_names(ds, circuits, marks)
-    figure = Figure(figsize=(style.PAGE, 0.75 + 0.13 * len(circuits)), layout="constrained")
+    figure = Figure(figsize=(style.PAGE, 0.75 + 0.13 * max(6, len(circuits))), layout="constrained")
     colours = ("white", style.BLUE, style.ORANGE, style.BLACK)
     channels = np.array([ds.sizes[f"channel_{layer}"] for layer in layers])
     widths = np.maximum(channels, channels.sum() / (2.5 * len(layers)))  # room for the names of narrow layers
@@ -252,15 +255,17 @@ def _dots(ds: xr.Dataset, counts: np.ndarray, shown: Sequence[int]) -> Figure:
     largest, (clients, classes) = counts.max(), (len(shown), counts.shape[1])
     width, own = max(style.COLUMN, CELL * classes + 0.6), counts[list(shown)]
     height = max(1.2, 0.26 * clients + 0.8) if clients <= 12 else max(4.0, 0.085 * clients + 0.8)
-    figure, (axes,) = style.grid(1, 1, height, width)
+    labels, beside = style.short([*names(ds, "true_class").values()]), (width - 0.6) / classes
+    below = style.widest(labels, 6.5) if style.upright(labels, beside) else 0
+    figure, (axes,) = style.grid(1, 1, height + below, width)
     k, c = np.nonzero(own)
-    few, pitch = clients <= 12 and classes <= 10, min((height - 0.8) / clients, (width - 0.6) / classes)
+    few, pitch = clients <= 12 and classes <= 10, min((height - 0.8) / clients, beside)
     room = 220 if few else min(220, (80 * pitch) ** 2)
     axes.scatter(c, k, room * own[k, c] / largest, color=style.BLUE, lw=0, alpha=0.4 if few else 1)
     for x, y in zip(c.tolist(), k.tolist(), strict=True) if few else ():
         axes.text(x, y, str(own[y, x]), ha="center", va="center", fontsize=6)
     axes.set(ylim=(clients - 0.4, -0.6), xlim=(-0.6, classes - 0.4), ylabel="client", xlabel="class")
-    style.ticks(axes, style.short([*names(ds, "true_class").values()]), (width - 0.6) / classes)
+    style.ticks(axes, labels, beside)
     at = np.unique(np.linspace(0, clients - 1, min(clients, 11)).astype(int))
     axes.set_yticks(at, [str(ds["client"].values[shown[i]]) for i in at])
     axes.set_title(f"training images, seed {ds['seed'].values[0]}; largest dot {largest}")

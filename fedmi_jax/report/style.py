@@ -166,7 +166,7 @@ def legend(figure: Figure, axes: Sequence[Axes], columns: int | None = None) -> 
         [found[label] for label in order], order, loc="outside upper center", ncols=ncols,
         handlelength=1.4, columnspacing=1.0, handletextpad=0.5, borderaxespad=0.2,
     )  # fmt: skip
-    _grow(figure, 0.135 * max(0, ceil(len(order) / ncols) - 3))
+    _grow(figure, 0.155 * max(0, ceil(len(order) / ncols) - (3 if columns else 2)))
 
 
 def _legend_width(labels: Sequence[str], ncols: int) -> float:
@@ -189,7 +189,7 @@ def say(figure: Figure, text: str) -> None:
     said = "; ".join(part for part in (before.replace("\n", " "), text) if part)
     lines = fill(said, round(21 * figure.get_figwidth()), break_on_hyphens=False)
     figure.supxlabel(lines, fontsize=6, x=0.995, ha="right")
-    _grow(figure, 0.1 * (max(2, lines.count("\n")) - max(2, before.count("\n"))))
+    _grow(figure, 0.1 * (max(1, lines.count("\n")) - max(1, before.count("\n"))))
 
 
 def rim(width: float) -> list[Any]:
