@@ -35,7 +35,7 @@ def page_of(name, data):
     return page
 
 
-def test_every_figure_is_page_of(runs, tmp_path):
+def test_every_figure_is_drawn(runs, tmp_path):
     drawn, problems = figures.draw_all(runs, tmp_path, tuple(figures.PAPER), ("png",))
     two = {name: runs[name] for name in ("one-class", "two-class")}
     more, missing = figures.draw_all(two, tmp_path, tuple(figures.PER_RUN), ("png",))
@@ -276,7 +276,7 @@ def test_figures_command(folder, capsys):
     assert len(capsys.readouterr().out.split()) == 4
 
 
-def test_what_is_missing_is_named_and_the_rest_is_page_of(folder, runs, capsys):
+def test_what_is_missing_is_named_and_the_rest_is_drawn(folder, runs, capsys):
     lacking = runs["three-class"].drop_vars(["global_class_accuracy", "rediscovery_iou", *alignment.ALIGNED])
     store.save(lacking, folder / "three-class" / "seed-0")
     assert main.main(["figures", str(folder)]) == 1
