@@ -27,8 +27,9 @@ def result(
 ):
     """A run of this kind, as long as the paper's. local, global_: where a circuit starts, in all layers or in each of
     the three; size: how many channels it has; cross, balanced: its figures. Numbers, or functions of (seed, round,
-    client, class). A start of -1 is an empty circuit."""
-    held, rounds = MAPS[kind], rounds or (50 if kind == "three-class" else 10)
+    client, class). A start of -1 is an empty circuit. changes: of the experiment; own: the classes of each client, if
+    they are not those of `MAPS`."""
+    held, rounds = changes.pop("own", MAPS[kind]), rounds or (50 if kind == "three-class" else 10)
     classes = sorted(set().union(*held))
     shape = (seeds, rounds, len(held), len(classes))
     coords = {
@@ -51,7 +52,39 @@ def result(
         data[name] = (CIRCUIT_DIMS, np.stack([values, values], 2))
     ds = connectivity.edges(similarity.measures(similarity.sizes(xr.Dataset(data, coords))))
     ds["drift_gap"] = 1 - ds["cross_evaluation"]
-    return store.stamp(ds, _experiment(kind, seeds, rounds, sparsity, changes))
+    return store.stamp(ds, _experiment(kind, held, seeds, rounds, sparsity, changes))
+
+
+def complete(kind, true=4, **how):
+    """With what only a run has: accuracy, call rates, samples, sparsity and controls, of so many true classes."""
+    ds = result(kind, **how)
+    names = list("abcdefghijklmnopqrstuvwxyz"[:true])
+    ds = ds.assign_coords(true_class=np.arange(true), true_class_name=("true_class", names), sample=[0, 1])
+    ds = ds.assign_coords(parameter_layer=[*CONV_LAYERS, "fc"])
+    rng, sizes = np.random.default_rng(0), ds.sizes
+    for name, dims in ADDED.items():
+        ds[name] = (dims, rng.random([sizes[dim] for dim in dims]))
+    ds["samples"] = (("seed", "client", "true_class"), rng.integers(0, 90, [sizes["seed"], sizes["client"], true]))
+    return ds
+
+
+ADDED = {
+    "global_class_accuracy": ("seed", "round", "true_class"),
+    "local_class_accuracy": ("seed", "round", "client", "true_class"),
+    "realised_sparsity_local": ("seed", "round", "client", "parameter_layer"),
+    "realised_sparsity_global": ("seed", "round", "parameter_layer"),
+    "call_rate": (*CIRCUIT_DIMS, "true_class"),
+    "cross_evaluation_call_rate": (*CIRCUIT_DIMS, "true_class"),
+    "random_cross_evaluation": (*CIRCUIT_DIMS, "sample"),
+    "sufficiency": CIRCUIT_DIMS,
+    "necessity": CIRCUIT_DIMS,
+    "random_sufficiency": (*CIRCUIT_DIMS, "sample"),
+    "rediscovery_iou": (*CIRCUIT_DIMS, "layer"),
+    "empty_pairs_rediscovery": (*CIRCUIT_DIMS, "layer"),
+    "aligned_local_global_iou": ("seed", "round", "client", "class", "layer"),
+    "aligned_specialist_distinctness": ("seed", "round", "layer"),
+    "moved": ("seed", "round", "client", "layer"),
+}
 
 
 def _filled(of, shape, coords, width):
@@ -63,7 +96,8 @@ def _filled(of, shape, coords, width):
     return np.array([np.broadcast_to(value, width) for value in values]).reshape(*shape, width)
 
 
-def _experiment(kind, seeds, rounds, sparsity, changes):
-    split = Split(kind="class-map", clients=3, class_map=MAPS[kind]) if kind != "iid" else Split(kind="iid", clients=3)
+def _experiment(kind, held, seeds, rounds, sparsity, changes):
+    own = {"class_map": held} if kind != "iid" else {}
+    split = Split(kind="class-map" if own else "iid", clients=len(held), **own)
     settings = {"name": kind, "seeds": tuple(range(seeds)), "rounds": rounds, "split": split}
     return Experiment(**settings | {"sparsity": Sparsity(target=sparsity)} | changes)

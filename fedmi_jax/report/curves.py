@@ -14,6 +14,7 @@ import numpy as np
 import xarray as xr
 
 from fedmi_jax.analysis import measures, nulls
+from fedmi_jax.errors import FedmiError
 from fedmi_jax.report import style
 from fedmi_jax.results.schema import held
 from fedmi_jax.results.statistics import band, estimate
@@ -49,16 +50,48 @@ class Panel:
     """For the small print."""
 
 
-def draw(panels: Sequence[Panel], columns: int, ylabel: str, height: float = 1.45) -> Figure:
-    """A page-wide figure of panels that share their axes, from 0 to 1."""
-    figure, axes = style.grid(len(panels), columns, height)
-    for one, panel in zip(axes, panels, strict=True):
-        _fill(one, panel)
-        one.set(title=panel.title, ylim=(-0.07, 1.07), yticks=(0, 0.5, 1))
-    for one in axes[:: min(columns, len(axes))]:
-        one.set_ylabel(ylabel)
-    for one in axes[-min(columns, len(axes)) :]:
-        one.set_xlabel("round")
+def require_values(values: xr.DataArray, lack: str) -> None:
+    """Raises FedmiError, which says what is lacking, where there is no value at all."""
+    if not values.notnull().any():
+        raise FedmiError(f"there is nothing to show: {lack}")
+
+
+def draw(places: Sequence[Panel | None], columns: int, ylabel: str, height: float = 1.45) -> list[Figure]:
+    """Pages of panels that share their axes, from 0 to 1, side by side as many as asked for if their titles allow. None
+    is a place that stays free.
+
+    Raises FedmiError where no panel has a line.
+    """
+    panels = [place for place in places if place is not None]
+    if not any(_has_values(curve) for panel in panels for curve in panel.curves):
+        raise FedmiError("there is nothing to show: no value in any round")
+    columns = style.columns([panel.title for panel in panels], columns)
+    rows = max(1, int(style.PAGE_HEIGHT / height))
+    pages = [places[i : i + rows * columns] for i in range(0, len(places), rows * columns)]
+    return [_page(page, columns, ylabel, height) for page in pages]
+
+
+def _page(places: Sequence[Panel | None], columns: int, ylabel: str, height: float) -> Figure:
+    columns = min(columns, len(places))
+    figure, grid = style.grid(len(places), columns, height)
+    for i, (one, place) in enumerate(zip(grid, places, strict=True)):
+        if place is None:
+            one.set_axis_off()
+            continue
+        _fill(one, place)
+        one.set(title=style.wrapped(place.title, style.PAGE - 0.3), ylim=(-0.07, 1.07), yticks=(0, 0.5, 1))
+        if i % columns == 0:
+            one.set_ylabel(ylabel)
+        if style.is_lowest(places, i, columns):
+            one.set_xlabel("round")
+            one.tick_params(labelbottom=True)
+    panels = [place for place in places if place is not None]
+    _small_print(figure, style.shown(figure), panels)
+    return figure
+
+
+def _small_print(figure: Figure, axes: list[Axes], panels: Sequence[Panel]) -> None:
+    """What the marks mean, the notes of the panels, which lines have no values; and the legend."""
     curves = [curve for panel in panels for curve in panel.curves]
     if any(_is_hollow(curve).any() for curve in curves):
         axes[0].plot([], [], "o", mfc="white", mec=style.BLACK, mew=0.8, label=style.DEGENERATE)
@@ -67,8 +100,28 @@ def draw(panels: Sequence[Panel], columns: int, ylabel: str, height: float = 1.4
         style.say(figure, "dotted: the circuits of fewer seeds, the others' are empty")
     for note in sorted({panel.note for panel in panels if panel.note}):
         style.say(figure, note)
+    style.say(figure, _without_values(panels))
     style.legend(figure, axes)
-    return figure
+
+
+NAMED = 6
+"""Lines without values that a figure names; it counts the others."""
+
+
+def _without_values(panels: Sequence[Panel]) -> str:
+    """The lines that are missing in panels that have others."""
+    missing = [
+        f"{panel.title}: {curve.label}"
+        for panel in panels
+        for curve in panel.curves
+        if not _has_values(curve) and any(map(_has_values, panel.curves))
+    ]
+    more = [f"{len(missing) - NAMED} more"] if len(missing) > NAMED else []
+    return f"without values: {', '.join(missing[:NAMED] + more)}" if missing else ""
+
+
+def _has_values(curve: Curve) -> bool:
+    return bool(curve.values.notnull().any())
 
 
 def _fill(axes: Axes, panel: Panel) -> None:
@@ -81,14 +134,41 @@ def _fill(axes: Axes, panel: Panel) -> None:
             mean = curve.null.mean("seed")
             look = {"lw": 0.8, "ls": DASHES}
             axes.plot(mean["round"], mean, color=curve.colour, zorder=3.5, path_effects=style.rim(1.8), **look)
+            _dashes(axes, mean, curve.colour)
             axes.plot([], [], color=style.NULL, label=f"{panel.null_label} (same colour)", **look)
-    rounds = panel.curves[0].values["round"].values if panel.curves else np.array([1])
+    if not any(map(_has_values, panel.curves)):
+        said = "no values" if panel.curves else "no class to analyse"
+        axes.text(0.5, 0.5, said, color=style.NULL, ha="center", va="center", transform=axes.transAxes)
+    if not panel.curves:
+        return  # the axes are shared, the rounds come from other panels
+    rounds = panel.curves[0].values["round"].values
     axes.set_xlim(rounds.min() - 0.5, rounds.max() + 0.5)
     if len(rounds) <= 10:
         axes.set_xticks(rounds[1::2] if len(rounds) > 5 else rounds)
 
 
 DASHES, DOTS = (0, (3, 2)), (0, (1, 1))
+
+
+def _alone(values: np.ndarray) -> np.ndarray:
+    """bool (R,): there is a value, and none in the rounds beside it, so that a line through it is not seen."""
+    there = np.pad(np.isfinite(values), 1)
+    return there[1:-1] & ~there[:-2] & ~there[2:]
+
+
+def _dashes(axes: Axes, mean: xr.DataArray, colour: str) -> None:
+    """One at every round of chance that stands alone."""
+    alone = _alone(mean.values)
+    if alone.any():
+        axes.plot(mean["round"].values[alone], mean.values[alone], "_", color=colour, ms=7, mew=1.2, zorder=3.5)
+
+
+def _interval(axes: Axes, found: xr.Dataset, colour: str) -> None:
+    """As an upright line at every round that stands alone, where a band is not seen."""
+    low, high = found["low"].values, found["high"].values
+    alone = _alone(low)
+    if alone.any():
+        axes.vlines(found["round"].values[alone], low[alone], high[alone], color=colour, lw=0.8, zorder=2)
 
 
 def line(axes: Axes, curve: Curve, depth: int = 0) -> None:
@@ -106,8 +186,9 @@ def line(axes: Axes, curve: Curve, depth: int = 0) -> None:
     axes.fill_between(rounds, found["low"], found["high"], color=curve.colour, alpha=0.12, lw=0)
     for limit in ("low", "high"):
         axes.plot(rounds, found[limit], color=curve.colour, lw=0.4, alpha=0.7, zorder=2)
+    _interval(axes, found, curve.colour)
     hollow = _is_hollow(curve)
-    full = ~hollow & (np.arange(len(rounds)) % max(1, len(rounds) // 10) == 0)
+    full = ~hollow & ((np.arange(len(rounds)) % max(1, len(rounds) // 10) == 0) | _alone(mean))
     look = {"ls": "", "marker": curve.marker, "mec": curve.colour, "mew": 0.8, "ms": max(4.4 - 0.8 * depth, 2.4)}
     axes.plot(rounds[full], mean[full], mfc=curve.colour, zorder=4, **look)
     axes.plot(rounds[hollow], mean[hollow], mfc="white", zorder=5, **look)  # no full one hides them
@@ -152,11 +233,18 @@ def chance(axes: Axes, null: xr.DataArray, label: str) -> None:
     rounds = found["round"].values
     axes.plot(rounds, found["mean"], color=style.NULL, lw=1.4, zorder=1, label=label)
     axes.fill_between(rounds, found["low"], found["high"], color=style.NULL, alpha=0.35, lw=0, zorder=1)
+    _dashes(axes, found["mean"], style.NULL)
+    _interval(axes, found, style.NULL)
 
 
-def names(ds: xr.Dataset) -> dict[int, str]:
-    """Classes as the data set names them."""
-    return dict(zip(ds["class"].values.tolist(), map(str, ds["class_name"].values), strict=True))
+def names(ds: xr.Dataset, dim: str = "class") -> dict[int, str]:
+    """Classes as the data set names them, with their number where the names do not tell them apart or where
+    matplotlib's legends would leave them out. dim: "class" or "true_class"."""
+    found = [str(name) for name in ds[f"{dim}_name"].values]
+    labels = ds[dim].values.tolist()
+    if len(set(found)) < len(found) or any(name == "" or name.startswith("_") for name in found):
+        found = [f"{label}: {name}" for label, name in zip(labels, found, strict=True)]
+    return dict(zip(labels, found, strict=True))
 
 
 def own_classes(ds: xr.Dataset, client: int) -> list[int]:
@@ -185,11 +273,15 @@ def overlap(title: str, ds: xr.Dataset, measure: str, origin: str | None, at: di
     flags = flags.sel({d: v for d, v in at.items() if d in flags.dims})
     hollow = flags.mean([d for d in flags.dims if d not in ("seed", "round")])
     curves = [
-        Curve(layer, value.sel(layer=layer), colour, marker, hollow, null.sel(layer=layer))
-        for (layer, colour), marker in zip(style.LAYERS.items(), style.MARKERS, strict=False)
+        Curve(layer, value.sel(layer=layer), *look, hollow, null.sel(layer=layer))
+        for layer, look in style.layers(ds).items()
     ]
-    note = style.EMPTY_COUNT if (empty > 0).any() else ""
-    return Panel(title, curves, null_label="random sets", note=note)
+    return Panel(title, curves, null_label="random sets", note=convention(empty))
+
+
+def convention(empty: xr.DataArray) -> str:
+    """What is to be said beside a mean over pairs of which so many are empty."""
+    return style.EMPTY_COUNT if (empty > 0).any() else ""
 
 
 def over_rounds(values: xr.DataArray) -> xr.DataArray:

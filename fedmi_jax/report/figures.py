@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any, Literal
 import xarray as xr
 
 from fedmi_jax.analysis import alignment
-from fedmi_jax.analysis.runs import ABLATION, Runs, is_a
+from fedmi_jax.analysis.runs import ABLATION, KINDS, Runs, differences, is_a
 from fedmi_jax.errors import ConfigError, FedmiError, unknown
-from fedmi_jax.network.layers import CONV_LAYERS
 from fedmi_jax.presets import PRESETS
-from fedmi_jax.report import graphs, more_figures, paper_figures, style
+from fedmi_jax.report import graphs, matrices, more_figures, paper_figures, style
+from fedmi_jax.results.schema import ORIGINS, conv_layers
 from fedmi_jax.results.statistics import COVERAGE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_WIRES = ("class_name", *(f"connected_{origin}_{layer}" for origin in ("local", "global") for layer in CONV_LAYERS))
+_WIRES = ("class_name", *(f"connected_{origin}_{{layer}}" for origin in ORIGINS))
 _CIRCUITS = ("degenerate", "class_name")
 _AGAIN = ("rediscovery_iou", "empty_pairs_rediscovery", "local_global_iou", "empty_pairs_local_global")
 _CROSS = ("cross_evaluation", *_CIRCUITS)
@@ -41,8 +41,9 @@ class Paper:
     kinds: tuple[str, ...]
     """Experiments it shows; it is drawn as soon as one of them is there."""
     needs: tuple[str, ...]
-    """Variables."""
-    draw: Callable[[Runs], Figure]
+    """Variables; with {layer} in its name one for each convolution."""
+    draw: Callable[[Runs], list[Figure]]
+    """Its pages."""
     rounds: int = 1
     """At least so many."""
     shows: Shows = "bands"
@@ -53,7 +54,7 @@ class PerRun:
     """A figure of every run."""
 
     needs: tuple[str, ...]
-    draw: Callable[[xr.Dataset], Figure]
+    draw: Callable[[xr.Dataset], list[Figure]]
     asked: bool = False
     """Needs what only a run that was asked for it has: not missed elsewhere."""
     shows: Shows = "bands"
@@ -69,7 +70,7 @@ PAPER: dict[str, Paper] = {
     "fig07": Paper(("three-class",), _CROSS, paper_figures.fig07),
     "fig08": Paper(("three-class",), _overlap("local_global_iou"), paper_figures.fig08),
     "fig09": Paper(("shared-class",), _CROSS, paper_figures.fig09),
-    "fig10": Paper(("iid",), _overlap("stability_iou"), paper_figures.fig10),
+    "fig10": Paper(("iid",), _overlap("stability_iou"), paper_figures.fig10, rounds=2),
     "fig11": Paper(("iid",), _WIRES, graphs.fig11, shows="first"),
     "fig12": Paper(("iid",), _WIRES, graphs.fig12, rounds=2, shows="first"),
     "fig13": Paper(("iid",), _WIRES, graphs.fig13, shows="first"),
@@ -81,15 +82,15 @@ PAPER: dict[str, Paper] = {
     "fig19": Paper((ABLATION,), _CROSS, paper_figures.fig19),
 }
 PER_RUN: dict[str, PerRun] = {
-    "heatmap": PerRun(_CIRCUITS, more_figures.heatmap, shows="first"),
+    "heatmap": PerRun(_CIRCUITS, matrices.heatmap, shows="first"),
     "drift": PerRun(("drift_gap", *_CIRCUITS), more_figures.drift),
-    "pairwise": PerRun(("class_pair_iou", "empty_pairs_class_pair", *_CIRCUITS), more_figures.pairwise, shows="means"),
-    "partition": PerRun(("samples", "true_class_name"), more_figures.partition, shows="first"),
+    "pairwise": PerRun(("class_pair_iou", "empty_pairs_class_pair", *_CIRCUITS), matrices.pairwise, shows="means"),
+    "partition": PerRun(("samples", "true_class_name"), matrices.partition, shows="first"),
     "sparsity": PerRun(("realised_sparsity_local", "realised_sparsity_global"), more_figures.sparsity),
     "accuracy": PerRun(("global_class_accuracy", "local_class_accuracy", "true_class_name"), more_figures.accuracy),
     "specificity": PerRun(
         ("call_rate", "cross_evaluation_call_rate", "true_class_name", *_CIRCUITS),
-        more_figures.specificity,
+        matrices.specificity,
         shows="means",
     ),
     "sufficiency": PerRun(("sufficiency", "necessity", "degenerate"), more_figures.sufficiency),
@@ -112,7 +113,8 @@ _HOW = {
 
 
 def draw_all(runs: Runs, out: Path, only: Sequence[str], formats: Sequence[str]) -> tuple[list[Path], list[str]]:
-    """Draw these figures, or all that belong to the runs: `out`/NAME.FORMAT, or NAME-RUN.FORMAT for one per run.
+    """Draw these figures, or all that belong to the runs: `out`/NAME.FORMAT, or NAME-RUN.FORMAT for one per run. What
+    does not fit on a page goes on in NAME-RUN-page-2.FORMAT and so on.
 
     Existing files are replaced, each as a whole. Returns the files and, one line each, what could not be drawn and how
     to produce what is missing. Raises ConfigError for a figure that there is not.
@@ -125,15 +127,45 @@ def draw_all(runs: Runs, out: Path, only: Sequence[str], formats: Sequence[str])
         figures, missing = (_paper if name in PAPER else _per_run)(name, runs, bool(only))
         problems += missing
         for stem, draw, data, shown in figures:
+            said = [_of(shown, ALL[name].shows), _unlike(shown)]
             try:
                 with style.styled():
-                    figure = draw(data)
-                    style.say(figure, _of(shown, ALL[name].shows))
+                    pages = draw(data)
             except FedmiError as error:  # too little to draw, which only the figure could tell
                 problems.append(f"{stem}: {error}")
                 continue
-            drawn += [style.save(figure, out / f"{stem}.{kind}") for kind in formats]
+            drawn += _save(pages, said, [out / f"{stem}.{kind}" for kind in formats])
     return drawn, problems
+
+
+def _save(pages: Sequence[Figure], said: Sequence[str], paths: Sequence[Path]) -> list[Path]:
+    """The first page under these paths, the others beside it; in the small print of each what is said of all."""
+    drawn = []
+    for number, page in enumerate(pages, 1):
+        count = f"page\xa0{number}\xa0of\xa0{len(pages)}" if len(pages) > 1 else ""
+        with style.styled():
+            for part in (*said, count):
+                style.say(page, part)
+        own = paths if number == 1 else [path.with_name(f"{path.stem}-page-{number}{path.suffix}") for path in paths]
+        drawn += [style.save(page, path) for path in own]
+    return drawn
+
+
+def _unlike(runs: Runs) -> str:
+    """In what the runs are not the paper's; runs that differ in the same are named together."""
+    found: dict[str, list[str]] = {}
+    for name, ds in runs.items():
+        found.setdefault(_differs(name, ds), []).append(name)
+    return "; ".join(
+        f"{', '.join(names)}: {differs}" if len(found) > 1 else differs for differs, names in found.items() if differs
+    )
+
+
+def _differs(name: str, ds: xr.Dataset) -> str:
+    found = differences(name, ds)
+    if is_a(name, KINDS):
+        return f"unlike the paper's: {', '.join(found)}" if found else ""
+    return ", ".join(["none of the paper's experiments", *(one for one in found if one.startswith("data"))])
 
 
 def _of(runs: Runs, shows: Shows) -> str:
@@ -199,9 +231,15 @@ def _too_short(name: str, run: str, ds: xr.Dataset, rounds: int) -> str:
     return f"{name}: {run} has {ds.sizes['round']} round, {rounds} are needed; produce them with `--rounds {rounds}`"
 
 
+def needed(needs: Sequence[str], ds: xr.Dataset) -> list[str]:
+    """The variables of this result that a figure needs, layers filled in."""
+    each = conv_layers(ds)
+    return [name.format(layer=k) for name in needs for k in (each if "{layer}" in name else each[:1])]
+
+
 def _missing(name: str, run: str, ds: xr.Dataset, needs: Sequence[str]) -> str:
     """What the figure lacks in this run, in one line; empty: nothing."""
-    absent = [variable for variable in needs if variable not in ds]
+    absent = [variable for variable in needed(needs, ds) if variable not in ds]
     if absent == ["aligned_local_global_iou"] and alignment.has_aligned(ds):
         return ""
     if not absent:

@@ -16,11 +16,10 @@ import xarray as xr
 from fedmi_jax.analysis.compact import strengths
 from fedmi_jax.analysis.runs import Runs
 from fedmi_jax.errors import FedmiError
-from fedmi_jax.network.layers import CONV_LAYERS
 from fedmi_jax.report import style
 from fedmi_jax.report.curves import names
 from fedmi_jax.results.connectivity import connected, functional
-from fedmi_jax.results.schema import held
+from fedmi_jax.results.schema import conv_layers, held
 from fedmi_jax.results.similarity import iou
 
 if TYPE_CHECKING:
@@ -44,12 +43,12 @@ def circuit(ds: xr.Dataset, seed: int, round_: int, origin: str, client: int, la
     """The circuit at these labels."""
     at = {"seed": seed, "round": round_, "client": client}
     one = ds.sel({**at, "origin": origin, "class": label})
-    masks = {layer: one[f"mask_{layer}"].values.astype(bool) for layer in CONV_LAYERS}
-    before = {"conv1": None, "conv2": masks["conv1"], "conv3": masks["conv2"]}
+    masks = {layer: one[f"mask_{layer}"].values.astype(bool) for layer in conv_layers(ds)}
+    before = dict(zip(masks, (None, *masks.values()), strict=False))
     model = ds.sel(at if origin == "local" else {"seed": seed, "round": round_}).expand_dims(("seed", "round"))
     model = model.expand_dims("client") if origin == "local" else model
     edges = {}
-    for layer in CONV_LAYERS:
+    for layer in masks:
         wires = connected(model, origin, layer).values.squeeze(tuple(range(3 if origin == "local" else 2)))
         edges[layer] = functional(wires.astype(bool), masks[layer], before[layer]) * _strength(model, origin, layer)
     return Circuit(masks, edges)
@@ -67,35 +66,47 @@ def _strength(model: xr.Dataset, origin: str, layer: str) -> np.ndarray:
 
 
 def overlay(first: Circuit, second: Circuit, labels: tuple[str, str], title: str) -> Figure:
-    """Two circuits: what only the first has, only the second, and both."""
-    figure, (axes,) = style.grid(1, 1, 3.3, style.PAGE)
+    """Two circuits: what only the first has, only the second, and both. Raises FedmiError where neither has a
+    channel."""
+    used = [int((first.masks[layer] | second.masks[layer]).sum()) for layer in first.masks]
+    if not any(used):
+        raise FedmiError(f"there is nothing to show: neither circuit has a channel ({title})")
+    figure, (axes,) = style.grid(1, 1, 3.3 * max(1, max(used) / 64), style.PAGE)
     heights = _columns(axes, first, second)
-    for layer in CONV_LAYERS:
-        _edges(axes, layer, first.edges[layer], second.edges[layer], heights)
+    for x, layer in enumerate(first.masks):
+        _edges(axes, x, first.edges[layer], second.edges[layer], list(heights.values()))
     _counts(axes, first, second, labels)
-    axes.set_title(title)
+    axes.set_title(style.wrapped(title, style.PAGE - 0.2))
     axes.set_axis_off()
     style.legend(figure, [axes], 3)
-    if any(np.unique(one.edges[layer]).size > 2 for one in (first, second) for layer in CONV_LAYERS):
+    if any(np.unique(one.edges[layer]).size > 2 for one in (first, second) for layer in first.masks):
         style.say(figure, "width of an edge: norm of its kernel")
+    if max(used) > NUMBERED:
+        style.say(figure, f"layers of more than {NUMBERED} channels are without their numbers")
     return figure
 
 
+NUMBERED = 32
+"""Channels of a layer whose numbers have room beside them."""
+
+
 def _columns(axes: Axes, first: Circuit, second: Circuit) -> dict[str, np.ndarray]:
-    """Draw the nodes; returns each channel's height, NaN for those in neither circuit."""
+    """Draw the nodes; returns each channel's height, NaN for those in neither circuit, from the image up."""
     inputs = first.edges["conv1"].shape[1]
     heights = {"image": _spread(np.ones(inputs, bool))}
     axes.plot(np.zeros(inputs), heights["image"], "s", color=style.NULL, ms=5, zorder=3)
     axes.text(0, -0.06, "image", ha="center", va="top")
-    for x, layer in enumerate(CONV_LAYERS, 1):
+    room = style.PAGE / (len(first.masks) + 0.55) - 0.1
+    for x, layer in enumerate(first.masks, 1):
         a, b = first.masks[layer], second.masks[layer]
         heights[layer] = _spread(a | b)
         for chosen, colour in ((a & ~b, FIRST), (b & ~a, SECOND), (a & b, BOTH)):
             y = heights[layer][chosen]
             axes.plot(np.full(len(y), x), y, "o", color=colour, ms=3.4, zorder=3)
         _numbers(axes, x, heights[layer])
-        axes.text(x, -0.06, f"{layer}\n{a.sum()} and {b.sum()} channels, IoU {iou(a, b):.2f}", ha="center", va="top")
-    axes.set(xlim=(-0.2, len(CONV_LAYERS) + 0.35), ylim=(-0.2, 1.04))
+        said = style.wrapped(f"{a.sum()} and {b.sum()} channels, IoU {iou(a, b):.2f}", room)
+        axes.text(x, -0.06, f"{layer}\n{said}", ha="center", va="top")
+    axes.set(xlim=(-0.2, len(first.masks) + 0.35), ylim=(-0.2, 1.04))
     return heights
 
 
@@ -110,19 +121,19 @@ def _numbers(axes: Axes, x: int, heights: np.ndarray) -> None:
     """Channel numbers, where there is room for them."""
     used = np.flatnonzero(~np.isnan(heights))
     look = {"va": "center", "fontsize": 6, "path_effects": style.rim(1.2)}
-    if len(used) <= 32:
+    if len(used) <= NUMBERED:
         for channel in used:
             axes.text(x + 0.04, heights[channel], str(channel), **look)
 
 
-def _edges(axes: Axes, layer: str, first: np.ndarray, second: np.ndarray, heights: dict[str, np.ndarray]) -> None:
+def _edges(axes: Axes, x: int, first: np.ndarray, second: np.ndarray, heights: list[np.ndarray]) -> None:
+    """From the column of this number to the next."""
     from matplotlib.collections import LineCollection
 
-    x, order = CONV_LAYERS.index(layer), ("image", *CONV_LAYERS)
     alone, common = (first * (second == 0), second * (first == 0)), np.sqrt(first * second)
     for chosen, colour, z in ((alone[0], FIRST, 1), (alone[1], SECOND, 1), (common, BOTH, 2)):
         out, into = np.nonzero(chosen)
-        ends = [[(x, heights[order[x]][i]), (x + 1, heights[layer][o])] for o, i in zip(out, into, strict=True)]
+        ends = [[(x, heights[x][i]), (x + 1, heights[x + 1][o])] for o, i in zip(out, into, strict=True)]
         widths = (0.2 + 1.1 * chosen[out, into]).tolist()
         axes.add_collection(LineCollection(ends, colors=colour, linewidths=widths, alpha=0.55, zorder=z))
 
@@ -131,8 +142,8 @@ def _counts(axes: Axes, first: Circuit, second: Circuit, labels: tuple[str, str]
     """The legend: how many channels and edges are whose."""
     whose = ((f"only {labels[0]}", (True, False)), (f"only {labels[1]}", (False, True)), ("both", (True, True)))
     for (label, pick), colour in zip(whose, (FIRST, SECOND, BOTH), strict=True):
-        nodes = sum(_count(first.masks[k], second.masks[k], pick) for k in CONV_LAYERS)
-        edges = sum(_count(first.edges[k] > 0, second.edges[k] > 0, pick) for k in CONV_LAYERS)
+        nodes = sum(_count(first.masks[k], second.masks[k], pick) for k in first.masks)
+        edges = sum(_count(first.edges[k] > 0, second.edges[k] > 0, pick) for k in first.masks)
         axes.plot([], [], "o-", color=colour, ms=3.4, label=f"{label}: {nodes} channels, {edges} edges")
 
 
@@ -153,28 +164,28 @@ def _place(ds: xr.Dataset, clients: int, rounds: int) -> tuple[int, list[int], l
     return ds["seed"].values[0].item(), last["round"].values.tolist(), who, int(ds["class"].values[label])
 
 
-def fig11(runs: Runs) -> Figure:
+def fig11(runs: Runs) -> list[Figure]:
     """IID: circuits of two clients in the last round, on their own models."""
     ds = runs["iid"]
     seed, (round_,), clients, label = _place(ds, 2, 1)
     first, second = (circuit(ds, seed, round_, "local", k, label) for k in clients)
     title = f"{names(ds)[label]}, round {round_}, seed {seed}: local circuits of two clients"
-    return overlay(first, second, (f"client {clients[0]}", f"client {clients[1]}"), title)
+    return [overlay(first, second, (f"client {clients[0]}", f"client {clients[1]}"), title)]
 
 
-def fig12(runs: Runs) -> Figure:
+def fig12(runs: Runs) -> list[Figure]:
     """IID: one client's circuit in the last two rounds, on the global model."""
     ds = runs["iid"]
     seed, rounds, (client,), label = _place(ds, 1, 2)
     first, second = (circuit(ds, seed, r, "global", client, label) for r in rounds)
     title = f"{names(ds)[label]}, client {client}, seed {seed}: global circuit in two rounds"
-    return overlay(first, second, (f"round {rounds[0]}", f"round {rounds[1]}"), title)
+    return [overlay(first, second, (f"round {rounds[0]}", f"round {rounds[1]}"), title)]
 
 
-def fig13(runs: Runs) -> Figure:
+def fig13(runs: Runs) -> list[Figure]:
     """IID: one client's local circuit and the one found on the global model with its data."""
     ds = runs["iid"]
     seed, (round_,), (client,), label = _place(ds, 1, 1)
     first, second = (circuit(ds, seed, round_, origin, client, label) for origin in ("local", "global"))
     title = f"{names(ds)[label]}, client {client}, round {round_}, seed {seed}: local against global circuit"
-    return overlay(first, second, ("local", "global"), title)
+    return [overlay(first, second, ("local", "global"), title)]

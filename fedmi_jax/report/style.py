@@ -1,29 +1,35 @@
 """How every figure looks: one column (3.3 in) or a page (6.9 in) wide, Okabe and Ito's colours, readable in print.
 
-matplotlib is imported when the first figure is drawn; figures are objects of their own, so nothing is set globally.
+matplotlib is imported when the first figure is drawn. Figures are objects of their own and are drawn with settings of
+their own: no matplotlibrc, style or backend of the user changes them, and nothing stays set afterwards.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import cache
 from math import ceil
 from pathlib import Path
 from textwrap import fill
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fedmi_jax.files import replacing
+from fedmi_jax.results.schema import conv_layers
 
 if TYPE_CHECKING:
+    import xarray as xr
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLUMN, PAGE = 3.3, 6.9
-"""Widths in inches."""
+T = TypeVar("T")
+COLUMN, PAGE, PAGE_HEIGHT = 3.3, 6.9, 9.5
+"""Widths in inches, and how high a page of panels or rows may be; what does not fit goes on the next page."""
 BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK = (
     "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000",
 )  # fmt: skip
-LAYERS = {"conv1": BLUE, "conv2": VERMILLION, "conv3": GREEN}
 SERIES = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, "#332288", "#8B4513", "#882255", "#999933")
 """Okabe and Ito's, without the yellow that print loses and the black whose band would be grey, as chance is; for up to
 ten classes a brown and three of Paul Tol's."""
@@ -50,11 +56,68 @@ _STYLE: dict[str, Any] = {
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """Within it figures are made in this style."""
+    """Within it figures are made in this style, on top of matplotlib's own defaults instead of the user's."""
+    _import_matplotlib()
     import matplotlib as mpl
 
-    with mpl.rc_context(_STYLE):  # type: ignore[arg-type]
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(_STYLE)  # type: ignore[arg-type]
         yield
+
+
+def _import_matplotlib() -> None:
+    """The first import reads MPLBACKEND, and fails when matplotlib does not know the name. Figures need no backend, so
+    such a name is passed over."""
+    if "matplotlib" in sys.modules:
+        return
+    named = os.environ.pop("MPLBACKEND", None)
+    try:
+        import matplotlib as mpl
+    finally:
+        if named is not None:
+            os.environ["MPLBACKEND"] = named
+    if named:
+        with suppress(ValueError):
+            mpl.rcParams["backend"] = named
+
+
+@cache
+def width(text: str, size: float = 7) -> float:
+    """Of a line of text in this size, in inches."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import text_to_path
+
+    return text_to_path.get_text_width_height_descent(text, FontProperties(size=size), False)[0] / 72
+
+
+def widest(texts: Sequence[str], size: float = 7) -> float:
+    """Width of the longest line, in inches; 0 for no text."""
+    return max((width(text, size) for text in texts), default=0.0)
+
+
+def columns(titles: Sequence[str], wanted: int) -> int:
+    """How many panels stand side by side on a page, at most as many as wanted, so that no two of these titles touch;
+    fewer than wanted are spread evenly over the rows."""
+    wanted = max(1, min(wanted, len(titles)))
+    fit = max(1, int((PAGE - 0.45) / (widest(titles) + 0.08)))
+    return wanted if fit >= wanted else ceil(wanted / ceil(wanted / fit))
+
+
+def in_rows(groups: Iterable[Sequence[T]], columns: int) -> list[T | None]:
+    """What stands in every place of a grid of so many columns, each group in rows of its own; None: nothing."""
+    return [place for group in groups for place in (*group, *(None,) * (-len(group) % columns))]
+
+
+def is_lowest(places: Sequence[Any], place: int, columns: int) -> bool:
+    """Whether nothing stands below this place."""
+    return all(below is None for below in places[place + columns : place + columns + 1])
+
+
+def chunks(items: Sequence[T], most: int) -> list[Sequence[T]]:
+    """The items in parts of nearly equal length, none longer than `most`."""
+    size = ceil(len(items) / max(1, ceil(len(items) / most)))
+    return [items[i : i + size] for i in range(0, len(items), max(1, size))]
 
 
 def grid(
@@ -74,6 +137,17 @@ def grid(
     return figure, axes[:count]
 
 
+def shown(figure: Figure) -> list[Axes]:
+    """The panels, without the places that stay free."""
+    return [axes for axes in figure.axes if axes.axison]
+
+
+def wrapped(title: str, inches: float) -> str:
+    """In as many lines as it needs to be no wider."""
+    wide = width(title)
+    return title if wide <= inches else fill(title, int(len(title) * inches / wide), break_on_hyphens=False)
+
+
 def legend(figure: Figure, axes: Sequence[Axes], columns: int | None = None) -> None:
     """One for all panels, above them: each label once, classes in their order, and what is no curve at the end."""
     found: dict[str, Any] = {}
@@ -81,19 +155,41 @@ def legend(figure: Figure, axes: Sequence[Axes], columns: int | None = None) -> 
         for handle, label in zip(*one.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
     order = sorted(found, key=lambda label: (label.startswith(NO_CURVE), _number(label)))
+    if not order:
+        return
     room = 72 * figure.get_figwidth() / sum(3.5 * len(label) + 24 for label in order)  # in points: letters and handles
     rows = max(ceil(len(found) / 9), ceil(1 / room))
+    ncols = columns or -(-len(found) // rows)
+    while ncols > 1 and _legend_width(order, ncols) > figure.get_figwidth():
+        ncols -= 1
     figure.legend(
-        [found[label] for label in order], order, loc="outside upper center", ncols=columns or -(-len(found) // rows),
+        [found[label] for label in order], order, loc="outside upper center", ncols=ncols,
         handlelength=1.4, columnspacing=1.0, handletextpad=0.5, borderaxespad=0.2,
     )  # fmt: skip
+    _grow(figure, 0.155 * max(0, ceil(len(order) / ncols) - (3 if columns else 2)))
+
+
+def _legend_width(labels: Sequence[str], ncols: int) -> float:
+    """In inches; a column is as wide as its longest label, and labels are laid out column by column."""
+    size = -(-len(labels) // ncols)
+    parts = [labels[i : i + size] for i in range(0, len(labels), size)]
+    return sum(widest(part, 6.5) + 2.9 * 6.5 / 72 for part in parts)
+
+
+def _grow(figure: Figure, inches: float) -> None:
+    """Room for a legend or small print of many lines, which else is taken from the panels."""
+    figure.set_figheight(figure.get_figheight() + inches)
 
 
 def say(figure: Figure, text: str) -> None:
     """In small print at the lower edge, after what the figure says there already."""
-    said = "; ".join(part for part in (figure.get_supxlabel().replace("\n", " "), text) if part)
+    if not text:
+        return
+    before = figure.get_supxlabel()
+    said = "; ".join(part for part in (before.replace("\n", " "), text) if part)
     lines = fill(said, round(21 * figure.get_figwidth()), break_on_hyphens=False)
     figure.supxlabel(lines, fontsize=6, x=0.995, ha="right")
+    _grow(figure, 0.1 * (max(1, lines.count("\n")) - max(1, before.count("\n"))))
 
 
 def rim(width: float) -> list[Any]:
@@ -103,26 +199,43 @@ def rim(width: float) -> list[Any]:
     return [withStroke(linewidth=width, foreground="white")]
 
 
-def short(name: str) -> str:
-    """Of a class: the number that its name begins with, as in "7 - seven", or else the whole name."""
-    first = name.split(" ")[0]
-    return first if first.isdecimal() else name
+def short(names: Sequence[str]) -> list[str]:
+    """Of classes: the number that each name begins with, as in "7 - seven", or else the whole name; whole names where
+    the short ones do not tell the classes apart."""
+    found = [_first(name) if _first(name).isdecimal() else name for name in names]
+    return found if len(set(found)) == len(found) else list(names)
 
 
-def ticks(axes: Axes, labels: Sequence[str]) -> None:
-    """One on the x axis for each label, from 0 on; long ones upright."""
-    axes.set_xticks(range(len(labels)), labels, rotation=90 if max(map(len, labels), default=0) > 4 else 0)
+def _first(name: str) -> str:
+    return name.split(" ")[0]
+
+
+def upright(labels: Sequence[str], room: float) -> bool:
+    """Whether ticks of these names, so many inches apart, stand upright."""
+    return max(map(len, labels), default=0) > 4 or widest(labels, 6.5) + 2 / 72 > room
+
+
+def ticks(axes: Axes, labels: Sequence[str], room: float) -> None:
+    """One on the x axis for each label, from 0 on, so many inches apart; long ones upright."""
+    axes.set_xticks(range(len(labels)), labels, rotation=90 if upright(labels, room) else 0)
 
 
 def _number(label: str) -> int:
     """That a class's name begins with, as in "7 - seven"; 0: none."""
-    first = short(label)
+    first = _first(label)
     return int(first) if first.isdecimal() else 0
 
 
 def look(label: int) -> tuple[str, str]:
-    """Colour and marker of a class, the same in every figure."""
-    return SERIES[label % len(SERIES)], MARKERS[label % len(MARKERS)]
+    """Colour and marker of a class, or of the layer of this number, the same in every figure. After ten the colours
+    repeat with the next marker, so that the first hundred differ."""
+    colours = len(SERIES)
+    return SERIES[label % colours], MARKERS[(label + label // colours) % len(MARKERS)]
+
+
+def layers(ds: xr.Dataset) -> dict[str, tuple[str, str]]:
+    """Colour and marker of every convolution of this result."""
+    return {layer: look(i) for i, layer in enumerate(conv_layers(ds))}
 
 
 def save(figure: Figure, path: Path) -> Path:
