@@ -2,8 +2,6 @@
 
 import io
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -218,15 +216,6 @@ def test_a_summary_of_many_clients_stays_short(shared):
     with console.capture() as capture:
         tables.print_summary(short, console)
     assert len(capture.get().splitlines()) < 60
-
-
-def test_importing_loads_neither_matplotlib_nor_tensorflow_datasets():
-    code = (
-        "import sys, fedmi_jax.interop, fedmi_jax.results\n"
-        "print([m for m in ('matplotlib', 'tensorflow_datasets', 'tensorflow') if m in sys.modules])"
-    )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == "[]"
 
 
 def test_names_out_of_a_file_are_text(one_class):
