@@ -186,7 +186,6 @@ SMALL = tiny.experiment(
 )  # fmt: skip
 
 
-@pytest.mark.xdist_group("benchmarks")
 def test_discovery(squares, capsys, monkeypatch):
     monkeypatch.setattr(discovery, "on_jax", traced)
     found = discovery.case(SMALL, 6, Budget(seconds=0, most=9), together=2, dataset=squares)
@@ -205,7 +204,6 @@ def test_discovery_of_any_size(size, kind):
     assert {len(own) for own in found.split.class_map} == ({classes} if kind == "class-map" else set())
 
 
-@pytest.mark.xdist_group("benchmarks")
 def test_end_to_end(squares, capsys):
     """The one benchmark that computes here."""
     table, found = printed(lambda: end_to_end.measure(SMALL, ONCE, squares), capsys)
