@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test clean
+.PHONY: demo test quick numerical faults clean
 
 demo: .venv/installed
 	rm -rf runs/quick
@@ -12,6 +12,18 @@ test: .venv/test-installed
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/python -m pytest
+
+quick: .venv/test-installed
+	$(BIN)/python -m pytest -m "not slow"
+
+# What must hold to the last bit or nearly, on a processor without AVX-512, compiled as a user's programs are.
+NUMERICAL = local ops sparse_ops pruning gates model discovery evaluation simulation
+numerical: .venv/test-installed
+	XLA_FLAGS="--xla_cpu_max_isa=AVX2 --xla_backend_optimization_level=3" \
+	$(BIN)/python -m pytest $(NUMERICAL:%=tests/test_%.py)
+
+faults: .venv/test-installed
+	$(BIN)/python -m tests.faults
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
@@ -26,4 +38,4 @@ test: .venv/test-installed
 	touch $@
 
 clean:
-	rm -rf .venv build dist *.egg-info
+	rm -rf .venv .pytest_cache build dist *.egg-info

@@ -63,7 +63,7 @@ def run(
     shown: Callable[[dict[str, Any], Console], None] | None = None,
 ) -> int:  # fmt: skip
     """Measure in a session of the package's and print, by default with `show`; the exit status."""
-    jax.config.update("jax_enable_compilation_cache", False)  # compile times are part of what is measured
+    compile_anew()
     try:
         with session(Execution()):
             set_precision(options.tf32)
@@ -75,6 +75,11 @@ def run(
     if options.json:
         print(json.dumps(found))
     return 0
+
+
+def compile_anew() -> None:
+    """Keep no compiled programs, because compile times are part of what is measured."""
+    jax.config.update("jax_enable_compilation_cache", False)
 
 
 def set_precision(tf32: bool) -> None:

@@ -23,14 +23,25 @@ jax.config.update("jax_num_cpu_devices", 2)
 session.allow_pauses()  # now, because XLA_FLAGS are part of a program's key
 
 SHARED_RUNS = {"counted_run", "some"}
+GROUPS = (
+    "test_golden", "run", "test_readme", "test_local", "test_discovery", "test_model", "test_evaluation",
+    "test_benchmarks", "test_devices", "test_ops", "test_sparse_ops", "test_pruning",
+)  # fmt: skip
+"""Tests of one group go to one worker, because they share programs, or a run: the longest first. The others come last,
+one by one, to whichever worker has nothing left to do."""
+
+
+def group(item):
+    name = "run" if SHARED_RUNS & set(item.fixturenames) else item.path.stem
+    return name if name in GROUPS else None
 
 
 @pytest.hookimpl(tryfirst=True)  # before the workers read the groups
 def pytest_collection_modifyitems(items):
-    """Tests of one run go to one worker, so that it is made once."""
     for item in items:
-        if SHARED_RUNS & set(item.fixturenames):
-            item.add_marker(pytest.mark.xdist_group("run"))
+        if name := group(item):
+            item.add_marker(pytest.mark.xdist_group(name))
+    items.sort(key=lambda item: GROUPS.index(group(item)) if group(item) else len(GROUPS))
 
 
 @pytest.fixture

@@ -14,8 +14,11 @@ of the time. (Not optimised at all, it runs six times as long.)"""
 
 
 def compiling_fast(flags: str) -> str:
-    """These XLA_FLAGS, and those of FLAGS on which they say nothing."""
-    return " ".join([*flags.split(), *(flag for flag in FLAGS if flag.split("=")[0] not in flags)])
+    """These XLA_FLAGS and FLAGS; or they alone, where they say how far to optimise."""
+    told = flags.split()
+    if any(flag.startswith(FLAGS[0].split("=")[0]) and flag != FLAGS[0] for flag in told):
+        return flags
+    return " ".join([*told, *(flag for flag in FLAGS if flag not in told)])
 
 
 def as_a_user(environment: Mapping[str, str]) -> dict[str, str]:

@@ -136,6 +136,12 @@ def keeps_contract(case):
     return case["ratio"] is None or case["ratio"] > 0
 
 
+@pytest.fixture(autouse=True)
+def keeping_programs(monkeypatch):
+    """Of one worker's tests a benchmark must not be the one that turns JAX's cache off for all."""
+    monkeypatch.setattr(report, "compile_anew", lambda: None)
+
+
 def printed(measure, capsys):
     """What `measure` prints through `report.run`: the lines before the JSON, and the JSON."""
     options = report.parser("some", "doc").parse_args(["--json"])
@@ -144,7 +150,14 @@ def printed(measure, capsys):
     return "\n".join(table), json.loads(last)
 
 
+def traced(run):
+    """In place of `on_jax`: a contender whose work JAX traces, shapes and all, but neither compiles nor runs."""
+    return Contender(lambda turn: jax.eval_shape(lambda: run(turn)), lambda shapes: None)
+
+
 def test_local_training(squares, capsys, monkeypatch):
+    monkeypatch.setattr(local_training, "on_jax", traced)
+
     def measure():
         return local_training.measure(2, 2, ONCE, batch=16, dataset=squares, peak_seconds=0)
 
@@ -167,9 +180,15 @@ def test_too_few_images(squares):
         local_training.measure(2, 99, ONCE, batch=16, dataset=squares)
 
 
-def test_discovery(squares, capsys):
-    experiment = discovery.experiment(2, 2, steps=3)
-    found = discovery.case(experiment, 6, Budget(seconds=0, most=9), together=2, dataset=squares)
+SMALL = tiny.experiment(
+    seeds=(3,), local=Local(epochs=1, batch_size=16), discovery=Discovery(classes=(0, 2), steps=3, batch_size=16),
+    execution=Execution(client_chunk=100),
+)  # fmt: skip
+
+
+def test_discovery(squares, capsys, monkeypatch):
+    monkeypatch.setattr(discovery, "on_jax", traced)
+    found = discovery.case(SMALL, 6, Budget(seconds=0, most=9), together=2, dataset=squares)
     assert keeps_contract(found)
     assert found["what"] == "discovery, 2 clients x 2 classes (8 circuits, 6 timed), 3 steps"
     assert found["turns"] == 3  # two circuits in each, every circuit once
@@ -186,11 +205,8 @@ def test_discovery_of_any_size(size, kind):
 
 
 def test_end_to_end(squares, capsys):
-    small = tiny.experiment(
-        seeds=(3,), local=Local(epochs=1, batch_size=16), discovery=Discovery(classes=(0, 2), steps=3, batch_size=16),
-        execution=Execution(client_chunk=100),
-    )  # fmt: skip
-    table, found = printed(lambda: end_to_end.measure(small, ONCE, squares), capsys)
+    """The one benchmark that computes here."""
+    table, found = printed(lambda: end_to_end.measure(SMALL, ONCE, squares), capsys)
     assert keeps_contract(found)
     assert list(found["stages"]) == ["train", "average", "discover", "evaluate"]
     assert sum(row["fedmi_jax_s"] for row in found["stages"].values()) <= found["fedmi_jax"]["median_s"]
@@ -198,9 +214,11 @@ def test_end_to_end(squares, capsys):
 
 
 def test_scaling_of_a_few_clients(monkeypatch):
-    """A row, with fewer images; then its table and plot from rows of other processes."""
-    monkeypatch.setattr(scaling, "IMAGES", 4)
+    """A row, of a round that takes no time; then its table and plot from rows of other processes."""
+    rounds = []
+    monkeypatch.setattr(scaling, "one_round", lambda setup, start, first: rounds.append(first.clients.shape))
     row = scaling.row(3, 2, against=False)
+    assert rounds == [(1, 3), (1, 3)]  # the first one compiles
     assert (row["clients"], row["chunk"], row["ratio"]) == (3, 2, None)
     assert row["ms_per_client_step"] > 0
     assert row["peak_mib"] > row["added_mib"] >= 0

@@ -1,5 +1,6 @@
 """The scripts: what is there is not run again, seeds are joined, sweeps are tabled."""
 
+import pickle
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,8 +47,27 @@ class Runner:
         return made
 
 
+def file_in(path):
+    return path / store.FILE if path.is_dir() else path
+
+
+@pytest.fixture
+def reading_fast(monkeypatch):
+    """The same files by the C library, in a fifth of h5netcdf's time; what `store.load` does with them is tested in
+    `test_results`."""
+    monkeypatch.setattr(store, "load", lambda path: xr.load_dataset(file_in(path), engine="netcdf4"))
+
+
+def pickled(ds, folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / store.FILE).write_bytes(pickle.dumps(ds))
+
+
 @pytest.fixture
 def runner(monkeypatch):
+    """Results stand where netCDF files would, and are there and back in a moment."""
+    monkeypatch.setattr(store, "save", pickled)
+    monkeypatch.setattr(store, "load", lambda path: pickle.loads(file_in(path).read_bytes()))
     made = Runner()
     monkeypatch.setattr(fedmi_jax, "run", made)
     return made
@@ -216,6 +236,7 @@ def test_the_base_of_the_choices_can_be_there_already(runner, tmp_path):
     assert head in (out / "choices.md").read_text()
 
 
+@pytest.mark.usefixtures("reading_fast")
 def test_the_stored_sweep_is_tabled_as_it_is():
     """Its most skewed level: every cell anew from the results."""
     beyond = Path(__file__).parent.parent / "experiments" / "beyond"
@@ -229,6 +250,7 @@ def test_the_stored_sweep_is_tabled_as_it_is():
     assert len(own) > 20
 
 
+@pytest.mark.usefixtures("reading_fast")
 def test_the_stored_choices_are_tabled_as_they_are():
     root = Path(__file__).parent.parent / "experiments"
     option = choices.Choices(root / "beyond" / "choices", base=root / "results")
@@ -264,6 +286,7 @@ def test_circuits_of_classes_without_images_are_left_out():
     np.testing.assert_allclose(found, [1, 1 / 3])
 
 
+@pytest.mark.usefixtures("reading_fast")
 def test_the_readme_and_the_claims_are_those_of_the_stored_results():
     root = Path(__file__).parent.parent
     stored = root / "experiments" / "results"

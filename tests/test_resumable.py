@@ -228,7 +228,7 @@ def test_what_a_callback_raises_ends_the_run_with_the_round_kept(cheap, squares,
 
 def test_killed_at_any_moment_around_any_write(cheap, squares, tmp_path, monkeypatch):
     """The folder as a kill -9 would leave it at each moment, every one resumed: always the same file, and it alone."""
-    folder, snapshots = tmp_path / "run", tmp_path / "at"
+    experiment, folder, snapshots = replace(cheap, rounds=3), tmp_path / "run", tmp_path / "at"
 
     def snapshot(moment):
         shutil.copytree(folder, snapshots / str(moment))
@@ -238,15 +238,15 @@ def test_killed_at_any_moment_around_any_write(cheap, squares, tmp_path, monkeyp
     with monkeypatch.context() as patched:
         moments = Moments(snapshot)
         moments.install(patched.setattr)
-        resumable.run(cheap, folder, squares)
-    assert moments.count == 4 + 5 * (2 * 4 + 1)  # run.json; round and state of every round, result.nc, which are sealed
+        resumable.run(experiment, folder, squares)
+    assert moments.count == 4 + 5 * (2 * 3 + 1)  # run.json; round and state of every round, result.nc, which are sealed
     expected = (folder / "result.nc").read_bytes()
     for one in snapshots.iterdir():
         if resumable.experiment_in(one) is None:  # before run.json was there
             assert int(one.name) < 4
-            resumable.run(cheap, one, squares)
+            resumable.run(experiment, one, squares)
         elif (one / "result.nc").exists():
-            assert int(one.name) > 4 + 5 * 8
+            assert int(one.name) > 4 + 5 * 6
         resumable.resume(one, squares)
         assert [path.name for path in one.iterdir()] == ["result.nc"], one.name
         assert (one / "result.nc").read_bytes() == expected, one.name
@@ -255,7 +255,8 @@ def test_killed_at_any_moment_around_any_write(cheap, squares, tmp_path, monkeyp
 @pytest.mark.parametrize("call", ["fsync", "replace"])
 def test_a_full_disk_or_a_failed_rename_is_one_line_and_resumable(cheap, squares, tmp_path, monkeypatch, call):
     """At every write in turn."""
-    expected, real, left = whole(cheap, squares), getattr(os, call), [0]
+    experiment = replace(cheap, rounds=3)
+    expected, real, left = whole(experiment, squares), getattr(os, call), [0]
 
     def fails_sometimes(*arguments):
         left[0] -= 1
@@ -264,14 +265,14 @@ def test_a_full_disk_or_a_failed_rename_is_one_line_and_resumable(cheap, squares
         return real(*arguments)
 
     monkeypatch.setattr(os, call, fails_sometimes)
-    for nth in range(1, 1 + {"fsync": 2, "replace": 1}[call] * 10):  # run.json, four rounds and states, result.nc
+    for nth in range(1, 1 + {"fsync": 2, "replace": 1}[call] * 8):  # run.json, three rounds and states, result.nc
         left[0] = nth
         folder = tmp_path / str(nth)
         with pytest.raises(FedmiError, match=r"^[^\n]* cannot be written: No space left on device; make room [^\n]*$"):
-            resumable.run(cheap, folder, squares)
+            resumable.run(experiment, folder, squares)
         assert not list(folder.rglob("*.tmp"))
         if not (folder / "result.nc").exists():  # the last flush is that of the folder with the finished file
-            resumable.run(cheap, folder, squares)
+            resumable.run(experiment, folder, squares)
         xr.testing.assert_identical(store.load(folder), expected)
 
 

@@ -14,6 +14,7 @@ Two empty sets: the authors count them as equal, IoU 1.0; then the expectation i
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -71,11 +72,9 @@ def expected(ds: xr.Dataset) -> xr.Dataset:
     """Every measure of similarity as it would be for random circuits of the same sizes: the variables of
     `similarity.measures`, same names and dimensions."""
     there = held(ds).values
-    found = {name: [] for name in MEASURES}
-    for layer in conv_layers(ds):
-        for name, value in _of_layer(ds, layer, there).items():
-            found[name].append(value)
-    return xr.Dataset({name: _like(ds[name], parts) for name, parts in found.items() if name in ds})
+    layers = [_of_layer(ds, layer, there) for layer in conv_layers(ds)]
+    names = [name for name in MEASURES if name in ds]
+    return xr.Dataset({name: _like(ds[name], [of[name]() for of in layers]) for name in names})
 
 
 def _like(measured: xr.DataArray, layers: list[np.ndarray]) -> xr.DataArray:
@@ -83,8 +82,9 @@ def _like(measured: xr.DataArray, layers: list[np.ndarray]) -> xr.DataArray:
     return measured.copy(data=np.stack(layers, -1)).where(measured.notnull())
 
 
-def _of_layer(ds: xr.Dataset, layer: str, there: np.ndarray) -> dict[str, np.ndarray]:
-    """Like `similarity._of_layer`, of expectations: only sizes matter, and only how often each occurs."""
+def _of_layer(ds: xr.Dataset, layer: str, there: np.ndarray) -> dict[str, Callable[[], np.ndarray]]:
+    """Like `similarity._of_layer`, of expectations: only sizes matter, and only how often each occurs. Each is computed
+    when it is called for."""
     masks = ds[f"mask_{layer}"].transpose(*CIRCUIT_DIMS, f"channel_{layer}").values.astype(bool)
     table, size, own = expected_table(masks.shape[-1]), masks.sum(-1), there[:, :, None]
     origins = [str(origin) for origin in ds["origin"].values]
@@ -92,12 +92,12 @@ def _of_layer(ds: xr.Dataset, layer: str, there: np.ndarray) -> dict[str, np.nda
     union = np.any(masks & own[..., None], 4).sum(-1)
     by_class = (size.swapaxes(3, 4), own.swapaxes(3, 4))
     return {
-        "inter_client_iou": _among(table, *by_class),
-        "stability_iou": _stability(table, size, own),
-        "local_global_iou": np.where(there, table[local, global_], np.nan),
-        "specialist_distinctness": _among(table, union, np.asarray(own.any(-1))),
-        "inter_class_iou": _among(table, size, own),
-        "class_pair_iou": _class_pairs(table, *by_class),
+        "inter_client_iou": lambda: _among(table, *by_class),
+        "stability_iou": lambda: _stability(table, size, own),
+        "local_global_iou": lambda: np.where(there, table[local, global_], np.nan),
+        "specialist_distinctness": lambda: _among(table, union, np.asarray(own.any(-1))),
+        "inter_class_iou": lambda: _among(table, size, own),
+        "class_pair_iou": lambda: _class_pairs(table, *by_class),
     }
 
 
