@@ -62,6 +62,9 @@ def test_every_class_has_its_panels(ten, wide, drawn):
     both = [f"{c} - name, {origin} circuits" for c in range(10) for origin in ("local", "global")]
     assert sorted(titles(drawn("fig01", ten))) == sorted(both)
     assert [title.split(", ")[0] for title in titles(drawn("accuracy", wide))] == [f"{LONG} {c:02}" for c in range(22)]
+    (figure,) = pages("fig02", alike(2, 10, rounds=10))
+    assert titles([figure]) == [f"{c} - name" for c in range(10)]
+    assert touching(figure) == []
     made = pages("fig10", renamed(alike(2, 7)))
     assert [len(titles([figure])) for figure in made] == [12, 2]
     for figure in made:  # the local and the global circuits of a class stand on one page
@@ -135,6 +138,8 @@ def test_every_layer_is_drawn(layers):
         assert titles(pages(name, ds)) == names
     (heatmap,), (pairwise,), (ceiling,) = (pages(name, ds) for name in ("heatmap", "pairwise", "ceiling"))
     assert [axes.get_title().split(",")[0] for axes in heatmap.axes] == names
+    assert "seed 0, round 2" in heatmap.axes[-1].get_title() + heatmap.get_supxlabel()
+    assert touching(heatmap) == []
     assert titles([pairwise]) == [f"{layer}, {origin} circuits" for origin in ("local", "global") for layer in names]
     assert [tick.get_text() for tick in ceiling.axes[0].get_xticklabels()] == names
     for axes in style.shown(pages("fig02", ds)[0]):

@@ -88,9 +88,9 @@ def _channels(ds: xr.Dataset, circuits: Circuits) -> Figure:
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
-    last, layers = ds.isel(seed=0, round=-1), conv_layers(ds)
+    last, layers = ds.isel(seed=0, round=-1), list(conv_layers(ds))
     marks, seed = {"local": MARK, "global": GLOBAL_MARK}, f"seed {last['seed'].item()}, round {last['round'].item()}"
-    said = _row_names(ds, circuits, marks)
+    said, where = _row_names(ds, circuits, marks), layers[-1] if len(layers) <= 3 else None
     figure = Figure(figsize=(style.PAGE, 0.75 + 0.13 * max(6, len(circuits))), layout="constrained")
     colours = ("white", style.BLUE, style.ORANGE, style.BLACK)
     channels = np.array([ds.sizes[f"channel_{layer}"] for layer in layers])
@@ -101,9 +101,10 @@ def _channels(ds: xr.Dataset, circuits: Circuits) -> Figure:
         codes = [(m.sel(origin="local") + 2 * m.sel(origin="global")).values for m in masks]
         axes.pcolormesh(np.array(codes), cmap=ListedColormap(colours), vmin=0, vmax=3, edgecolors="#EEEEEE", lw=0.15)
         axes.invert_yaxis()
-        axes.set(title=f"{layer}, {seed}" if i == 2 else layer, xlabel="channel")
+        axes.set(title=f"{layer}, {seed}" if layer == where else layer, xlabel="channel")
         _rows(axes, said if i == 0 else [], 0.5)
     grid[0].set_ylabel("client: class")
+    style.say(figure, "" if where else seed)
     patches = [Patch(fc=c, label=n) for c, n in zip(colours[1:], ("local only", "global only", "both"), strict=True)]
     figure.legend(handles=patches, loc="outside upper center", ncols=3)
     for origin, mark in marks.items():

@@ -97,10 +97,10 @@ def widest(texts: Sequence[str], size: float = 7) -> float:
 
 
 def columns(titles: Sequence[str], wanted: int) -> int:
-    """How many panels stand side by side on a page, at most as many as wanted, so that no two of these titles touch;
-    fewer than wanted are spread evenly over the rows."""
+    """How many panels stand side by side on a page, at most as many as wanted, so that no two of these titles touch and
+    ticks have room; fewer than wanted are spread evenly over the rows."""
     wanted = max(1, min(wanted, len(titles)))
-    fit = max(1, int((PAGE - 0.45) / (widest(titles) + 0.08)))
+    fit = max(1, int((PAGE - 0.45) / max(widest(titles) + 0.08, 1.05)))
     return wanted if fit >= wanted else ceil(wanted / ceil(wanted / fit))
 
 
