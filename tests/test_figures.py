@@ -298,7 +298,7 @@ def test_what_is_missing_is_named_and_the_rest_is_drawn(folder, runs, capsys):
 
 def test_unknown_figure_and_format(folder, capsys):
     assert main.main(["figures", str(folder), "--only", "fig20"]) == 2
-    assert "only: unknown figure 'fig20'; there are fig01, " in capsys.readouterr().err
+    assert "only: unknown name 'fig20'; there are fig01, " in capsys.readouterr().err
     assert main.main(["figures", str(folder), "--format", "gif"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 

@@ -70,7 +70,7 @@ def test_resumed_is_the_same_file_as_uninterrupted(counted_run, squares, tmp_pat
         resumable.run(SAVING, folder, squares, cut(2, "discover"))
     kept = sorted(path.name for path in (folder / FOLDER).iterdir())
     assert kept == ["lock", "owner.json", "round-00001.npz", "run.json", "state-00001.npz"]
-    with pytest.raises(ConfigError, match=r"differs in local\.epochs \(2, now 3\)"):
+    with pytest.raises(ConfigError, match=r"differs in local\.epochs \(4, now 3\)"):
         fedmi_jax.run(replace(SAVING, local=replace(SAVING.local, epochs=3)), squares, folder=folder)
     stages = []
     resumable.resume(folder, squares, lambda *at: stages.append(at))
