@@ -15,6 +15,7 @@ from benchmarks import golden  # noqa: E402
 from benchmarks.pytorch_reference import circuits, federation, model, training  # noqa: E402
 from fedmi_jax.config import Discovery, Execution, Local, Sparsity  # noqa: E402
 from fedmi_jax.data import batches  # noqa: E402
+from fedmi_jax.federation import simulation  # noqa: E402
 from fedmi_jax.federation.setup import place, prepare  # noqa: E402
 
 pytestmark = pytest.mark.slow
@@ -35,7 +36,7 @@ def test_a_round_is_the_packages(counted_run, squares, x64):
     settings = Execution(client_chunk=1, precision="float64", save_weights=True)
     setup = place(prepare(tiny.experiment(execution=settings, seeds=(3,)), squares))
     reference = federation.prepare(setup, HERE)
-    start = model.from_package(setup.initial_params(3), HERE)
+    start = model.from_package(simulation.initial_params(setup.facts, 3), HERE)
     local, losses = federation.train(reference, start, 1)
     average = training.average(local)
     record = federation.analyse(reference, local, average, 1)
