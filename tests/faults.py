@@ -52,7 +52,7 @@ FAULTS = [Fault(*row) for row in (
     # --- training ---
     ("the ramp is late by a step", "training/pruning", "target * t / rise, sparsity.target)", "target * (t - 1) / rise, sparsity.target)", "pruning"),
     ("the number of weights to keep is rounded", "training/pruning", "np.trunc((1 - schedule", "np.round((1 - schedule", "pruning"),
-    ("biases are pruned", "training/pruning", 'return name.endswith("_kernel")', "return True", "pruning"),
+    ("biases are pruned", "training/pruning", 'return name.endswith("_kernel")', "return True", "local"),
     ("ties do not stay", "training/pruning", "kept = size[name] >= threshold[name]", "kept = size[name] > threshold[name]", "pruning"),
     ("no floor", "training/pruning", "if sparsity.floor and params", "if not sparsity.floor and params", "pruning"),
     ("the floor saves one weight too few", "training/pruning", "jnp.sum(kept, axes) < floor", "jnp.sum(kept, axes) < floor - 1", "pruning"),
