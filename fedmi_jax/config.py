@@ -224,7 +224,8 @@ class Evaluation:
 
 @settings("execution")
 class Execution:
-    """How the work is laid out. Changes speed and memory, not what is computed."""
+    """How the work is laid out. Changes speed and memory; single-precision results agree except where rounding moves a
+    weight across a pruning threshold."""
 
     client_chunk: Literal["auto"] | Count = "auto"
     """Clients, or circuits, side by side on one device; 1: one after the other in one compiled loop. "auto": 1 on a
