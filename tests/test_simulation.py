@@ -14,11 +14,13 @@ import pytest
 import tiny
 import xarray as xr
 
+from fedmi_jax.circuits.discovery import Circuit
 from fedmi_jax.config import Data, Discovery, Evaluation, Execution, Model, Split, replace
 from fedmi_jax.data import batches, datasets
 from fedmi_jax.errors import FedmiError
 from fedmi_jax.federation import checks, simulation
-from fedmi_jax.federation.setup import activations, lay_out, memory, place, prepare
+from fedmi_jax.federation.setup import Setup, activations, lay_out, memory, place, prepare
+from fedmi_jax.network.ablation import ZERO
 from fedmi_jax.network.images import Images
 from fedmi_jax.results import store, summary
 
@@ -163,6 +165,25 @@ def test_local_and_global_circuits_are_drawn_apart(setup):
     local, global_ = np.split(plan.indices, 2)
     assert not np.array_equal(local, global_)
     assert not np.array_equal(plan.indices, simulation.discovery_plans(setup, cases, 2).indices)
+
+
+def test_the_server_sees_every_circuit_at_its_clients_and_class(squares):
+    """With some clients and classes only, and a padded table; other entries are closed."""
+    unlike = Split(kind="class-map", clients=4, class_map=((0,), (1,), (2, 3), (0, 1, 2)))
+    facts = prepare(tiny.experiment(split=unlike, participation=0.5, discovery=Discovery()), squares)
+    setup = Setup(facts, None, None, None)
+    rounds = [facts.round(number) for number in (1, 2)]
+    assert any(not facts.cases(one).real.all() for one in rounds)
+    for round_ in rounds:
+        cases = facts.cases(round_).of("local")
+        masks = {"conv1": np.random.default_rng(0).random((len(cases.circuit), 5)) < 0.5}
+        seen = simulation.circuits_of(setup, round_, cases, simulation.Found(Circuit({}, masks), [], ZERO))["conv1"]
+        assert seen.shape == (2, 2, 4, 5)
+        expected = np.zeros_like(seen)
+        for row in np.flatnonzero(cases.real):
+            place = round_.clients[cases.seed[row]].tolist().index(cases.client[row])
+            expected[cases.seed[row], place, cases.label[row]] = masks["conv1"][row]
+        np.testing.assert_array_equal(seen, expected)
 
 
 def test_without_an_image_of_the_class_the_circuit_is_empty(run):

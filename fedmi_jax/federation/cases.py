@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from fedmi_jax.results.schema import ORIGINS
+from fedmi_jax.results.schema import ORIGINS, fill
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,8 +83,7 @@ class Cases:
         NaN, or False, for circuits of clients that do not take part.
         """
         values = np.asarray(values)
-        absent = False if values.dtype == bool else np.nan
-        placed = np.full((len(ORIGINS), self.total, *values.shape[1:]), absent, values.dtype)
+        placed = np.full((len(ORIGINS), self.total, *values.shape[1:]), fill(values.dtype), values.dtype)
         placed[self.origin[self.real], self.circuit[self.real]] = values[self.real]
         return placed
 

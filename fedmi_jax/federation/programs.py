@@ -24,7 +24,7 @@ from fedmi_jax.config import Discovery, Local, Sparsity
 from fedmi_jax.data.batches import Plan
 from fedmi_jax.devices.layout import AXIS, Layout
 from fedmi_jax.devices.lift import deal, gathered, lift
-from fedmi_jax.network.ablation import Ablation, Mean, Zero
+from fedmi_jax.network.ablation import ZERO, Ablation, Mean
 from fedmi_jax.network.images import Images
 from fedmi_jax.network.layers import conv_layers
 from fedmi_jax.network.model import Params
@@ -218,7 +218,7 @@ def judge(
 
 def judge_models(models: Params, test: EvaluationSet, *, how: Layout) -> Accuracy:
     """M whole models on the test set: (M,), (M, Y)."""
-    return judge(models, test, whole_models(models, Zero()), how=how, measure=evaluation.performance)[1]
+    return judge(models, test, whole_models(models, ZERO), how=how, measure=evaluation.performance)[1]
 
 
 @partial(jax.jit, static_argnames=("how",))

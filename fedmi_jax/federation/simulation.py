@@ -1,8 +1,8 @@
 """The round and the run: local training, aggregation, discovery, evaluation, record.
 
 Axes: S seeds, K clients, of which P take part in a round, M = S * P models (seed-major), C circuits (seed-, then
-client-, then class-major), Y classes, T steps, B images of a batch. Models are stacked as (M local ones, then S global
-ones).
+client-, then class-major), n cases (`fedmi_jax.federation.cases`, which says how models are stacked), Y classes, T
+steps, B images of a batch.
 """
 
 from __future__ import annotations
@@ -85,12 +85,13 @@ def one_round(setup: Setup, state: State, number: int, progress: Progress) -> tu
     """
     round_ = setup.facts.round(number)
     cases = setup.facts.cases(round_)
+    of_local = cases.of("local")
     progress(number, "train")
     local, losses = train(setup, state[0], round_, state[1])
     checks.require_finite_local(setup, round_, local)
     progress(number, "discover")
-    found = discover(setup, stack(setup, round_, local, *state), cases.of("local"), number)
-    masks = circuits_of(setup, round_, cases.of("local"), found) if setup.facts.method.needs_circuits else None
+    found = discover(setup, stack(setup, round_, local, *state), of_local, number)
+    masks = circuits_of(setup, round_, of_local, found) if setup.facts.method.needs_circuits else None
     globals_, remembered = aggregate(setup, state[1], state[0], local, round_, masks)
     checks.require_finite_global(setup, round_, globals_)
     models = stack(setup, round_, local, globals_, remembered)
@@ -182,12 +183,14 @@ def stack(setup: Setup, round_: Round, local: Params, globals_: Params, state: M
 
 def circuits_of(setup: Setup, round_: Round, cases: Cases, found: Found) -> Gates:
     """The circuits of local models as a method sees them: bool (S, P, Y, O_l) a layer, closed where none was found."""
-    shape = (*round_.clients.shape, setup.facts.dataset.num_classes)
-    masks = {layer: np.zeros((*shape, mask.shape[-1]), bool) for layer, mask in found.circuit.mask.items()}
-    for layer, mask in found.circuit.mask.items():
-        by_model = masks[layer].reshape(-1, *masks[layer].shape[2:])
+    shape, classes = round_.clients.shape, setup.facts.dataset.num_classes
+
+    def by_client(mask: np.ndarray) -> np.ndarray:
+        by_model = np.zeros((round_.clients.size, classes, mask.shape[-1]), bool)
         by_model[cases.model[cases.real], cases.label[cases.real]] = mask[cases.real]
-    return masks  # type: ignore[return-value]
+        return by_model.reshape(*shape, *by_model.shape[1:])
+
+    return {layer: by_client(mask) for layer, mask in found.circuit.mask.items()}  # type: ignore[return-value]
 
 
 class Found(NamedTuple):
