@@ -10,16 +10,32 @@ import functools
 from collections.abc import Callable
 
 from fedmi_jax.aggregation.base import NO_STATE, Clients, Method, State, with_hooks
+from fedmi_jax.aggregation.circuit_mean import circuit_mean
 from fedmi_jax.aggregation.fedavg import fedavg, tree_mean
 from fedmi_jax.aggregation.fedprox import fedprox, towards_start
 from fedmi_jax.aggregation.fedrs import fedrs, restricted
+from fedmi_jax.aggregation.holders import head_by_holders, support_and_holders
+from fedmi_jax.aggregation.robust import median, trimmed_mean
+from fedmi_jax.aggregation.server_optimisers import fedadam, fedavgm, fedyogi
+from fedmi_jax.aggregation.support_mean import support_mean
+from fedmi_jax.aggregation.ties import ties
 from fedmi_jax.config import Aggregation, Local
 from fedmi_jax.errors import ConfigError
 
 METHODS: dict[str, Callable[[Aggregation, Local], Method]] = {
     "fedavg": lambda server, local: fedavg(server.weighting),
     "fedprox": lambda server, local: fedprox(server.fedprox.mu, server.weighting),
-    "fedrs": lambda server, local: fedrs(server.fedrs.alpha, server.weighting),
+    "fedrs": lambda server, local: fedrs(server.fedrs.alpha, server.fedrs.form, server.weighting),
+    "support-mean": lambda server, local: support_mean(server.weighting),
+    "head-by-holders": lambda server, local: head_by_holders(server.weighting),
+    "support-and-holders": lambda server, local: support_and_holders(server.weighting),
+    "ties": lambda server, local: ties(server.ties, server.weighting),
+    "circuit-mean": lambda server, local: circuit_mean(server.circuit_mean.blocks, server.weighting),
+    "median": lambda server, local: median(),
+    "trimmed-mean": lambda server, local: trimmed_mean(server.trimmed_mean.beta),
+    "fedavgm": lambda server, local: fedavgm(server.fedavgm, server.weighting),
+    "fedadam": lambda server, local: fedadam(server.fedadam, server.weighting),
+    "fedyogi": lambda server, local: fedyogi(server.fedyogi, server.weighting),
 }
 """How each method is made from an experiment's settings. The names are those of `aggregation.kind`."""
 

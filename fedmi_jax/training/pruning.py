@@ -16,12 +16,8 @@ import numpy as np
 from jax import Array, lax
 
 from fedmi_jax.config import Sparsity
+from fedmi_jax.network.layers import is_weight
 from fedmi_jax.network.model import Params
-
-
-def is_weight(name: str) -> bool:
-    """Kernels are pruned; biases are not."""
-    return name.endswith("_kernel")
 
 
 def weight_sizes(params: Mapping[str, Any]) -> dict[str, int]:
