@@ -231,6 +231,8 @@ def _method_problems(e: Experiment) -> list[str]:
         problems.append(
             f"model.channels: owner-channels needs a channel for each of the {e.split.clients} clients; {few} are fewer"
         )
+    if kind == "lg-fedavg" and e.aggregation.lg_fedavg.shared_layers > (layers := len(e.model.channels) + 1):
+        problems.append(f"aggregation.lg_fedavg.shared_layers: the network has {layers} layers; give no more")
     return problems
 
 

@@ -10,12 +10,18 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from fedmi_jax.settings import Fraction, NonNegative, Positive, Share, settings
+from fedmi_jax.settings import Count, Fraction, NonNegative, Positive, Share, settings
 
 METHODS = {
     "fedavg": "the mean of the clients' models",
     "fedprox": "FedAvg; every client is held near the model that it started from",
     "fedrs": "FedAvg; every client holds back on the classes that it has few images of",
+    "fedlc": "FedAvg; every client calibrates its logits by how many images of a class it has",
+    "fedbabu": "FedAvg of the convolutions; the linear layer keeps its initial values",
+    "fedper": "FedAvg of the convolutions; every client has a linear layer of its own",
+    "lg-fedavg": "FedAvg of the last layers; every client has the layers before them of its own",
+    "owner-channels": "every channel has one client that writes it",
+    "orthogonality": "FedAvg; every client pays for channels that the circuits of others use",
     "support-mean": "every weight is the mean of the clients that did not prune it",
     "head-by-holders": "FedAvg; the linear layer's row of a class comes from the clients that hold the class",
     "support-and-holders": "support-mean for the convolutions, head-by-holders for the linear layer",
@@ -26,6 +32,7 @@ METHODS = {
     "fedavgm": "FedAvg; the server moves with momentum",
     "fedadam": "FedAvg; the server moves by Adam",
     "fedyogi": "FedAvg; the server moves by Yogi",
+    "alone": "ceiling: every client trains alone, and nothing is shared",
 }
 """The values of `aggregation.kind`, and what each does."""
 
@@ -54,6 +61,40 @@ class FedRS:
     """A client's logits are taken times alpha + (1 - alpha) * share. 1: FedAvg; the authors use 0.4."""
     form: Literal["proportional", "binary"] = "proportional"
     """The share of a class: "proportional": count_c / max count; "binary": 1 if the client holds the class, else 0."""
+
+
+@settings("aggregation.fedlc")
+class FedLC:
+    """FedLC (Zhang et al. 2022)."""
+
+    tau: NonNegative = 1.0
+    """A client's logits are lowered by tau * count_c^(-1/4), and those of classes that it does not hold left out."""
+
+
+@settings("aggregation.lg_fedavg")
+class LgFedAvg:
+    """LG-FedAvg (Liang et al. 2020)."""
+
+    shared_layers: Count = 1
+    """How many layers, from the last one back, are averaged; the others are each client's own."""
+
+
+@settings("aggregation.owner_channels")
+class OwnerChannels:
+    """One client writes each channel."""
+
+    form: Literal["frozen", "hard"] = "frozen"
+    """"frozen": a client sees all channels and trains its own; "hard": it sees none but its own."""
+    common: Fraction = 0.0
+    """Share of the channels of every convolution that all clients write, and that are averaged."""
+
+
+@settings("aggregation.orthogonality")
+class Orthogonality:
+    """Penalty on channels that the circuits of others use."""
+
+    weight: NonNegative = 1e-2
+    """Of the share of the other clients that use a channel times the sum of its squared weights. 0: FedAvg."""
 
 
 @settings("aggregation.ties")
@@ -118,14 +159,19 @@ class Aggregation:
     """Which federated method: what the server does with the clients' models, and what it changes in their training."""
 
     kind: Literal[
-        "fedavg", "fedprox", "fedrs", "support-mean", "head-by-holders", "support-and-holders", "ties", "circuit-mean",
-        "median", "trimmed-mean", "fedavgm", "fedadam", "fedyogi",
+        "fedavg", "fedprox", "fedrs", "fedlc", "fedbabu", "fedper", "lg-fedavg", "owner-channels", "orthogonality",
+        "support-mean", "head-by-holders", "support-and-holders", "ties", "circuit-mean", "median", "trimmed-mean",
+        "fedavgm", "fedadam", "fedyogi", "alone",
     ] = "fedavg"  # fmt: skip
     """`fedmi list` says what each of them does."""
     weighting: Literal["uniform", "samples"] = "uniform"
     """"uniform" (authors' code), or by each client's number of samples (McMahan et al. 2017)."""
     fedprox: FedProx = field(default_factory=FedProx)
     fedrs: FedRS = field(default_factory=FedRS)
+    fedlc: FedLC = field(default_factory=FedLC)
+    lg_fedavg: LgFedAvg = field(default_factory=LgFedAvg)
+    owner_channels: OwnerChannels = field(default_factory=OwnerChannels)
+    orthogonality: Orthogonality = field(default_factory=Orthogonality)
     ties: Ties = field(default_factory=Ties)
     circuit_mean: CircuitMean = field(default_factory=CircuitMean)
     trimmed_mean: TrimmedMean = field(default_factory=TrimmedMean)

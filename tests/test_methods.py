@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import made_up
 import numpy as np
+import optax
+import plain
 import pytest
 import test_local
 import tiny
@@ -22,10 +24,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 import fedmi_jax
 from fedmi_jax import aggregation, config
 from fedmi_jax.aggregation import NO_STATE, Clients, Method, State, base, chosen, fedavg, tree_mean, with_hooks
+from fedmi_jax.aggregation.owner_channels import owners
 from fedmi_jax.aggregation.ties import trimmed
 from fedmi_jax.analysis import runs
 from fedmi_jax.cli import main
-from fedmi_jax.config import Aggregation, Checkpoint, Experiment, FedProx, FedRS, Local
+from fedmi_jax.config import Aggregation, Checkpoint, Experiment, FedProx, FedRS, Local, Sparsity
 from fedmi_jax.devices import lift
 from fedmi_jax.devices.layout import AXIS
 from fedmi_jax.errors import ConfigError, FedmiError
@@ -33,6 +36,7 @@ from fedmi_jax.federation import programs, resumable, simulation
 from fedmi_jax.federation.setup import prepare
 from fedmi_jax.keeping.checkpoint import OnDisk
 from fedmi_jax.keeping.stored import Stored
+from fedmi_jax.methods import LgFedAvg, section_of
 from fedmi_jax.network import model
 
 TOTAL, CLASSES, IMAGES = 5, 3, 6
@@ -71,7 +75,7 @@ TOY = Method(
 
 def of(kind, **settings):
     """The named method, with these settings of its own."""
-    section = config.section_of(kind)
+    section = section_of(kind)
     own = {section: type(getattr(Aggregation(), section))(**settings)} if settings else {}
     return chosen(Aggregation(kind=kind, **own), Local())
 
@@ -85,6 +89,9 @@ METHODS = {
     "circuit mean in blocks": of("circuit-mean", blocks=True),
     "fedavgm unmasked": of("fedavgm", masked=False),
     "fedyogi unmasked": of("fedyogi", masked=False),
+    "lg-fedavg of two layers": of("lg-fedavg", shared_layers=2),
+    "owner channels, hard": of("owner-channels", form="hard"),
+    "owner channels, some common": of("owner-channels", common=0.3),
     "toy": TOY,
 }
 """Every method there is, in every form that computes something else."""
@@ -148,6 +155,8 @@ def test_equal_clients_are_a_fixed_point_and_the_precision_is_the_models(method,
     """1/3: on a GPU a product of reduced precision would change it."""
     with jax.enable_x64(dtype == np.float64):
         start = {name: jnp.full_like(leaf[0], 1 / 3) for name, leaf in models(dtype=dtype).items()}
+        if method is METHODS["owner channels, hard"]:  # whose networks of different owners must not be connected
+            start, _ = step(method, start, {name: jnp.stack([leaf] * 3) for name, leaf in start.items()})
         same = {name: jnp.stack([leaf] * 3) for name, leaf in start.items()}
         new, _ = step(method, start, same)
         chex.assert_trees_all_close(new, start, rtol=4 * np.finfo(dtype).eps)
@@ -157,7 +166,10 @@ def test_equal_clients_are_a_fixed_point_and_the_precision_is_the_models(method,
 @pytest.mark.usefixtures("x64")
 def test_a_client_alone_that_has_not_moved_is_a_fixed_point(method):
     params = models(1)
-    new, _ = step(method, first(params), params, samples=SAMPLES[:1], numbers=NUMBERS[:1])
+    only = {"samples": SAMPLES[:1], "numbers": NUMBERS[:1]}
+    if method is METHODS["owner channels, hard"]:
+        params = {name: np.asarray(leaf)[None] for name, leaf in step(method, first(params), params, **only)[0].items()}
+    new, _ = step(method, first(params), params, **only)
     chex.assert_trees_all_close(new, first(params), rtol=1e-14)
 
 
@@ -172,12 +184,16 @@ def test_what_is_zero_everywhere_stays_exactly_zero(method):
     assert (np.asarray(new["conv2_kernel"])[zero] == 0).all()
     new, _ = step(method, new, again, state)
     assert (np.asarray(new["conv2_kernel"])[zero] == 0).all()
-    if method.name != "median":
+    if method.name not in ("median", "owner-channels"):
         assert (np.asarray(new["conv2_kernel"])[~zero] != 0).mean() > 0.5
 
 
-OWN_ZEROS = ("ties of updates", "fedavgm unmasked", "fedyogi unmasked", "toy")
-"""These may keep a weight that every client of the round has pruned: by momentum, or because the votes were trimmed."""
+OWN_ZEROS = (
+    "ties of updates", "fedavgm unmasked", "fedyogi unmasked", "toy",
+    "owner-channels", "owner channels, hard", "owner channels, some common",
+)  # fmt: skip
+"""These may keep a weight that every client of the round has pruned: by momentum, because votes were trimmed, or
+because the owner of the channel is absent."""
 
 
 @pytest.mark.usefixtures("x64")
@@ -246,7 +262,7 @@ def test_who_is_absent_keeps_its_state_and_who_is_there_gets_another(method):
     absent = np.setdiff1d(np.arange(TOTAL), NUMBERS)
     same_bits(*(jax.tree.map(lambda leaf: leaf[absent], state.clients) for state in (after, before)))
     moved = [np.any(a != b) for a, b in zip(*map(jax.tree.leaves, (before.clients, after.clients)), strict=True)]
-    assert not moved or any(moved)
+    assert not moved or any(moved) or method.name == "owner-channels"  # who remembers who is who, and no more
 
 
 @pytest.mark.usefixtures("x64")
@@ -306,6 +322,10 @@ def test_a_client_is_served_a_model_of_the_same_shapes_and_its_hooks_keep_them(m
     own = State(state.server, jax.tree.map(lambda leaf: leaf[1], state.clients))
     chex.assert_trees_all_equal_shapes_and_dtypes(base.served(method, start, own), start)
     chex.assert_trees_all_equal_shapes_and_dtypes(method.correct(start, start, start, own), start)
+    if method.trainable is not None:
+        for name, changes in method.trainable(start, own).items():
+            assert changes.dtype == bool
+            assert jnp.broadcast_shapes(changes.shape, SHAPES[name]) == SHAPES[name]
     logits = jnp.ones((4, CLASSES))
     chex.assert_trees_all_equal_shapes_and_dtypes(method.logits(logits, jnp.array([3.0, 1.0, 0.0])), logits)
 
@@ -465,7 +485,7 @@ def test_of_each_clients_votes_the_largest_are_counted():
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("kind", ["head-by-holders", "support-and-holders", "circuit-mean"])
+@pytest.mark.parametrize("kind", ["head-by-holders", "support-and-holders", "circuit-mean", "owner-channels"])
 def test_a_class_that_nobody_holds_keeps_its_row(kind):
     params = models()
     start = {name: leaf[0] + 1 for name, leaf in params.items()}
@@ -546,14 +566,6 @@ def test_disjoint_supports_and_own_rows_give_back_each_clients_logits():
         )
 
 
-def test_a_trim_that_trims_nobody_is_refused_before_the_run(squares):
-    mean_of_two = Aggregation(kind="trimmed-mean")
-    with pytest.raises(
-        ConfigError, match=r"^aggregation\.trimmed_mean\.beta: 0\.2 of 2 clients is none[^\n]* at least 0\.5,[^\n]*$"
-    ):
-        prepare(tiny.experiment(aggregation=mean_of_two), squares)
-
-
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
     "method",
@@ -628,6 +640,191 @@ def test_clients_start_from_what_they_are_served_with_their_own_state(how):
     # In the same layout: another order of sums is no matter of the method, and Adam can amplify it.
     expected, _, _ = test_local.train([0, 1, 2], how=tiny.layout(*how), method=PULLED, start=(mine, np.arange(3)))
     chex.assert_trees_all_close(found, expected, rtol=1e-12, atol=1e-13)
+
+
+FROZEN = {
+    "fedbabu": of("fedbabu"),
+    "owner channels": of("owner-channels"),
+    "owner channels, hard": of("owner-channels", form="hard"),
+}
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", FROZEN)
+def test_what_a_client_may_not_change_stays_bit_for_bit_and_the_rest_is_trained_and_pruned_alone(name):
+    """Against the plain loop of `plain`, whose loss does not see changes of what is frozen."""
+    method, numbers, sparse = FROZEN[name], np.array([0, 1, 2]), Sparsity(target=0.7, floor=0)
+    globals_ = tiny.stacked([tiny.params(8)])
+    state = programs.initial_state(globals_, clients=3, how=tiny.layout(1), method=method)
+    found, _, plan = test_local.train(
+        [0, 1, 2], how=tiny.layout(1), method=method, sparse=sparse, start=(globals_, 0 * numbers, state, numbers)
+    )
+    own = State(jax.tree.map(lambda leaf: leaf[0], state.server), jax.tree.map(lambda leaf: leaf[0, 2], state.clients))
+    start = base.served(method, test_local.one(globals_, 0), own)
+    mine = {k: np.broadcast_to(v, start[k].shape) for k, v in method.trainable(start, own).items()}
+    trained = test_local.one(found, 2)
+    same_bits(*({k: np.asarray(v)[~mine[k]] for k, v in one.items()} for one in (trained, start)))
+    images, steps = tiny.noise(), int(plan.steps[2])
+
+    def loss(params, batch):
+        seen = {k: jnp.where(mine[k], v, start[k]) for k, v in params.items()}
+        return plain.cross_entropy(plain.logits(seen, plain.normalised(images, batch)), images.labels[batch])
+
+    def prune(params, t):
+        return {k: pruned_alone(k, v, mine[k], plain.ramp(0.7, t, steps)) for k, v in params.items()}
+
+    expected, _ = plain.adam(loss, start, test_local.real(test_local.one(plan, 2)), 0.01, prune)
+    chex.assert_trees_all_close(trained, expected, rtol=1e-9, atol=1e-11)
+
+
+def pruned_alone(name, values, mine, sparsity):
+    """Of the entries that are mine the largest, as many as their share of int((1 - s) * n) says."""
+    values = np.array(values)
+    if name.endswith("bias") or not mine.any():
+        return values
+    keep = max(1, int(max(1, int((1 - sparsity) * values.size)) * mine.sum() / values.size))
+    threshold = np.sort(np.abs(values[mine]))[::-1][keep - 1]
+    values[mine & (np.abs(values) < threshold)] = 0
+    return values
+
+
+def test_every_channel_has_one_writer_and_the_first_ones_may_be_common():
+    """By hand, of five clients and six channels."""
+    assert owners(6, 5, 0.0).tolist() == [0, 1, 2, 3, 4, 0]
+    assert owners(6, 4, 0.5).tolist() == [-1, -1, -1, 0, 1, 2]
+    start = first(models())
+    for name, writers in (("owner-channels", 1), ("owner channels, hard", 1), ("owner channels, some common", TOTAL)):
+        method = METHODS[name]
+        state = base.initial(method, start, TOTAL)
+        writes = [method.trainable(start, State(state.server, k)) for k in range(TOTAL)]
+        by_channel = sum(np.asarray(one["conv2_bias"], int) for one in writes)
+        assert set(by_channel.tolist()) == {1, writers}
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("form", ["frozen", "hard"])
+def test_an_owners_channels_come_from_it_and_an_absent_owners_stay(form):
+    """Clients 0, 2 and 4 of 5 are there: channels 0, 5; 2, 7; 4 are theirs."""
+    params = models()
+    start = {name: leaf[0] + 1 for name, leaf in params.items()}
+    new, _ = step(of("owner-channels", form=form), start, params)
+    source = {0: 0, 5: 0, 2: 1, 7: 1, 4: 2}
+    for o in range(8):
+        kept = start if o not in source else {name: leaf[source[o]] for name, leaf in params.items()}
+        inputs = np.arange(6) % 5 == o % 5 if form == "hard" else np.ones(6, bool)
+        np.testing.assert_array_equal(new["conv2_kernel"][:, :, inputs, o], kept["conv2_kernel"][:, :, inputs, o])
+        assert (np.asarray(new["conv2_kernel"])[:, :, ~inputs, o] == 0).all()
+        assert new["conv2_bias"][o] == kept["conv2_bias"][o]
+        if form == "hard":
+            np.testing.assert_array_equal(new["fc_kernel"][o::8], kept["fc_kernel"][o::8])
+    assert (form == "frozen") == bool(np.any(new["fc_bias"] != start["fc_bias"]))
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_thin_network_is_in_the_global_model_what_its_owner_trained():
+    """Hard owner channels: what each client is served after averaging is bit for bit what it trained, and the channels
+    of others, closed, leave its logits in the global model."""
+    method, everyone = of("owner-channels", form="hard"), np.arange(TOTAL)
+    fresh = first(models())
+    state = base.initial(method, fresh, TOTAL)
+    own = [State(state.server, k) for k in everyone]
+    trained = []
+    for k, start in enumerate(base.served(method, fresh, one) for one in own):
+        other = first(models(seed=k + 1))
+        writes = method.trainable(start, own[k])
+        trained.append({name: jnp.where(writes[name], other[name], leaf) for name, leaf in start.items()})
+    samples = np.full(TOTAL, 10)
+    new, _ = step(method, fresh, tiny.stacked(trained), samples=samples, numbers=everyone)
+    x = np.random.default_rng(0).normal(size=(4, 8, 8, 1))
+    for k in everyone:
+        mine = base.served(method, new, own[k])
+        bodies = [{name: leaf for name, leaf in one.items() if name[:2] != "fc"} for one in (mine, trained[k])]
+        same_bits(*bodies)
+        gates = {layer: jnp.asarray(np.arange(n) % 5 == k, float) for layer, n in (("conv1", 6), ("conv2", 8))}
+        for one in (model.apply(new, x, gates), model.apply(mine, x)):
+            np.testing.assert_allclose(one, model.apply(trained[k], x), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_orthogonality_penalty_has_the_gradient_of_its_loss():
+    """Of the channels that others used when they were last seen; absent clients are remembered."""
+    method, params, circuits = of("orthogonality", weight=0.3), models(), masks(share=0.4)
+    start = first(params)
+    _, state = step(method, start, params, circuits=circuits)
+    later = masks(share=0.4, seed=1)
+    _, state = step(method, start, params, state, circuits=later, numbers=np.array([0, 1, 3]))
+    last = {0: (later, 0), 1: (later, 1), 2: (circuits, 1), 3: (later, 2), 4: (circuits, 2)}
+    use = {layer: np.stack([m[layer][row].any(0) for _, (m, row) in sorted(last.items())]) for layer in circuits}
+
+    def penalty(params, k):
+        shares = {layer: np.delete(every, k, 0).mean(0) for layer, every in use.items()}
+        return 0.3 * sum(jnp.sum(share * params[f"{layer}_kernel"] ** 2) for layer, share in shares.items())
+
+    for k in range(TOTAL):
+        own = State(state.server, {layer: leaf[k] for layer, leaf in state.clients.items()})
+        expected = jax.tree.map(jnp.add, start, jax.grad(penalty)(start, k))
+        chex.assert_trees_all_close(method.correct(start, start, start, own), expected, rtol=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+def test_fedlc_goes_over_held_classes_with_a_margin_by_their_images():
+    """By hand; a label that the client does not hold, which padding may have, gives a loss that is finite."""
+    logits, counts = jnp.array([[2.0, -3.0, 5.0]]), jnp.array([16.0, 81.0, 0.0])
+    found = of("fedlc", tau=0.5).logits(logits, counts)
+    np.testing.assert_allclose(found[:, :2], [[2 - 0.5 / 2, -3 - 0.5 / 3]], rtol=1e-12)
+    for label, share in ((0, None), (2, 0.0)):
+        loss, gradient = jax.value_and_grad(
+            lambda z, label=label: optax.softmax_cross_entropy_with_integer_labels(
+                of("fedlc", tau=0.5).logits(z, counts), jnp.array([label])
+            ).sum()
+        )(logits)
+        assert np.isfinite(loss)
+        assert np.isfinite(gradient).all()
+        assert gradient[0, 2] == (0 if share is None else gradient[0, 2])
+    np.testing.assert_allclose(jax.nn.softmax(found)[0, 2], 0, atol=0)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(
+    ("kind", "own"),
+    [
+        ("fedper", {"fc_kernel", "fc_bias"}),
+        ("lg-fedavg", {"conv1_kernel", "conv1_bias", "conv2_kernel", "conv2_bias"}),
+        ("alone", set(SHAPES)),
+    ],
+)
+def test_a_client_is_served_its_own_layers_and_the_mean_of_the_others(kind, own):
+    """Absent clients get their first ones; the global model is the mean of everything."""
+    params = models()
+    start = {name: leaf[0] + 1 for name, leaf in params.items()}
+    new, state = step(of(kind), start, params)
+    chex.assert_trees_all_close(new, mean(params), rtol=1e-12)
+    for k in range(TOTAL):
+        seen = base.served(of(kind), new, State(None, jax.tree.map(lambda leaf, k=k: leaf[k], state.clients)))
+        kept = {name: leaf[k // 2] for name, leaf in params.items()} if k in NUMBERS else start
+        chex.assert_trees_all_equal(seen, {name: kept[name] if name in own else new[name] for name in SHAPES})
+
+
+REFUSED = [
+    ({"kind": "fedlc"}, {"split": config.Split("class-map", 2, ((0,), (1, 2)))}, r"aggregation\.kind: fedlc teaches a"),
+    ({"kind": "trimmed-mean"}, {}, r"aggregation\.trimmed_mean\.beta: 0\.2 of 2 clients is none[^\n]* at least 0\.5,"),
+    ({"kind": "median", "weighting": "samples"}, {}, r'aggregation\.weighting: aggregation\.kind "median" weighs'),
+    (
+        {"kind": "owner-channels"},
+        {"split": config.Split(clients=7), "model": config.Model((8, 6))},
+        r"model\.channels: owner-channels needs a channel for each of the 7 clients; 6 are fewer$",
+    ),
+    (
+        {"kind": "lg-fedavg", "lg_fedavg": LgFedAvg(shared_layers=5)}, {},
+        r"aggregation\.lg_fedavg\.shared_layers: the network has 4 layers",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("settings", "changes", "message"), REFUSED)
+def test_what_a_method_cannot_do_is_refused_before_the_run(squares, settings, changes, message):
+    with pytest.raises(ConfigError, match=f"^{message}[^\n]*$"):
+        prepare(tiny.experiment(aggregation=Aggregation(**settings), **changes), squares)
 
 
 # --- what a method of one's own may not do ---
