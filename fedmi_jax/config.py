@@ -8,71 +8,16 @@ paper differs, its way is an option (METHOD: sections 2 to 6).
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import field, fields, replace
-from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
+from typing import Annotated, Any, Literal
 
-import pydantic.dataclasses
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 from pydantic_core import ArgsKwargs
 
-from fedmi_jax.errors import ConfigError, did_you_mean
-
-T = TypeVar("T", bound=type)
-
-
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
-Index = Annotated[int, Field(ge=0)]
-
-
-def explain(error: ValidationError, section: str = "") -> str:
-    """The first problem of a pydantic error in one line that starts with the field's path."""
-    problems = [(_path(section, problem["loc"]), problem) for problem in error.errors()]
-    path, first = problems[0]
-    if first["type"] == "unexpected_keyword_argument":
-        above, _, name = path.rpartition(".")
-        known = _FIELDS.get(above, ())
-        return f"{path}: unexpected field; there are {', '.join(known)}{did_you_mean(name, known)}"
-    wanted = " or ".join(problem["msg"].lower() for where, problem in problems if where == path)
-    shown = repr(first.get("input"))
-    return f"{path}: {wanted}; got {shown if len(shown) <= 60 else shown[:57] + '...'}"
-
-
-def _path(section: str, loc: tuple[int | str, ...]) -> str:
-    """Without what pydantic adds to say which kind of a value was tried."""
-    names = [str(part) for part in loc if not str(part).startswith(("literal[", "constrained-"))]
-    return ".".join([section, *names]).strip(".")
-
-
-_FIELDS: dict[str, list[str]] = {}
-"""The names of every section's fields."""
-
-
-@dataclass_transform(frozen_default=True, field_specifiers=(field,))
-def settings(section: str) -> Callable[[T], T]:
-    """A frozen dataclass whose values are checked, and whose errors are ConfigErrors that name `section`."""
-
-    def decorate(cls: T) -> T:
-        strict = ConfigDict(extra="forbid", allow_inf_nan=False)
-        made = pydantic.dataclasses.dataclass(frozen=True, config=strict)(cls)
-        construct = made.__init__
-        _FIELDS[section] = [one.name for one in fields(made)]
-
-        @functools.wraps(construct)
-        def construct_or_explain(self: Any, *args: Any, **values: Any) -> None:
-            try:
-                construct(self, *args, **values)
-            except ValidationError as error:
-                raise ConfigError(explain(error, section)) from None
-
-        made.__init__ = construct_or_explain
-        return made  # type: ignore[return-value]
-
-    return decorate
+from fedmi_jax.errors import ConfigError
+from fedmi_jax.methods import METHODS, UNWEIGHTED, Aggregation, FedProx, FedRS, section_of
+from fedmi_jax.settings import Count, Fraction, Index, NonNegative, Positive, Share, explain, settings
 
 
 @settings("data")
@@ -151,42 +96,6 @@ class Sparsity:
     """"layer": each weight tensor on its own (authors' code). "global": one budget for all weights (paper, eq. 1)."""
     floor: Index = 4
     """A convolution filter left with fewer weights keeps its own `floor` largest instead. 0: off."""
-
-
-METHODS = {
-    "fedavg": "the mean of the clients' models",
-    "fedprox": "FedAvg; every client is held near the model that it started from",
-    "fedrs": "FedAvg; every client holds back on the classes that it has few images of",
-}
-"""The values of `aggregation.kind`, and what each does. Their code is in `fedmi_jax.aggregation`, which needs JAX."""
-
-
-@settings("aggregation.fedprox")
-class FedProx:
-    """FedProx (Li et al. 2020)."""
-
-    mu: NonNegative = 0.01
-    """Weight of mu/2 |w - w_start|^2 in a client's loss. 0: FedAvg."""
-
-
-@settings("aggregation.fedrs")
-class FedRS:
-    """FedRS (Li & Zhan 2021)."""
-
-    alpha: Fraction = 0.4
-    """A client's logits are taken times alpha + (1 - alpha) * count_c / max count. 1: FedAvg; the authors use 0.4."""
-
-
-@settings("aggregation")
-class Aggregation:
-    """Which federated method: what the server does with the clients' models, and what it changes in their training."""
-
-    kind: Literal["fedavg", "fedprox", "fedrs"] = "fedavg"
-    """`fedmi list` says what each of them does."""
-    weighting: Literal["uniform", "samples"] = "uniform"
-    """"uniform" (authors' code), or by each client's number of samples (McMahan et al. 2017)."""
-    fedprox: FedProx = field(default_factory=FedProx)
-    fedrs: FedRS = field(default_factory=FedRS)
 
 
 @settings("discovery")
@@ -323,7 +232,7 @@ class Experiment:
     seeds: tuple[Index, ...] = (0,)
     """Independent repetitions, run side by side."""
     rounds: Count = 10
-    participation: Annotated[float, Field(gt=0, le=1)] = 1.0
+    participation: Share = 1.0
     """Share of the clients that train in a round, drawn anew each round (McMahan et al. 2017: C)."""
     data: Data = field(default_factory=Data)
     split: Split = field(default_factory=Split)
@@ -362,7 +271,7 @@ def _inconsistencies(e: Experiment) -> list[str]:
             f"participation: {e.participation:g} of {split.clients} clients is none; give at least "
             f"{0.5 / split.clients:.2g}"
         )
-    problems += _method_problems(e.aggregation, e.local)
+    problems += _method_problems(e)
     if e.discovery.classes is not None and len(set(e.discovery.classes)) != len(e.discovery.classes):
         problems.append(f"discovery.classes: each class once; got {list(e.discovery.classes)}")
     return problems + _search_problems(e.discovery)
@@ -400,14 +309,23 @@ def _search_problems(d: Discovery) -> list[str]:
     return problems
 
 
-def _method_problems(aggregation: Aggregation, local: Local) -> list[str]:
-    """Settings of a method that is not the chosen one, and the same method asked for twice."""
-    kind, plain, problems = aggregation.kind, Aggregation(), []
+def _method_problems(e: Experiment) -> list[str]:
+    """Settings of a method that is not the chosen one, the same method asked for twice, and what a method cannot do."""
+    kind, plain, problems = e.aggregation.kind, Aggregation(), []
     for name in METHODS:
-        if name != kind and getattr(aggregation, name, None) != getattr(plain, name, None):
-            problems.append(f'aggregation.{name}: only for aggregation.kind "{name}"; aggregation.kind is "{kind}"')
-    if kind in ("fedprox", "fedrs") and getattr(local, kind) != getattr(Local(), kind):
+        section = section_of(name)
+        if name != kind and getattr(e.aggregation, section, None) != getattr(plain, section, None):
+            problems.append(f'aggregation.{section}: only for aggregation.kind "{name}"; aggregation.kind is "{kind}"')
+    if kind in ("fedprox", "fedrs") and getattr(e.local, kind) != getattr(Local(), kind):
         problems.append(f'local.{kind}: aggregation.kind "{kind}" does this already; give one of the two')
+    if kind in UNWEIGHTED and e.aggregation.weighting != plain.weighting:
+        problems.append(f'aggregation.weighting: aggregation.kind "{kind}" weighs every client alike')
+    if kind == "owner-channels" and (few := min(e.model.channels, default=1)) < e.split.clients:
+        problems.append(
+            f"model.channels: owner-channels needs a channel for each of the {e.split.clients} clients; {few} are fewer"
+        )
+    if kind == "lg-fedavg" and e.aggregation.lg_fedavg.shared_layers > (layers := len(e.model.channels) + 1):
+        problems.append(f"aggregation.lg_fedavg.shared_layers: the network has {layers} layers; give no more")
     return problems
 
 

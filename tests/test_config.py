@@ -100,7 +100,7 @@ INVALID = [
     ("local.learning_rate", {"local": {"learning_rate": 0}}),
     ("local.fedprox", {"local": {"fedprox": -1}}),
     ("local.fedrs", {"local": {"fedrs": 1.5}}),
-    ("aggregation.kind", {"aggregation": {"kind": "median"}}),
+    ("aggregation.kind", {"aggregation": {"kind": "krum"}}),
     ("aggregation.fedprox.mu", {"aggregation": {"kind": "fedprox", "fedprox": {"mu": -1}}}),
     ("aggregation.fedrs.alpha", {"aggregation": {"kind": "fedrs", "fedrs": {"alpha": 2}}}),
     ("aggregation.weighting", {"aggregation": {"weighting": "loss"}}),

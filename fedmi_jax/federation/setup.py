@@ -194,6 +194,7 @@ def prepare(experiment: Experiment, dataset: Dataset | None = None, method: Meth
     counts = np.stack([partition.counts(held, labels, classes) for held in clients])
     facts = Facts(experiment, dataset, clients, counts, _circuits(experiment, counts), method)
     _ = facts.probe  # raises where a class has too few images
+    _require_method(facts)
     return facts
 
 
@@ -245,6 +246,14 @@ def _require_classes(experiment: Experiment, dataset: Dataset) -> None:
             )
     if experiment.discovery.classes == ():
         raise ConfigError("discovery.classes: give at least one class, or none at all for each client's own")
+
+
+def _require_method(facts: Facts) -> None:
+    """Raise ConfigError where the method cannot work with the clients of some round."""
+    for number in range(1, facts.experiment.rounds + 1):
+        for counts, clients in zip(facts.counts, facts.round(number).clients, strict=True):
+            if problem := facts.method.problem(counts[clients]):
+                raise ConfigError(problem)
 
 
 def _circuits(experiment: Experiment, counts: np.ndarray) -> Circuits:

@@ -134,6 +134,13 @@ def conv_outputs(params: Params, x: Array) -> dict[str, Array]:
     return outputs
 
 
+def features(params: Params, x: Array) -> Array:
+    """What the linear layer reads of normalised images x (N, H, W, I): (N, h * w * O_L), position-major."""
+    for layer in conv_layers(params):
+        x = relu_pool(conv_windows(x, params[f"{layer}_kernel"]), params[f"{layer}_bias"])
+    return x.reshape(x.shape[0], -1)
+
+
 def narrow(params: Params, channels: Mapping[str, Any]) -> Params:
     """The smaller model that holds only these channels: indices {"conv1": (o_1,), ...}, in any order, or slices.
 
