@@ -49,6 +49,9 @@ class Choice(NamedTuple):
     """bool {"conv1": (O_1,), ...}."""
     live: Mapping[str, Any]
     """bool {"conv1": (O_1,), ...}: channels that could be part of a circuit (`candidates`)."""
+    rank: Mapping[str, Any]
+    """int {"conv1": (O_1,), ...}: place in the order that sizes were tried in, 1 the best, over all layers; 0 for dead
+    channels. Scores do not tell it: many end at the same bound, and the circuit's are made positive."""
     untrimmed: Any
     """(): channels before the ones that could go were left out."""
     compact: Any
@@ -99,7 +102,8 @@ def choose(
     final = jnp.where(alive, final, -jnp.inf)
     circuit = by_layer(kept, sizes)
     reached = explains(params, circuit, ablation, judged, narrowing=narrowing)
-    return Choice(by_layer(final, sizes), circuit, live, size, compact, grid, curve, reached)
+    places = by_layer(jnp.where(alive, rank + 1, 0), sizes)
+    return Choice(by_layer(final, sizes), circuit, live, places, size, compact, grid, curve, reached)
 
 
 def explains(
