@@ -116,7 +116,6 @@ class Discovery:
     classes: tuple[Index, ...] | None = None
     """Classes analysed on every client. None: each client's own classes."""
     steps: Count = 200
-    """Default with bernoulli gates: 300."""
     learning_rate: Positive = 0.1
     """Of Adam on the scores."""
     l0: NonNegative = 0.01
@@ -160,7 +159,7 @@ class Discovery:
 _ASKING = {"gates": "bernoulli", "ablation": "mean-map", "batch_size": 128}
 DEFAULTS_OF = {
     "objective": {"decision": _ASKING, "contrast": _ASKING},
-    "gates": {"bernoulli": {"steps": 300, "l0": 0.005}},
+    "gates": {"bernoulli": {"l0": 0.005}},
 }
 """What other defaults a value of a field of `Discovery` gives other fields."""
 

@@ -98,7 +98,7 @@ COORDINATES = {
     "parameter_layer": _label("parameter_layer", "text", "layer with weights: a convolution, or fc, the linear one"),
     "channel_{layer}": _label("channel_{layer}", "int64", "output channel of {layer}", _IMPORTED),
     "image_channel": _label("image_channel", "int64", "channel of the image", _IMPORTED),
-    "refit": _label("refit", "text", "what of the read-out is refitted"),
+    "refit": _label("refit", "text", "what of the read-out is refitted", "with evaluation.readout_images"),
     "tried_size": _label("tried_size", "int64", "size of a circuit that was tried", _NEVER),
     "sample": _label("sample", "int64", "random mask", _NEVER),
     "kernel_row": _label("kernel_row", "int64", "row of a kernel", _NEVER),
