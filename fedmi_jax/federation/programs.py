@@ -207,11 +207,13 @@ def discover_circuits(
     return over_rows(one, how, models, which, (plan, ablation), (images,))
 
 
+def judge(models: Params, test: EvaluationSet, masked: Masked, *, how: Layout, measure: Callable[..., Any]) -> Any:
+    """`measure` (`evaluation.performance` or `evaluation.class_accuracy`) of every row, in one call; numpy arrays."""
+    return evaluation.divided(_judged(models, test, masked, how=how, measure=measure))
+
+
 @partial(jax.jit, static_argnames=("how", "measure"))
-def judge(
-    models: Params, test: EvaluationSet, masked: Masked, *, how: Layout, measure: Callable[..., Any]
-) -> Any:  # fmt: skip
-    """`measure` (`evaluation.performance` or `evaluation.class_accuracy`) of every row, in one call."""
+def _judged(models: Params, test: EvaluationSet, masked: Masked, *, how: Layout, measure: Callable[..., Any]) -> Any:
     one = partial(measure, narrowing=how.narrowing)
     return over_rows(one, how, models, masked.model, (masked.gates, masked.ablation, masked.label), (test,))
 
