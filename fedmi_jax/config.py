@@ -24,8 +24,13 @@ T = TypeVar("T", bound=type)
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
-Index = Annotated[int, Field(ge=0)]
+LARGEST = 2**31 - 1
+"""Of a whole number, unless something else is said: what an index on a device can be."""
+Count = Annotated[int, Field(ge=1, le=LARGEST)]
+Index = Annotated[int, Field(ge=0, le=LARGEST)]
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
+"""A result keeps its seeds as 64-bit integers, and all of their bits make the random draws."""
+Width = Annotated[int, Field(ge=1, le=2**20)]
 
 
 def explain(error: ValidationError, section: str = "") -> str:
@@ -118,7 +123,7 @@ class Model:
     A circuit consists of channels of these convolutions.
     """
 
-    channels: tuple[Count, ...] = (32, 64, 128)
+    channels: tuple[Width, ...] = (32, 64, 128)
     """Output channels of each convolution, first to last: as many numbers as there are convolutions. Every pool halves
     the image, so N convolutions need images of at least 2^N x 2^N pixels. Default: the paper's network."""
 
@@ -259,7 +264,7 @@ class Experiment:
     """One federated experiment: everything that decides its numbers."""
 
     name: str = "custom"
-    seeds: tuple[Index, ...] = (0,)
+    seeds: tuple[Seed, ...] = (0,)
     """Independent repetitions, run side by side."""
     rounds: Count = 10
     participation: Annotated[float, Field(gt=0, le=1)] = 1.0

@@ -39,19 +39,19 @@ class Fraction(NamedTuple):
     """A share or a mean before the division, so that no program gives a NaN where there is nothing to divide by: one
     who looks for errors with JAX_DEBUG_NANS would be told of that NaN."""
 
-    total: Array
-    count: Array
+    part: Array
+    whole: Array
     """Of the same shape and dtype."""
 
 
 def divided(measured: Any) -> Any:
-    """The tree with numpy arrays in place of `Fraction`s: NaN where the count is 0."""
+    """The tree with numpy arrays in place of `Fraction`s: NaN where the whole is 0."""
     with np.errstate(invalid="ignore"):
         return jax.tree.map(_quotient, measured, is_leaf=lambda node: isinstance(node, Fraction))
 
 
 def _quotient(one: Fraction) -> np.ndarray:
-    return np.asarray(one.total) / np.asarray(one.count)
+    return np.asarray(one.part) / np.asarray(one.whole)
 
 
 class Performance(NamedTuple):
