@@ -23,7 +23,7 @@ from fedmi_jax.config import Checkpoint, Experiment, SplitKind, refuse_unused, r
 from fedmi_jax.devices import require_jax
 from fedmi_jax.errors import ConfigError
 from fedmi_jax.presets import preset
-from fedmi_jax.results import store, summary
+from fedmi_jax.results import schema, store, summary
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -295,9 +295,10 @@ def _partition(facts: Facts, width: int) -> str:
     import numpy as np
 
     from fedmi_jax.data import partition
+    from fedmi_jax.report import style
 
     dataset = facts.dataset
     whole = np.bincount(dataset.train_labels, minlength=dataset.num_classes)
-    names = [name.split(" ")[0] for name in dataset.class_names]
+    names = style.short(schema.told_apart(dataset.class_names, range(dataset.num_classes)))
     tables = [partition.table(facts.counts[0], whole, names, (20, most)) for most in range(12, 2, -1)]
     return next((text for text in tables if len(text.partition("\n")[0]) <= width), tables[-1])

@@ -41,9 +41,9 @@ def begin(folder: Path, experiment: Experiment, dataset: Dataset, settings: Chec
 
 
 def refuse(folder: Path) -> None:
-    """Raise FedmiError, with what to do about it, when `folder` holds an unfinished run of which something would be lost.
+    """Raise FedmiError, with what to do about it, when `folder` holds finished rounds of an unfinished run.
 
-    One without any finished round is none: it may have failed for the very setting that is now another.
+    Where no round was finished nothing is lost, and it may have failed for the very setting that is now another.
     """
     found = manifest.read(folder / FOLDER)
     if found is not None and (done := _done(folder / FOLDER, found)):
