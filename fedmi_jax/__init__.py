@@ -81,7 +81,9 @@ def run(
     nothing would read, for a loss or weights that are not finite, for a method that does not keep the model's shapes,
     and for a folder that is taken, in use or cannot be written.
     """
-    from fedmi_jax import config, errors, presets
+    from fedmi_jax import config, devices, errors, presets
+
+    devices.require_jax()
     from fedmi_jax.cli.progress import following
     from fedmi_jax.federation import resumable, simulation
 
@@ -106,6 +108,9 @@ def resume(
     wanted; progress, on_round: as of `run`; method: the same as at its beginning, where `run` was given one. Raises
     FedmiError, one line, as `run` does.
     """
+    from fedmi_jax import devices
+
+    devices.require_jax()
     from fedmi_jax.cli.progress import following
     from fedmi_jax.federation import resumable
 

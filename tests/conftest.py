@@ -16,11 +16,11 @@ import pytest
 import tiny
 
 from fedmi_jax.config import Execution
-from fedmi_jax.devices import session
+from fedmi_jax.devices import start
 from fedmi_jax.federation import simulation
 
 jax.config.update("jax_num_cpu_devices", 2)
-session.allow_pauses()  # now, because XLA_FLAGS are part of a program's key
+start.allow_pauses()  # now, because XLA_FLAGS are part of a program's key
 
 SHARED_RUNS = {"counted_run", "deciding_run", "some"}
 GROUPS = (

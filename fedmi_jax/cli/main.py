@@ -17,6 +17,7 @@ from fedmi_jax.cli import tables, terminal
 from fedmi_jax.cli.parse import parsed
 from fedmi_jax.cli.run import Resume, Run, require_writable, resume, run
 from fedmi_jax.config import METHODS
+from fedmi_jax.devices import require_jax
 from fedmi_jax.errors import ConfigError, FedmiError, Interrupted, say, unknown
 from fedmi_jax.presets import PRESETS
 from fedmi_jax.results import authors, store, summary
@@ -208,6 +209,7 @@ def _figures(option: Figures) -> int:
 
 
 def _import(option: Import) -> int:
+    require_jax()
     from fedmi_jax.federation import resumable
 
     store.refuse_taken(option.out)
