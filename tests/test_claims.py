@@ -173,7 +173,10 @@ def both(**how):
 CASES = [
     ("C1", lambda: only("iid"), HOLDS),
     ("C1", lambda: only("iid", local=by_client, global_=by_client), FAILS),
-    ("C1", lambda: only("iid", local=by_client), "holds only for on average, global circuits; everywhere, global circuits"),
+    (
+        "C1", lambda: only("iid", local=by_client),
+        "holds only for on average, global circuits; everywhere, global circuits",
+    ),
     (
         "C1", lambda: only("iid", local=one_place, global_=one_place),
         "holds only for on average, global circuits; on average, local circuits",
@@ -198,7 +201,10 @@ CASES = [
     ("C5", lambda: both(), HOLDS),
     ("C5", lambda: both(cross=0.5, balanced=0.5), FAILS),
     ("C5", lambda: both(**dict.fromkeys(("cross", "balanced"), lambda s, r, k, c: float(r == 10))), HOLDS),
-    ("C5", lambda: both(balanced=0.5), "holds only for one-class, accuracy on the class; two-class, accuracy on the class"),
+    (
+        "C5", lambda: both(balanced=0.5),
+        "holds only for one-class, accuracy on the class; two-class, accuracy on the class",
+    ),
     ("C6", lambda: both(global_=drifting), HOLDS),
     ("C6", lambda: both(global_=lambda s, r, k, c: 11 - r), FAILS),
     (
@@ -209,7 +215,10 @@ CASES = [
     ("C7", lambda: only("three-class"), FAILS),  # alike, which is more than the claim says
     ("C8", lambda: only("three-class", cross=mostly_out), HOLDS),
     ("C8", lambda: only("three-class"), FAILS),
-    ("C8", lambda: only("three-class", cross=sometimes_out), "holds only for share of circuits that collapse and recover"),
+    (
+        "C8", lambda: only("three-class", cross=sometimes_out),
+        "holds only for share of circuits that collapse and recover",
+    ),
     ("C8", lambda: only("three-class", cross=never_worked), "holds only for share of rounds with most circuits out"),
     ("C9", lambda: only("three-class", global_=9), HOLDS),
     ("C9", lambda: only("three-class"), FAILS),
@@ -219,7 +228,10 @@ CASES = [
     ),
     ("C10", lambda: only("shared-class"), HOLDS),
     ("C10", lambda: only("shared-class", cross=0.0, balanced=0.5), FAILS),
-    ("C10", lambda: only("shared-class", balanced=0.5), "holds only for accuracy on the class, lowest of any client and round"),
+    (
+        "C10", lambda: only("shared-class", balanced=0.5),
+        "holds only for accuracy on the class, lowest of any client and round",
+    ),
     ("C11", lambda: only("shared-class", cross=own_out), HOLDS),
     ("C11", lambda: only("shared-class"), FAILS),
     ("C11", lambda: only("shared-class", cross=never_worked), "holds only for share of circuits and rounds out"),
