@@ -49,8 +49,8 @@ class Fault(NamedTuple):
 # ruff: noqa: E501
 FAULTS = [Fault(*row) for row in (
     # --- network ---
-    ("a gate is open at 0", "network/gates", "return (score > 0).astype", "return (score >= 0).astype", "gates"),
-    ("a gate's gradient is the sigmoid", "network/gates", "(g * s * (1 - s),)", "(g * s,)", "gates"),
+    ("a gate is open at 0", "network/gates", "return (score > threshold).astype", "return (score >= threshold).astype", "gates"),
+    ("a gate's gradient is the sigmoid", "network/gates", "* s * (1 - s), jnp", "* s, jnp", "gates"),
     ("the pool's second winner gets the gradient", "network/ops", "jnp.where(a == top, 0, jnp", "jnp.where((a == top) & (b < top), 0, jnp", "ops"),
     ("ReLU lets a gradient pass at 0", "network/ops", "jnp.where(top > 0, first, -1)", "jnp.where(top >= 0, first, -1)", "ops"),
     ("the crop of a column is that of a row", "network/ops", "(1, 1 - crop_w)), kernel", "(1, 1 - crop_h)), kernel", "ops"),
@@ -58,7 +58,7 @@ FAULTS = [Fault(*row) for row in (
     ("the backward kernel is flipped in one direction", "network/sparse_ops", "kernel[::-1, ::-1].swapaxes", "kernel[::-1].swapaxes", "sparse_ops"),
     ("the last run of weights is left out", "network/sparse_ops", "runs = -(-jnp.sum(there, 0, dtype=jnp.int32) // RUN)", "runs = jnp.sum(there, 0, dtype=jnp.int32) // RUN", "sparse_ops"),
     ("pixels run to 256", "network/images", "(self.mean.dtype) / 255 - ", "(self.mean.dtype) / 256 - ", "evaluation"),
-    ("micro-batches take each other's weights", "network/images", "weight.reshape(-1, micro_batch)", "weight[::-1].reshape(-1, micro_batch)", "local"),
+    ("micro-batches take each other's weights", "network/images", "shape[1:]) for leaf in batch)", "shape[1:]) for leaf in (*batch[:-1], batch[-1][::-1]))", "local"),
     ("a closed gate gets a gradient", "network/gates", "return g * gate, (gate > 0) * sum_to", "return g * gate, sum_to", "gates"),
     ("an open channel is replaced by its mean", "network/ablation", "(1 - gate) * self.outputs", "gate * self.outputs", "model::test_mean_ablation_replaces_closed_channels"),
     # --- training ---
@@ -75,7 +75,7 @@ FAULTS = [Fault(*row) for row in (
     ("padding counts as an image", "circuits/evaluation", "dtype=probabilities.dtype) * valid[:, None]", "dtype=probabilities.dtype)", "evaluation::test_performance_of_circuits"),
     ("padding is of the class", "circuits/evaluation", "own = valid & (labels == target)", "own = labels == target", "evaluation::test_performance_of_circuits"),
     ("a closed channel with a positive mean is left out", "network/ablation", "is_open | (self.outputs[layer] > 0)", "is_open", "discovery::test_smaller_models_are_used_and_change_nothing"),
-    ("open channels are cheap", "circuits/objective", "return settings.l0 * jnp.sum", "return -settings.l0 * jnp.sum", "discovery::test_l0_penalty_is_the_sum_of_sigmoids"),
+    ("open channels are cheap", "circuits/objective", "lambda scores, _: settings.l0", "lambda scores, _: -settings.l0", "discovery::test_l0_penalty_is_the_sum_of_sigmoids"),
     ("a model one channel too small is chosen", "circuits/narrowing", "needed <= jnp.array(smaller)", "needed <= jnp.array(smaller) + 1", "model::test_the_smallest_model_that_fits_is_run"),
     # --- aggregation ---
     ("a weighted sum over the number of clients", "aggregation/fedavg", "total = jnp.sum(weights)", "total = jnp.asarray(len(weights))", "methods::test_fedavg_is_the_mean_of_the_clients"),
