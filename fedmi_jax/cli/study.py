@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Table as RichTable
 from tyro.conf import Positional
 
 from fedmi_jax import files
@@ -113,18 +114,25 @@ def _written(findings: Findings, run: str, out: Path, formats: Sequence[str]) ->
 # --- tables ---
 
 
+MOST = 40
+"""Lines of a table on the terminal; the CSV file has all."""
+
+
 def show(findings: Findings, console: Console) -> None:
     """Its tables, one line for each round and value of the labels."""
     from fedmi_jax.studies.tidy import over_seeds
 
     cells = over_seeds(findings.rows)
     seeds = {row.seed for row in findings.rows}
-    over = f"mean over {len(seeds)} seeds, [95 % interval]" if len(seeds) > 1 else "one seed"
-    over += "; shares in percent; random sets in brackets, with where 95 % of them lie"
     for table in findings.study.tables:
         lines = _lines(table, cells)
         if lines:
-            console.print(_table(table, lines, cells, over), highlight=False)
+            console.print(_table(table, lines[:MOST], cells), highlight=False)
+        if len(lines) > MOST:
+            console.print(f"... {len(lines) - MOST} more in the CSV file", highlight=False)
+    over = f"mean over {len(seeds)} seeds, [95 % interval]" if len(seeds) > 1 else "one seed"
+    said = f"{over}; shares in percent; in brackets random sets as large, and where 95 % of them lie"
+    console.print(said, highlight=False, markup=False)
 
 
 def _lines(table: Table, cells: Cells) -> list[tuple[int, Key]]:
@@ -138,16 +146,19 @@ def _without_layer(table: Table, key: Key) -> Key:
     return tuple((name, value) for name, value in key if name in table.by or name != "layer")
 
 
-def _table(table: Table, lines: Sequence[tuple[int, Key]], cells: Cells, over: str):
+def _table(table: Table, lines: Sequence[tuple[int, Key]], cells: Cells) -> RichTable:
     by_line = _by_line(table, cells)
     shown = [column for column in table.columns if any((*line, column.measure) in by_line for line in lines)]
-    titles = [f"{column.title}{' (random)' if column.null else ''}" for column in shown]
-    made = terminal.table("round", *table.by, *titles, title=f"{table.title}; {over}", title_justify="left")
+    made = terminal.table("round", *table.by, *map(_title, shown), title=table.title, title_justify="left")
     for number, key in lines:
         values = [escape(str(dict(key)[name])) for name in table.by]
         texts = (_cell(by_line.get((number, key, column.measure), []), column) for column in shown)
         made.add_row(str(number), *values, *map(escape, texts))
     return made
+
+
+def _title(column: Column) -> str:
+    return f"{column.title} (random)" if column.null and "(random" not in column.title else column.title
 
 
 def _by_line(table: Table, cells: Cells) -> Mapping[tuple[int, Key, str], list[Cell]]:
@@ -162,7 +173,7 @@ def _cell(cells: Sequence[Cell], column: Column) -> str:
     if not cells:
         return "-"
     own = " / ".join(_number(cell.mean, column.kind) for cell in cells)
-    if len(cells) == 1 and cells[0].low is not None and cells[0].high is not None:
+    if len(cells) == 1 and cells[0].low is not None and column.kind != "flag":
         own += f" [{_number(cells[0].low, column.kind)}, {_number(cells[0].high, column.kind)}]"
     if not column.null or any(cell.null is None for cell in cells):
         return own

@@ -195,5 +195,5 @@ STUDY = Study(
             "accuracy",
         ),
     ),
-    caption="constant: some layer has no channel, so one answer to everything",
+    caption="random sets: the cascade of random circuits of the same sizes",
 )  # fmt: skip

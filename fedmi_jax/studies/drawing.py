@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import chain
+import re
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fedmi_jax.errors import FedmiError
@@ -56,7 +56,18 @@ def _values(panel: Panel, cells: Cells, number: int) -> list[Any]:
         for at, measure, key in cells
         if at == number and measure in wanted and set(dict(key)) == labels and panel.where.items() <= dict(key).items()
     ]
-    return list(dict.fromkeys(found))
+    return sorted(set(found), key=_order)
+
+
+def _order(value: int | str) -> tuple[int, ...]:
+    """By the numbers in it: classes, "0-3", "conv2"."""
+    return tuple(map(int, re.findall(r"\d+", str(value))))
+
+
+def _looks(study: Study) -> dict[str, tuple[str, str]]:
+    """Colour and marker of every series, by its label: panels share one legend."""
+    labels = dict.fromkeys(series.label for panel in study.panels for series in panel.series)
+    return {label: style.look(i) for i, label in enumerate(labels)}
 
 
 def _key(panel: Panel, value: Any) -> Any:
@@ -79,7 +90,7 @@ def _page(
 ) -> Figure:  # fmt: skip
     figure, grid = style.grid(len(frames), columns, height, share=False)
     for axes, frame in zip(grid, frames, strict=True):
-        _fill(axes, frame, cells, rows)
+        _fill(axes, frame, cells, rows, _looks(study))
     if any(cell.null is not None for cell in cells.values()):
         style.say(figure, f"grey: {NULL_LABEL}")
     if len({row.seed for row in rows}) > 1:
@@ -89,11 +100,13 @@ def _page(
     return figure
 
 
-def _fill(axes: Axes, frame: _Frame, cells: Cells, rows: Sequence[Row]) -> None:
+def _fill(
+    axes: Axes, frame: _Frame, cells: Cells, rows: Sequence[Row], looks: Mapping[str, tuple[str, str]]
+) -> None:  # fmt: skip
     title, panel, values, number = frame
     step = 0.8 / len(panel.series)
     for i, series in enumerate(panel.series):
-        colour, marker = style.look(i)
+        colour, marker = looks[series.label]
         axes.plot([], [], marker, color=colour, label=series.label)
         for place, value in enumerate(values):
             at = (number if number is not None else value, series.measure, _key(panel, value))
@@ -130,4 +143,4 @@ def _seeds(axes: Axes, x: float, rows: Sequence[Row], colour: str) -> None:
 
 def stem(name: str, run: str) -> str:
     """Of the files' names."""
-    return "-".join(chain(["study", name], [run] if run else []))
+    return "-".join(["study", name, run])

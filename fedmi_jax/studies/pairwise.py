@@ -123,10 +123,9 @@ STUDY = Study(
                 Column("of the other class", "gain_of_other", "points", null=True),
             ),
         ),
-        Table("before", ("class", "pair"), (Column("accuracy", "mean_accuracy"),)),
         Table(
-            "after", ("class", "pair", "source"),
-            (Column("accuracy", "accuracy", null=True), Column("gain", "gain", "points", null=True)),
+            "class by class", ("class", "pair", "source"),
+            (Column("after", "accuracy", null=True), Column("gain", "gain", "points", null=True)),
         ),
     ),
     panels=(

@@ -300,18 +300,22 @@ STUDY = Study(
         Table(
             "wrong images that are put right, mean over the most contested channels and their users", ("layer",),
             (
-                Column("one channel patched (random: of the layer)", "mean_channel_rescue", null=True),
-                Column("(random: of other layers)", "mean_rescue_against_other_layers", null=True),
+                Column("one channel patched (random: same layer)", "mean_channel_rescue", null=True),
+                Column("the same (random: other layers)", "mean_rescue_against_other_layers", null=True),
                 Column("whole layer patched", "mean_layer_rescue"),
             ),
         ),
         Table(
-            "channel by channel, first image only, as the authors", ("class", "source", "layer", "channel"),
+            "most contested first", ("layer", "channel"),
+            (Column("rank", "rank", "count"), Column("circuits", "circuits", "count")),
+        ),
+        Table(
+            "channel by channel", ("class", "source", "layer", "channel"),
             (
                 Column("images", "images", "count"),
                 Column("one channel", "channel_rescue", null=True),
                 Column("whole layer", "layer_rescue"),
-                Column("first image: channel", "first_image_channel", "flag"),
+                Column("authors' image: channel", "first_image_channel", "flag"),
                 Column("layer", "first_image_layer", "flag"),
                 Column("own model right", "first_image_own_right", "flag"),
             ),
