@@ -88,10 +88,9 @@ def _experts(words: Sequence[str]) -> dict[int, int | None] | None:
 
 def _written(findings: Findings, run: str, out: Path, formats: Sequence[str]) -> int:
     """The CSV file and the figure; what is missing is said."""
-    from fedmi_jax.report import figures, style
     from fedmi_jax.studies import drawing
 
-    stem = drawing.stem(findings.name, run)
+    stem = f"study-{findings.name}-{run}"
     path = out / f"{stem}.csv"
     with files.replacing(path) as temporary:
         temporary.write_text(findings.csv, "utf-8")
@@ -99,15 +98,13 @@ def _written(findings: Findings, run: str, out: Path, formats: Sequence[str]) ->
     if findings.missing:
         say(findings.missing)
     try:
-        with style.styled():
-            pages = drawing.draw(findings.study, findings.rows)
+        pages = drawing.draw(findings.study, findings.rows, run)
     except FedmiError as error:
         if findings.missing:  # and that has been said
             return 0
         say(f"{stem}: {error}")
         return 1
-    drawn = figures._save(pages, [run], [out / f"{stem}.{kind}" for kind in formats])
-    print("\n".join(map(str, drawn)))
+    print("\n".join(map(str, drawing.save(pages, [out / f"{stem}.{kind}" for kind in formats]))))
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedmi_jax.errors import FedmiError
@@ -22,8 +23,8 @@ _Frame = tuple[str, Panel, list[Any], int | None]
 """Title, what is drawn, its values of the label, and the round (None: all)."""
 
 
-def draw(study: Study, rows: Sequence[Row]) -> list[Figure]:
-    """The figure's pages. Raises FedmiError where there is nothing to show."""
+def draw(study: Study, rows: Sequence[Row], run: str) -> list[Figure]:
+    """The figure's pages, which name the run. Raises FedmiError where there is nothing to show."""
     cells = over_seeds(rows)
     frames = [frame for panel in study.panels for frame in _frames(panel, cells)]
     if not frames:
@@ -31,7 +32,11 @@ def draw(study: Study, rows: Sequence[Row]) -> list[Figure]:
     columns = max(1, min(3, len(frames), int((style.PAGE - 0.3) / max(map(_width, frames)))))
     height = 1.75
     pages = style.chunks(frames, columns * int(style.PAGE_HEIGHT / height))
-    return [_page(page, min(columns, len(page)), height, study, cells, rows) for page in pages]
+    with style.styled():
+        drawn = [_page(page, min(columns, len(page)), height, study, cells, rows) for page in pages]
+        for page in drawn:
+            style.say(page, run)
+    return drawn
 
 
 def _frames(panel: Panel, cells: Cells) -> list[_Frame]:
@@ -141,6 +146,10 @@ def _seeds(axes: Axes, x: float, rows: Sequence[Row], colour: str) -> None:
         axes.plot([x] * len(rows), [row.value for row in rows], ".", color=colour, ms=1.6, alpha=0.8, zorder=3)
 
 
-def stem(name: str, run: str) -> str:
-    """Of the files' names."""
-    return "-".join(["study", name, run])
+def save(pages: Sequence[Figure], paths: Sequence[Path]) -> list[Path]:
+    """The first page under these paths, further ones in NAME-page-2 and so on beside them."""
+    found = []
+    for number, page in enumerate(pages, 1):
+        own = paths if number == 1 else [path.with_name(f"{path.stem}-page-{number}{path.suffix}") for path in paths]
+        found += [style.save(page, path) for path in own]
+    return found
