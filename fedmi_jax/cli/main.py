@@ -16,11 +16,13 @@ from fedmi_jax import files
 from fedmi_jax.cli import tables, terminal
 from fedmi_jax.cli.parse import parsed
 from fedmi_jax.cli.run import Resume, Run, require_writable, resume, run
+from fedmi_jax.cli.study import Study, study
 from fedmi_jax.config import METHODS
 from fedmi_jax.devices import require_jax
 from fedmi_jax.errors import ConfigError, FedmiError, Interrupted, say, unknown
 from fedmi_jax.presets import PRESETS
-from fedmi_jax.results import authors, store, summary
+from fedmi_jax.results import authors, authors_log, authors_weights, store, summary
+from fedmi_jax.studies import STUDIES
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,10 @@ class Import:
     out: Path
     channels: tuple[int, ...] = (32, 64, 128)
     """Of each convolution of its network, which the file does not say."""
+    log: Path | None = None
+    """The run's training_log.txt: accuracy of the global model, which the file does not have."""
+    weights: Path | None = None
+    """The run's folder of round_N/client_K_model.pt and checkpoint_round_N.pt (extra [reference])."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +56,11 @@ class Export:
 
     folder: Positional[Path]
     out: Path
-    """FILE.json or FILE.json.gz."""
+    """FILE.json or FILE.json.gz; with --pt a folder."""
     seed: int | None = None
     """Which seed, where the result has several."""
+    pt: bool = False
+    """All models too, as the authors' round_N/client_K_model.pt and checkpoint_round_N.pt (extra [reference])."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +90,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class List:
-    """List the presets and the federated methods."""
+    """List the presets, the federated methods and the studies."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -123,7 +131,7 @@ def _status(arguments: list[str]) -> int:
 
 COMMANDS: dict[str, type] = {
     "run": Run, "resume": Resume, "show": Show,
-    "figures": Figures, "claims": Claims, "import": Import, "export": Export, "list": List,
+    "figures": Figures, "claims": Claims, "study": Study, "import": Import, "export": Export, "list": List,
 }  # fmt: skip
 
 
@@ -138,7 +146,7 @@ def _dispatch(arguments: list[str]) -> int:
         return run(rest)
     action: Callable = {
         "resume": resume, "show": _show,
-        "figures": _figures, "claims": _claims, "import": _import, "export": _export, "list": _list,
+        "figures": _figures, "claims": _claims, "study": study, "import": _import, "export": _export, "list": _list,
     }[name]  # fmt: skip
     return action(parsed(COMMANDS[name], rest, prog=f"fedmi {name}"))
 
@@ -216,12 +224,17 @@ def _import(option: Import) -> int:
     resumable.refuse(option.out)
     require_writable(option.out)
     result = authors.import_authors(option.file, channels=option.channels)
+    if option.log is not None:
+        result = authors_log.with_log(result, option.log)
+    if option.weights is not None:
+        result = authors_weights.with_weights(result, option.weights)
     print(store.save(result, option.out))
     return 0
 
 
 def _export(option: Export) -> int:
-    print(authors.export_authors(store.load(option.folder), option.out, option.seed))
+    write = authors_weights.export_weights if option.pt else authors.export_authors
+    print(write(store.load(option.folder), option.out, option.seed))
     return 0
 
 
@@ -229,15 +242,16 @@ def _list(option: List) -> int:
     table = terminal.table("preset", "what", "paper's figures", "rounds", box=None, padding=(0, 2, 0, 0))
     for name, one in PRESETS.items():
         table.add_row(name, one.summary, one.figures, str(one.experiments[0].rounds))
-    methods = Table(box=None, padding=(0, 2, 0, 0))
-    methods.add_column("method (--aggregation.kind)", no_wrap=True)
-    methods.add_column("what")
-    for name, line in METHODS.items():
-        methods.add_row(name, line)
     console = terminal.console()
     console.print(table, highlight=False)
-    console.print()
-    console.print(methods, highlight=False)
+    for title, lines in (("method (--aggregation.kind)", METHODS), ("study (fedmi study NAME DIR)", STUDIES)):
+        named = Table(box=None, padding=(0, 2, 0, 0))
+        named.add_column(title, no_wrap=True)
+        named.add_column("what")
+        for name, line in lines.items():
+            named.add_row(name, line)
+        console.print()
+        console.print(named, highlight=False)
     return 0
 
 
