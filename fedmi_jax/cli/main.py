@@ -80,6 +80,16 @@ class Figures:
 
 
 @dataclass(frozen=True)
+class Report:
+    """Write one HTML file with claims, figures and an explorer of the circuits."""
+
+    folders: Positional[tuple[Path, ...]]
+    """Folders of runs or of imported files, or folders that hold such folders at any depth."""
+    out: Path = Path("report.html")
+    """FILE.html, which is replaced where it is there."""
+
+
+@dataclass(frozen=True)
 class List:
     """List the presets and the federated methods."""
 
@@ -122,7 +132,7 @@ def _status(arguments: list[str]) -> int:
 
 COMMANDS: dict[str, type] = {
     "run": Run, "resume": Resume, "show": Show,
-    "figures": Figures, "claims": Claims, "import": Import, "export": Export, "list": List,
+    "figures": Figures, "claims": Claims, "report": Report, "import": Import, "export": Export, "list": List,
 }  # fmt: skip
 
 
@@ -137,7 +147,7 @@ def _dispatch(arguments: list[str]) -> int:
         return run(rest)
     action: Callable = {
         "resume": resume, "show": _show,
-        "figures": _figures, "claims": _claims, "import": _import, "export": _export, "list": _list,
+        "figures": _figures, "claims": _claims, "report": _report, "import": _import, "export": _export, "list": _list,
     }[name]  # fmt: skip
     return action(parsed(COMMANDS[name], rest, prog=f"fedmi {name}"))
 
@@ -205,6 +215,20 @@ def _figures(option: Figures) -> int:
     for problem in problems:
         say(problem)
     return 1 if problems else 0
+
+
+def _report(option: Report) -> int:
+    from fedmi_jax.report.html import page
+
+    if not option.folders:
+        raise ConfigError("folders: give at least one folder of runs, as in `fedmi report runs`")
+    if option.out.is_dir():
+        raise ConfigError(f"out: {option.out} is a folder; give a file, as in --out {option.out / 'report.html'}")
+    require_writable(option.out.parent)
+    with files.replacing(option.out) as temporary:
+        temporary.write_text(page.report(option.folders, say), "utf-8")
+    print(option.out)
+    return 0
 
 
 def _import(option: Import) -> int:
