@@ -24,12 +24,14 @@ def excitation(
     """Every channel's mean output over an image, after ReLU: {"conv1": (M, N, O_1), ...}.
 
     params: of M models, stacked along the first axis. pixels: uint8 (N, H, W, I), which become network inputs as
-    (pixel / 255 - mean) / std. One program for all models and images.
+    (pixel / 255 - mean) / std. One program for all models and images, in single precision.
     """
-    count, dtype = len(pixels), params["fc_bias"].dtype
-    index = np.resize(np.arange(count), (-(-count // BATCH), min(BATCH, count)))  # the last group is filled up
-    images = Images(jnp.asarray(pixels), jnp.zeros(count, int), jnp.asarray(mean, dtype), jnp.asarray(std, dtype))
-    found = _excitation(jax.tree.map(jnp.asarray, dict(params)), images, jnp.asarray(index))
+    count, single = len(pixels), np.float32
+    index = np.resize(
+        np.arange(count, dtype=np.int32), (-(-count // BATCH), min(BATCH, count))
+    )  # the last is filled up
+    images = Images(*map(jnp.asarray, (pixels, np.zeros(count, np.int32), single(mean), single(std))))
+    found = _excitation({name: jnp.asarray(of, single) for name, of in params.items()}, images, jnp.asarray(index))
     return {layer: np.asarray(of)[:, :count] for layer, of in found.items()}
 
 

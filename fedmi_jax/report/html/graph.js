@@ -42,6 +42,8 @@ class Graph {
   constructor(svg, { show, hold, release }) {
     this.svg = svg;
     this.told = { show, hold, release };
+    // Around the drawing, for Tab would stop at every part of it that listens for focus.
+    svg.parentElement.addEventListener("focusin", ({ target }) => this.places.has(target) && this.told.show(this.places.get(target)));
     svg.addEventListener("keydown", (event) => this.walk(event));
     svg.addEventListener("pointerleave", () => this.told.show(null));
   }
@@ -52,6 +54,7 @@ class Graph {
     this.layout = layoutOf(run, width);
     const { height, narrow } = this.layout;
     this.svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
+    this.places = new Map();
     this.wires = s("g", { class: "wires" });
     this.nodes = run.layers.map((layer, l) => Array.from({ length: layer.channels }, (_, n) => this.node(l, n)));
     this.groups = run.layers.map((layer, l) => s("g", { role: "group" }, this.nodes[l]));
@@ -78,13 +81,12 @@ class Graph {
   node(layer, n) {
     const { x, y } = this.layout.place(layer, n);
     const at = { layer, n };
-    return s(
+    const node = s(
       "g",
       {
         class: "node",
         transform: `translate(${x.toFixed(1)} ${y.toFixed(1)})`,
         onpointerenter: () => this.reachable(at) && this.told.show(at),
-        onfocus: () => this.told.show(at),
         onclick: () => this.reachable(at) && this.told.hold(at),
       },
       s("circle", { class: "hit", r: Math.max(5, Math.min(9, this.layout.line / 2)) }),
@@ -92,6 +94,8 @@ class Graph {
       s("path", { class: "dot", d: SHAPES[1](1.3) }),
       s("text", { class: "label", x: 8, y: 3 })
     );
+    this.places.set(node, at);
+    return node;
   }
 
   /** Show a view (`viewOf`) of the class of this name. */
