@@ -8,6 +8,7 @@ what becomes of them (arXiv 2512.23043), in JAX.
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from fedmi_jax.presets import Preset
     from fedmi_jax.presets import experiment as experiment
     from fedmi_jax.presets import preset as preset
+    from fedmi_jax.report.html.notebook import view as view
     from fedmi_jax.results.authors import export_authors as export_authors
     from fedmi_jax.results.authors import import_authors as import_authors
     from fedmi_jax.results.store import load as load
@@ -44,6 +46,7 @@ _HOME = {
     "load": "results.store",
     "save": "results.store",
     "summary": "results.summary",
+    "view": "report.html.notebook",
 }
 __all__ = ["resume", "run", *_HOME]
 __version__ = "0.1.0"
@@ -126,3 +129,9 @@ def _path(folder: str | Path) -> Path:
 
         raise ConfigError("folder: the name is empty; give a folder, and . for the current one")
     return Path(folder)
+
+
+if "IPython" in sys.modules:
+    from fedmi_jax.report.html.notebook import summarise_results
+
+    summarise_results()

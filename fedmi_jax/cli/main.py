@@ -89,6 +89,16 @@ class Figures:
 
 
 @dataclass(frozen=True)
+class Report:
+    """Write one HTML file with claims, figures and an explorer of the circuits."""
+
+    folders: Positional[tuple[Path, ...]]
+    """Folders of runs or of imported files, or folders that hold such folders at any depth."""
+    out: Path = Path("report.html")
+    """FILE.html, which is replaced where it is there."""
+
+
+@dataclass(frozen=True)
 class List:
     """List the presets, the federated methods and the studies."""
 
@@ -129,12 +139,6 @@ def _status(arguments: list[str]) -> int:
     return 2
 
 
-COMMANDS: dict[str, type] = {
-    "run": Run, "resume": Resume, "show": Show,
-    "figures": Figures, "claims": Claims, "study": Study, "import": Import, "export": Export, "list": List,
-}  # fmt: skip
-
-
 def _dispatch(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         _help()
@@ -144,16 +148,13 @@ def _dispatch(arguments: list[str]) -> int:
         raise ConfigError(f"command: {unknown(name, COMMANDS)}")
     if name == "run":
         return run(rest)
-    action: Callable = {
-        "resume": resume, "show": _show,
-        "figures": _figures, "claims": _claims, "study": study, "import": _import, "export": _export, "list": _list,
-    }[name]  # fmt: skip
-    return action(parsed(COMMANDS[name], rest, prog=f"fedmi {name}"))
+    options, action = COMMANDS[name]
+    return action(parsed(options, rest, prog=f"fedmi {name}"))
 
 
 def _help() -> None:
     table = Table(box=None, show_header=False)
-    for name, kind in COMMANDS.items():
+    for name, (kind, _) in COMMANDS.items():
         table.add_row(f"  fedmi {name}", (kind.__doc__ or "").splitlines()[0])
     console = terminal.console()
     console.print("Circuits of sparse networks under federated averaging. Commands (each has --help):")
@@ -216,6 +217,20 @@ def _figures(option: Figures) -> int:
     return 1 if problems else 0
 
 
+def _report(option: Report) -> int:
+    from fedmi_jax.report.html import page
+
+    if not option.folders:
+        raise ConfigError("folders: give at least one folder of runs, as in `fedmi report runs`")
+    if option.out.is_dir():
+        raise ConfigError(f"out: {option.out} is a folder; give a file, as in --out {option.out / 'report.html'}")
+    require_writable(option.out.parent)
+    with files.replacing(option.out) as temporary:
+        temporary.write_text(page.report(option.folders, say), "utf-8")
+    print(option.out)
+    return 0
+
+
 def _import(option: Import) -> int:
     require_jax()
     from fedmi_jax.federation import resumable
@@ -253,6 +268,21 @@ def _list(option: List) -> int:
         console.print()
         console.print(named, highlight=False)
     return 0
+
+
+COMMANDS: dict[str, tuple[type, Callable]] = {
+    "run": (Run, run),
+    "resume": (Resume, resume),
+    "show": (Show, _show),
+    "figures": (Figures, _figures),
+    "claims": (Claims, _claims),
+    "report": (Report, _report),
+    "study": (Study, study),
+    "import": (Import, _import),
+    "export": (Export, _export),
+    "list": (List, _list),
+}
+"""What may follow `fedmi`: its options, and what it does with them. `run` reads its words itself."""
 
 
 if __name__ == "__main__":
