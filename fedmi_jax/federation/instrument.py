@@ -241,7 +241,7 @@ def controls(
     whole = programs.whole_logits(models, all_models, setup.some, how=setup.layout)
     asked = Asked(np.tile(decided.others, (len(rows.label) // n, 1)), rows.model)  # type: ignore[arg-type]
     judged = programs.judge_decisions(models, setup.some, rows, asked, whole, how=setup.layout)
-    performance, _, compared = jax.tree.map(lambda leaf: np.asarray(leaf).reshape(-1, n, *leaf.shape[1:]), judged)
+    performance, _, compared = jax.tree.map(lambda leaf: leaf.reshape(-1, n, *leaf.shape[1:]), judged)
     defined = decided.status != STATUS.index("undefined")
     record = {
         "removed_explained": cases.place(np.where(defined, compared.explained[0], np.nan)),

@@ -134,7 +134,9 @@ def initial_models(setup: Setup) -> Params:
 def initial_params(facts: Facts, seed: int) -> Params:
     """The fresh model of a seed."""
     dataset, channels = facts.dataset, facts.experiment.model.channels
-    return _initialise(keys.jax_key(seed, keys.INIT), dataset.image_shape, channels, dataset.num_classes, facts.dtype)
+    with keys.same_draws():
+        key = keys.jax_key(seed, keys.INIT)
+        return _initialise(key, dataset.image_shape, channels, dataset.num_classes, facts.dtype)
 
 
 _initialise = jax.jit(model.init, static_argnums=(1, 2, 3, 4))
@@ -258,13 +260,12 @@ def measure(setup: Setup, round_: Round, models: Params, cases: Cases, found: Fo
         judged = judge(models, test, rows, how=setup.layout, measure=evaluation.performance)
     else:
         judged = instrument.judge(setup, models, cases, decided, rows)
-    judged = jax.tree.map(np.asarray, judged)
     kept, across, (_, accuracy, *_) = (
         jax.tree.map(lambda values, part=part: values[part], judged)
         for part in (slice(n), slice(n, 2 * n), slice(2 * n, None))
     )
     by_class = programs.stacked(controls.by_class(setup.facts, cases, own, crossed, mask, round_.number))
-    accuracies = np.asarray(judge(models, test, by_class, how=setup.layout, measure=evaluation.class_accuracy))
+    accuracies = judge(models, test, by_class, how=setup.layout, measure=evaluation.class_accuracy)
     empty = programs.empty_masks(models, cases.model, ablation, cases.label, how=setup.layout)
     record = recording.of_measures(setup.facts, round_, cases, kept[0], across[0], accuracies[:n], empty, accuracy)
     record |= controls.random_masks(setup.facts.experiment, cases, accuracies[n:])

@@ -17,7 +17,7 @@ and the packages). The file ends in its checksum (`fedmi_jax.files`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -98,7 +98,7 @@ COORDINATES = {
     "parameter_layer": _label("parameter_layer", "text", "layer with weights: a convolution, or fc, the linear one"),
     "channel_{layer}": _label("channel_{layer}", "int64", "output channel of {layer}", _IMPORTED),
     "image_channel": _label("image_channel", "int64", "channel of the image", _IMPORTED),
-    "refit": _label("refit", "text", "what of the read-out is refitted"),
+    "refit": _label("refit", "text", "what of the read-out is refitted", "with evaluation.readout_images"),
     "tried_size": _label("tried_size", "int64", "size of a circuit that was tried", _NEVER),
     "sample": _label("sample", "int64", "random mask", _NEVER),
     "kernel_row": _label("kernel_row", "int64", "row of a kernel", _NEVER),
@@ -340,6 +340,22 @@ def held(ds: xr.Dataset) -> xr.DataArray:
     everyone = xr.ones_like(ds["round"], dtype=bool)
     there = ds["analysed"].astype(bool) & (ds["participates"].astype(bool) if "participates" in ds else everyone)
     return there.transpose("seed", "round", "client", "class")
+
+
+def class_names(ds: xr.Dataset, dim: str = "class") -> dict[int, str]:
+    """Of classes by label, as the data set names them; with the label before each where several have one name.
+
+    dim: "class" or "true_class".
+    """
+    labels = ds[dim].values.tolist()
+    return dict(zip(labels, told_apart([str(name) for name in ds[f"{dim}_name"].values], labels), strict=True))
+
+
+def told_apart(names: Sequence[str], labels: Iterable[int]) -> list[str]:
+    """The names; each with its label before it where several are the same."""
+    if len(set(names)) == len(names):
+        return list(names)
+    return [f"{label}: {name}" for label, name in zip(labels, names, strict=True)]
 
 
 # --- documentation ---
