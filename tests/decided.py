@@ -1,12 +1,10 @@
-"""Results of the second instrument with known answers, on top of `made_up`.
+"""What a run of the second instrument has besides, with known answers.
 
 Axes: S seeds, R rounds, O origins, K clients, C classes.
 """
 
 import numpy as np
-from made_up import CHANNELS, complete
 
-from fedmi_jax.config import Discovery, Evaluation
 from fedmi_jax.network.layers import CONV_LAYERS
 from fedmi_jax.results.schema import CIRCUIT_DIMS, REFITS
 
@@ -25,41 +23,27 @@ RANDOM = {
 TRIED = (1, 2, 4, 8, 16, 32, 64, 90)
 
 
-def decided(kind, objective="decision", negatives="own", random=None, readout=None, calls=0.9, again=1.0, **how):
-    """A run of this kind with a search of this objective. Measures of `USUAL`, `random` those of random live sets:
-    numbers, or functions of (seed, round, origin, client, class). calls: on which share of a class's images the whole
-    global model calls it, a number or a function of (seed, round, class). again: `rediscovery_iou`. readout: accuracy
-    of the local models, and of the global one in every way to refit. Other words: of `made_up.complete`."""
-    measures = {name: how.pop(name, value) for name, value in USUAL.items()}
-    seeds = how.pop("numbers", None)
-    usual = {"discovery": Discovery(objective=objective, negatives=negatives)}
-    usual |= {"evaluation": Evaluation(decisions=objective == "class")}
-    ds = complete(kind, true=10, **usual | {"rounds": 4} | how)
-    if seeds is not None:
-        ds = ds.assign_coords(seed=list(seeds))
+def with_decisions(ds, random=None, readout=None, **measures):
+    """The result with measures of decisions, `USUAL` but for those given; random: those of random live sets. Numbers,
+    or functions of (seed, round, origin, client, class). readout: accuracy of the local models, and of the global one
+    in every way to refit."""
     there = ds["analysed"].values.astype(bool)[:, None, None]
-    new = {name: (CIRCUIT_DIMS, np.where(there, _filled(ds, of), np.nan)) for name, of in measures.items()}
+    new = {name: (CIRCUIT_DIMS, np.where(there, _filled(ds, of), np.nan)) for name, of in (USUAL | measures).items()}
     for name in ("status", "untrimmed_size"):
         new[name] = (CIRCUIT_DIMS, np.nan_to_num(new[name][1]).astype(int))
     for name, of in (RANDOM | (random or {})).items():
         found = np.where(there, _filled(ds, of), np.nan)
         new[f"random_live_{name}"] = ((*CIRCUIT_DIMS, "sample"), np.stack([found, found], -1))
-    new |= _channels(ds) | _tried(ds, there)
-    lengths = [ds.sizes[dim] for dim in (*CIRCUIT_DIMS, "layer")]
-    last = (ds["round"] == ds["round"][-1]).values[:, None, None, None]
-    new["rediscovery_iou"] = (
-        (*CIRCUIT_DIMS, "layer"),
-        np.where((there & last)[..., None], np.full(lengths, again), np.nan),
-    )
-    return ds.assign(new | _models(ds, calls, readout or {})).assign_coords(refit=list(REFITS))
+    new |= _channels(ds) | _tried(ds, there) | _models(ds, readout or {})
+    return ds.assign(new).assign_coords(refit=list(REFITS))
 
 
 def _channels(ds):
     """The first ones are live; the order of channels goes round the layers, and begins with the circuit."""
     new = {"live": ((*CIRCUIT_DIMS, "layer"), np.full([ds.sizes[dim] for dim in (*CIRCUIT_DIMS, "layer")], LIVE))}
-    live = np.arange(CHANNELS) < LIVE
     for at, layer in enumerate(CONV_LAYERS):
-        mask = ds[f"mask_{layer}"]
+        mask = ds[f"mask_{layer}"].transpose(*CIRCUIT_DIMS, ...)
+        live = np.arange(mask.shape[-1]) < LIVE
         order = np.argsort(~mask.values, -1, kind="stable").argsort(-1)
         rank = np.where(live, order * len(CONV_LAYERS) + at + 1, 0)
         new[f"live_{layer}"] = (mask.dims, np.broadcast_to(live, mask.shape))
@@ -77,11 +61,9 @@ def _tried(ds, there):
     }
 
 
-def _models(ds, calls, readout):
-    """What is known of whole models; seeds differ a little."""
-    rate = [[[calls(s, r, c) if callable(calls) else calls for c in range(10)] for r in ds["round"].values.tolist()]
-            for s in ds["seed"].values.tolist()]  # fmt: skip
-    new = {"global_class_accuracy": (("seed", "round", "true_class"), np.array(rate, float))}
+def _models(ds, readout):
+    """Accuracy of whole models, refitted or not; seeds differ a little."""
+    new = {}
     found = {"local": 0.98, "none": 0.3, "scale-and-biases": 0.75, "linear": 0.9} | readout
     values = {"local": np.full(len(REFITS), found["local"]), "global": np.array([found[name] for name in REFITS])}
     for origin, lead in (("local", ("seed", "round", "client")), ("global", ("seed", "round"))):

@@ -5,8 +5,9 @@ Axes: S seeds, R rounds, K clients, C classes.
 
 import numpy as np
 import xarray as xr
+from decided import USUAL, with_decisions
 
-from fedmi_jax.config import Experiment, Sparsity, Split
+from fedmi_jax.config import Discovery, Evaluation, Experiment, Sparsity, Split
 from fedmi_jax.network.layers import CONV_LAYERS
 from fedmi_jax.results import connectivity, schema, similarity, store
 from fedmi_jax.results.schema import CIRCUIT_DIMS
@@ -65,7 +66,25 @@ def complete(kind, true=4, **how):
     for name, dims in ADDED.items():
         ds[name] = (dims, rng.random([sizes[dim] for dim in dims]))
     ds["samples"] = (("seed", "client", "true_class"), rng.integers(0, 90, [sizes["seed"], sizes["client"], true]))
-    return ds
+    return with_decisions(ds)
+
+
+def decided(kind, objective="decision", negatives="own", random=None, readout=None, calls=0.9, again=1.0, **how):
+    """A run of this kind with a search of this objective. Measures as of `with_decisions`; calls: on which share of a
+    class's images the whole global model calls it, a number or a function of (seed, round, class); again:
+    `rediscovery_iou`, in the last round; numbers: of the seeds. Other words: of `complete`."""
+    measures = {name: how.pop(name) for name in USUAL if name in how}
+    numbers = how.pop("numbers", None)
+    usual = {"discovery": Discovery(objective=objective, negatives=negatives)}
+    usual |= {"evaluation": Evaluation(decisions=objective == "class")}
+    ds = complete(kind, true=10, **usual | {"rounds": 4} | how)
+    ds = ds if numbers is None else ds.assign_coords(seed=list(numbers))
+    ds = with_decisions(ds, random, readout, **measures)
+    labels = [ds[dim].values.tolist() for dim in ("seed", "round", "true_class")]
+    rate = [[[calls(s, r, c) if callable(calls) else calls for c in labels[2]] for r in labels[1]] for s in labels[0]]
+    found = xr.full_like(ds["rediscovery_iou"], again).where(ds["analysed"] & (ds["round"] == ds["round"][-1]))
+    dims = ("seed", "round", "true_class")
+    return ds.assign(global_class_accuracy=(dims, np.array(rate, float)), rediscovery_iou=found)
 
 
 ADDED = {
@@ -74,6 +93,7 @@ ADDED = {
     "realised_sparsity_local": ("seed", "round", "client", "parameter_layer"),
     "realised_sparsity_global": ("seed", "round", "parameter_layer"),
     "call_rate": (*CIRCUIT_DIMS, "true_class"),
+    "removed_call_rate": (*CIRCUIT_DIMS, "true_class"),
     "cross_evaluation_call_rate": (*CIRCUIT_DIMS, "true_class"),
     "random_cross_evaluation": (*CIRCUIT_DIMS, "sample"),
     "sufficiency": CIRCUIT_DIMS,

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from decided import decided
-from made_up import complete, result
+from made_up import decided, result
 from rich.console import Console
 from scipy import stats
 
@@ -409,7 +408,7 @@ def test_what_is_no_result_of_theirs_is_left_out_and_said():
     step = Discovery(objective="decision", gates="step", negatives="own")
     pilot = small(numbers=(100, 101))
     found = loaded(
-        plain=complete("two-class", rounds=2), step=small(discovery=step), pilot=pilot,
+        plain=result("two-class", rounds=2), step=small(discovery=step), pilot=pilot,
         prox=small().assign_attrs(method="fedprox"), unknown=without_config(small()),
     )  # fmt: skip
     assert not found.results

@@ -5,10 +5,10 @@ import itertools
 import numpy as np
 import pytest
 import xarray as xr
-from decided import LIVE, decided
+from decided import LIVE
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_up import complete
+from made_up import decided, result
 
 from fedmi_jax.analysis import nulls, sizes, units
 from fedmi_jax.analysis.sizes import Drawn, expected_iou, intersections
@@ -187,7 +187,7 @@ def test_what_a_refit_gives_back():
 
 def test_results_without_live_channels_are_compared_among_all():
     """As those of the paper's search without measures of decisions."""
-    ds = complete("two-class", seeds=1, rounds=2)
+    ds = result("two-class", seeds=1, rounds=2)
     found = sizes.overlaps(sizes.local_to_global(sizes.circuits(ds, ds["analysed"] & (ds["round"] > 0))), by_layer=True)
     expected = nulls.expected(ds)["local_global_iou"]
     assert np.allclose(found.expected.transpose(*expected.dims), expected, equal_nan=True)

@@ -13,7 +13,7 @@ from fedmi_jax.analysis import alignment
 from fedmi_jax.analysis.runs import ABLATION, KINDS, Runs, differences, is_a
 from fedmi_jax.errors import ConfigError, FedmiError, unknown
 from fedmi_jax.presets import PRESETS
-from fedmi_jax.report import graphs, matrices, more_figures, paper_figures, style
+from fedmi_jax.report import deciding_figures, graphs, matrices, more_figures, paper_figures, style
 from fedmi_jax.results.schema import ORIGINS, conv_layers
 from fedmi_jax.results.statistics import COVERAGE
 
@@ -30,8 +30,10 @@ def _overlap(measure: str) -> tuple[str, ...]:
     return measure, "empty_pairs_" + measure.removesuffix("_iou"), *_CIRCUITS
 
 
-Shows = Literal["bands", "means", "first"]
-"""Of the seeds: mean and interval, the mean alone, or the first one, which the figure then names."""
+_DECISIONS = ("status", *(f"{on}{name}" for on in ("", "cross_evaluation_") for name in ("auc", "decision_accuracy")))
+Shows = Literal["bands", "means", "circuits", "first"]
+"""Of the seeds: mean and interval, the mean alone, all their circuits together, or the first one, which the figure then
+names."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,19 @@ PER_RUN: dict[str, PerRun] = {
         more_figures.aligned,
         asked=True,
     ),
+    "sizes": PerRun(
+        ("status", "curve", "curve_size", "explained", "size"), deciding_figures.sizes, asked=True, shows="circuits"
+    ),
+    "evidence": PerRun(_DECISIONS, deciding_figures.evidence, asked=True),
+    "readout": PerRun(
+        ("readout_accuracy_global", "readout_accuracy_local", "samples"), deciding_figures.readout, asked=True
+    ),
+    "removed": PerRun(
+        ("call_rate", "cross_evaluation_call_rate", "removed_call_rate", "true_class_name", *_CIRCUITS),
+        matrices.removed,
+        asked=True,
+        shows="means",
+    ),
 }
 ALL: dict[str, Paper | PerRun] = PAPER | PER_RUN
 NAMES = tuple(ALL)
@@ -109,6 +124,10 @@ NAMES = tuple(ALL)
 _HOW = {
     "rediscovery_iou": "fedmi run PRESET --discovery.repeat last",
     "aligned_local_global_iou": "fedmi run PRESET --execution.save-weights",
+    "status": "fedmi run PRESET --discovery.objective decision",
+    "curve": "fedmi run PRESET --discovery.objective decision",
+    "removed_call_rate": "fedmi run PRESET --discovery.objective decision",
+    "readout_accuracy_global": "fedmi run PRESET --evaluation.readout-images 20",
 }
 
 
@@ -179,7 +198,7 @@ def _of(runs: Runs, shows: Shows) -> str:
 
 def _many(seeds: int, shows: Shows) -> str:
     if shows != "bands":
-        return "mean"
+        return "all circuits" if shows == "circuits" else "mean"
     narrow = f", which holds the true mean in {100 * COVERAGE[seeds]:.0f} % of cases" if seeds in COVERAGE else ""
     return f"mean, 95 % bootstrap interval{narrow}"
 

@@ -113,26 +113,44 @@ def _channels(ds: xr.Dataset, circuits: Circuits) -> Figure:
     return figure
 
 
+_CALLED = {"call_rate": "on its own model", "cross_evaluation_call_rate": "on the global model"}
+"""Rates of calls of a local circuit's class, and what their panel is called."""
+_REMOVED = {
+    "call_rate": "kept, own model",
+    "cross_evaluation_call_rate": "kept, global model",
+    "removed_call_rate": "removed, own model",
+}
+
+
 def specificity(ds: xr.Dataset) -> list[Figure]:
     """Of local circuits in the last round: share of the images of each class that are called the circuit's class."""
+    return _all_calls(ds, _CALLED)
+
+
+def removed(ds: xr.Dataset) -> list[Figure]:
+    """Specificity before and after averaging, and of the local model without its circuit: where a class is called on
+    as many images of its own as of others, what is left does not tell them apart."""
+    return _all_calls(ds, _REMOVED)
+
+
+def _all_calls(ds: xr.Dataset, shown: dict[str, str]) -> list[Figure]:
     circuits = _circuits(ds)
     few = len(circuits) * ds.sizes["true_class"] <= MOST_NUMBERS
-    pages = [_calls(ds, part, few) for part in style.chunks(circuits, SPECIFICITY_ROWS)]
+    pages = [_calls(ds, part, few, shown) for part in style.chunks(circuits, SPECIFICITY_ROWS)]
     for figure in pages:
         style.say(figure, _absent(ds))
     return pages
 
 
-def _calls(ds: xr.Dataset, circuits: Circuits, few: bool) -> Figure:
+def _calls(ds: xr.Dataset, circuits: Circuits, few: bool, shown: dict[str, str]) -> Figure:
     """One page of it."""
     said, truths = _row_names(ds, circuits, {"local": MARK}), style.short([*names(ds, "true_class").values()])
-    cells = _cells(said, truths, 2, few)
-    figure, axes = style.grid(2, 2, max(1.5, 0.16 * len(circuits) + 0.9) + cells.below, cells.width)
-    images, seeds = [], f", mean of {n} seeds" if (n := ds.sizes["seed"]) > 1 else ""
+    cells = _cells(said, truths, len(shown), few)
+    height = max(1.5, 0.16 * len(circuits) + 0.9) + cells.below
+    figure, axes = style.grid(len(shown), len(shown), height, cells.width)
+    images, seeds = [], f", mean of {n} seeds" if (n := ds.sizes["seed"]) > 1 and len(shown) < 3 else ""
     last = ds.isel(round=-1).sel(origin="local")
-    for one, name, title in zip(
-        axes, ("call_rate", "cross_evaluation_call_rate"), ("on its own model", "on the global model"), strict=True
-    ):
+    for one, (name, title) in zip(axes, shown.items(), strict=True):
         rates = [last[name].sel({"client": k, "class": c}).mean("seed").values for k, c in circuits]
         images += [_matrix(one, np.array(rates), truths, cells)]
         _rows(one, said)
