@@ -254,6 +254,11 @@ class Experiment:
         """Whether circuits are measured by how far they decide."""
         return self.evaluation.decisions or not self.discovery.as_published
 
+    @property
+    def thorough(self) -> bool:
+        """Whether circuits that decide are looked at from all sides in the last round."""
+        return self.evaluation.null_samples > 0 and not self.discovery.as_published
+
     @model_validator(mode="after")
     def _consistent(self) -> Experiment:
         for problem in _inconsistencies(self):

@@ -39,6 +39,8 @@ class Decided(NamedTuple):
     """(n,), nats that there were to explain on the probe images."""
     competence: np.ndarray
     """(n,), balanced accuracy of the whole model on the test images."""
+    reached: np.ndarray | None
+    """(n,): what the circuits explain on the probe images that their sizes were chosen on."""
     live: dict[str, np.ndarray]
     """bool (n, O_l) a layer: channels that could be part."""
     untrimmed: np.ndarray | None
@@ -76,8 +78,9 @@ def discover(
         one = jax.tree.map(np.asarray, one)
         state = _status(one.spread, competence, one.choice.compact)
         found.append(_circuit(one.choice, state))
+        choice = one.choice
         decided = decided or Decided(
-            state, one.spread, competence, one.choice.live, one.choice.untrimmed, one.choice.sizes, one.choice.curve,
+            state, one.spread, competence, choice.explained, choice.live, choice.untrimmed, choice.sizes, choice.curve,
             others, rows, whole,
         )  # fmt: skip
     assert decided is not None
@@ -95,7 +98,7 @@ def watched(setup: Setup, models: Params, cases: Cases) -> Decided:
     )
     live, spread = jax.tree.map(np.asarray, (live, spread))
     state = _status(spread, competence, np.ones(len(spread), bool))
-    return Decided(state, spread, competence, live, None, None, None, others, rows, whole)
+    return Decided(state, spread, competence, None, live, None, None, None, others, rows, whole)
 
 
 def _others(setup: Setup, cases: Cases) -> np.ndarray:

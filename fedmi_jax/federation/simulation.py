@@ -27,7 +27,7 @@ from fedmi_jax.data.batches import Plan
 from fedmi_jax.data.datasets import Dataset
 from fedmi_jax.devices import lift
 from fedmi_jax.devices.session import session
-from fedmi_jax.federation import checks, controls, instrument, metrics, programs, readout, recording
+from fedmi_jax.federation import checks, controls, instrument, metrics, programs, readout, recording, thorough
 from fedmi_jax.federation.cases import Cases
 from fedmi_jax.federation.instrument import Decided
 from fedmi_jax.federation.metrics import OnRound
@@ -273,6 +273,7 @@ def measure(setup: Setup, round_: Round, models: Params, cases: Cases, found: Fo
     if decided is not None:
         record |= instrument.measures(cases, decided, kept[2], across[2])
         record |= instrument.controls(setup, models, cases, decided, own, crossed, round_.number)
+        record |= thorough.checks(setup, round_, models, cases, decided, own)
     return record
 
 
