@@ -14,7 +14,7 @@ from dataclasses import field, fields, replace
 from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
 
 import pydantic.dataclasses
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from fedmi_jax.errors import ConfigError, did_you_mean
 
@@ -31,6 +31,15 @@ Index = Annotated[int, Field(ge=0, le=LARGEST)]
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 """A result keeps its seeds as 64-bit integers, and all of their bits make the random draws."""
 Width = Annotated[int, Field(ge=1, le=2**20)]
+
+
+def _set_name(name: str) -> str:
+    """Of an image set, as it is spelt: small letters but for what follows a slash, the name of its configuration."""
+    base, slash, config = name.partition("/")
+    return base.lower() + slash + config
+
+
+SetName = Annotated[str, AfterValidator(_set_name)]
 
 
 def explain(error: ValidationError, section: str = "") -> str:
@@ -83,8 +92,8 @@ def settings(section: str) -> Callable[[T], T]:
 class Data:
     """Which images, and how many of them."""
 
-    name: str = "mnist"
-    """"mnist" (embedded), or the name of an image-classification set of tensorflow-datasets."""
+    name: SetName = "mnist"
+    """"mnist" (embedded), or the name of an image-classification set of tensorflow-datasets; MNIST is mnist."""
     data_dir: str | None = None
     """Folder of prepared tensorflow-datasets; None: their default. Unused by embedded MNIST."""
     images_per_client: Count | None = None

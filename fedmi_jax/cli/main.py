@@ -89,6 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status: 0, 2 after a one-line error, 130 or 143 after Ctrl-C or SIGTERM, 141 when
     nobody reads on."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    terminal.hold_numbers()
     if sys.stdout is None:
         say("standard output is closed; send it to a file, or to /dev/null")
         return 2
