@@ -128,7 +128,9 @@ def _path(folder: str | Path) -> Path:
         from fedmi_jax.errors import ConfigError
 
         raise ConfigError("folder: the name is empty; give a folder, and . for the current one")
-    return Path(folder)
+    from fedmi_jax.files import user_path
+
+    return user_path(folder)
 
 
 if "IPython" in sys.modules:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import field, fields, replace
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_validator
 from pydantic_core import ArgsKwargs
 
 from fedmi_jax.errors import ConfigError
@@ -20,12 +20,21 @@ from fedmi_jax.methods import METHODS, UNWEIGHTED, Aggregation, FedProx, FedRS, 
 from fedmi_jax.settings import Count, Fraction, Index, NonNegative, Positive, Seed, Share, Width, explain, settings
 
 
+def _set_name(name: str) -> str:
+    """Of an image set, as it is spelt: small letters but for what follows a slash, the name of its configuration."""
+    base, slash, config = name.partition("/")
+    return base.lower() + slash + config
+
+
+SetName = Annotated[str, AfterValidator(_set_name)]
+
+
 @settings("data")
 class Data:
     """Which images, and how many of them."""
 
-    name: str = "mnist"
-    """"mnist" (embedded), or the name of an image-classification set of tensorflow-datasets."""
+    name: SetName = "mnist"
+    """"mnist" (embedded), or the name of an image-classification set of tensorflow-datasets; MNIST is mnist."""
     data_dir: str | None = None
     """Folder of prepared tensorflow-datasets; None: their default. Unused by embedded MNIST."""
     images_per_client: Count | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -19,7 +19,7 @@ from tyro.conf import Positional
 from fedmi_jax.cli import signals, tables, terminal
 from fedmi_jax.cli.parse import parsed
 from fedmi_jax.cli.progress import following
-from fedmi_jax.config import Checkpoint, Experiment, SplitKind, refuse_unused, replace
+from fedmi_jax.config import Checkpoint, Experiment, SplitKind, flat, refuse_unused, replace, to_dict
 from fedmi_jax.devices import require_jax
 from fedmi_jax.errors import ConfigError
 from fedmi_jax.presets import preset
@@ -81,6 +81,7 @@ def run(arguments: list[str]) -> int:
         return _help(arguments)
     chosen, rest = preset(arguments[0]), arguments[1:]
     options = [_parse(experiment, arguments[0], rest) for experiment in chosen.experiments]
+    _refuse_what_differs(chosen.experiments, [option.experiment for option in options], arguments[0])
     for option in options:
         refuse_unused(option.experiment)
     first = options[0]
@@ -102,6 +103,18 @@ def run(arguments: list[str]) -> int:
     if first.out is not None and not first.dry_run:
         _run_all(first.out, [folder for folder in folders if folder], prepared, first.checkpoint)
     return 0
+
+
+def _refuse_what_differs(before: Sequence[Experiment], now: Sequence[Experiment], name: str) -> None:
+    """Raise ConfigError for one value of what a preset gives each of its experiments another value of."""
+    old, new = ([flat(to_dict(e)) for e in some] for some in (before, now))
+    for field in old[0]:
+        differs = any(e[field] != old[0][field] for e in old)
+        if differs and any(e[field] != own[field] for e, own in zip(new, old, strict=True)):
+            raise ConfigError(
+                f"{field}: the {len(before)} experiments of {name} differ in it; leave it out, or run one of them, as "
+                f"in `fedmi run {before[0].name}`"
+            )
 
 
 def _help(arguments: list[str]) -> int:
@@ -208,7 +221,8 @@ def _prepared(option: Run, note: str) -> Facts:
 
     with session(option.experiment.execution):
         facts = prepare(option.experiment)
-        print_plan(facts, terminal.console(quiet=not processes.is_first()), note)
+        with terminal.going_on():
+            print_plan(facts, terminal.console(quiet=not processes.is_first()), note)
     return facts
 
 
@@ -247,9 +261,10 @@ def _go(out: Path, jobs: list[Job]) -> None:
             began = time.monotonic()
             with following(experiment if first else None) as (advance, on_round):
                 result = work(progress=partial(stop.check, advance), on_round=on_round)
-            tables.print_summary(summary.summary(result), console)
             said = f"{folder / store.FILE}, {time.monotonic() - began:.0f} s"
-            console.print(said, highlight=False, markup=False, soft_wrap=True)
+            with terminal.going_on():
+                tables.print_summary(summary.summary(result), console)
+                console.print(said, highlight=False, markup=False, soft_wrap=True)
 
 
 def require_writable(folder: Path) -> None:

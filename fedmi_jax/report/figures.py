@@ -120,9 +120,9 @@ def draw_all(runs: Runs, out: Path, only: Sequence[str], formats: Sequence[str])
     to produce what is missing. Raises ConfigError for a figure that there is not.
     """
     for name in only:
-        if name not in NAMES:
+        if name.lower() not in NAMES:
             raise ConfigError(f"only: {unknown(name, NAMES)}")
-    drawn, problems = [], []
+    only, drawn, problems = [name.lower() for name in only], [], []
     for name in only or NAMES:
         figures, missing = (_paper if name in PAPER else _per_run)(name, runs, bool(only))
         problems += missing
