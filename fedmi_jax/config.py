@@ -13,6 +13,7 @@ from dataclasses import field, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic_core import ArgsKwargs
 
 from fedmi_jax.errors import ConfigError
 from fedmi_jax.methods import METHODS, UNWEIGHTED, Aggregation, FedProx, FedRS, section_of
@@ -99,24 +100,84 @@ class Sparsity:
 
 @settings("discovery")
 class Discovery:
-    """Search for the channels that suffice for a class."""
+    """Search for the channels that suffice for a class.
 
+    Two instruments: the paper's (objective "class"), whose circuits answer the class to images of the class; and one
+    whose circuits decide between the class and others (objective "decision" or "contrast"). Fields that are not given
+    take the defaults of the objective and of its gates (`DEFAULTS_OF`).
+    """
+
+    objective: Literal["class", "decision", "contrast"] = "class"
+    """"class" (the paper's): right on images of the class. "decision": the model's own answers, the class or not, on
+    images of all classes. "contrast": the right answers to the same question."""
+    gates: Literal["step", "bernoulli"] = "step"
+    """"step": open where the score is positive. "bernoulli": open with probability sigmoid(score), drawn anew for every
+    share of a batch. Default: step for "class", bernoulli otherwise."""
     classes: tuple[Index, ...] | None = None
     """Classes analysed on every client. None: each client's own classes."""
     steps: Count = 200
+    """Default with bernoulli gates: 300."""
     learning_rate: Positive = 0.1
     """Of Adam on the scores."""
     l0: NonNegative = 0.01
-    """Weight of the sum of sigmoid(score)."""
+    """Weight of the sum of sigmoid(score). With "decision" and "contrast" the share of the decision that a channel must
+    explain. Default with bernoulli gates: 0.005."""
     initial_score: float = 2.0
     batch_size: Count = 256
-    """Size of the client's shuffled batch of which the images of the class are used: each step sees about
-    batch_size * (share of the class in the client's data) images of the class."""
-    ablation: Literal["zero", "mean"] = "zero"
-    """What replaces a closed channel: 0, or its mean output over the client's data."""
+    """"class": size of the client's shuffled batch of which the images of the class are used: each step sees about
+    batch_size * (share of the class in the client's data) images of the class. Otherwise: images of a step, half of
+    them of the class; default 128."""
+    ablation: Literal["zero", "mean", "mean-map"] = "zero"
+    """What replaces a closed channel: 0; its mean output over the client's data; or its mean output at every position
+    over the probe images. Default: zero for "class", mean-map otherwise."""
     repeat: Literal["never", "last", "always"] = "never"
     """Control: find every circuit a second time on the same weights, from other random batches; "last": in the last
     round only. A round in which this is done searches for twice as many circuits, its most expensive stage."""
+    negatives: Literal["probe", "own"] = "probe"
+    """For "decision" and "contrast", the classes that a class is told from: "probe", all of them, the same question for
+    every client; "own", the client's own, the question that it was trained on."""
+    masks: Count = 8
+    """For bernoulli gates: samples of all gates in a step, an even number."""
+    target: Annotated[float, Field(gt=0, lt=1)] = 0.9
+    """For "decision" and "contrast": the circuit is the smallest one that explains this share of the decision."""
+    probe: tuple[Count, Count] = (500, 200)
+    """For "decision", "contrast" and mean-map: training images of every class, drawn once per seed, on which circuits
+    are searched, and on which their size is chosen. They are the analyst's and take no part in training."""
+
+    @property
+    def as_published(self) -> bool:
+        """Whether this is the paper's search, which needs no images but the client's own."""
+        return self.objective == "class" and self.gates == "step" and self.ablation != "mean-map"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_objective(cls, given: Any) -> Any:
+        """Fields that are not given, with the defaults of the objective and of its gates."""
+        values = dict(given.kwargs or {}) if isinstance(given, ArgsKwargs) else given
+        return {**defaults_of(values), **values} if isinstance(values, dict) else given
+
+
+_ASKING = {"gates": "bernoulli", "ablation": "mean-map", "batch_size": 128}
+DEFAULTS_OF = {
+    "objective": {"decision": _ASKING, "contrast": _ASKING},
+    "gates": {"bernoulli": {"steps": 300, "l0": 0.005}},
+}
+"""What other defaults a value of a field of `Discovery` gives other fields."""
+
+
+def defaults_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that these values of `Discovery` bring with them."""
+    found = dict(DEFAULTS_OF["objective"].get(values.get("objective", ""), {}))
+    return found | DEFAULTS_OF["gates"].get({**found, **values}.get("gates", ""), {})
+
+
+def with_objective(settings: Discovery, **changes: Any) -> Discovery:
+    """`settings` with these changes; what was a default of the old objective or gates becomes one of the new."""
+    values = {one.name: getattr(settings, one.name) for one in fields(settings)}  # type: ignore[arg-type]
+    plain = Discovery(**{name: values[name] for name in ("objective", "gates")})
+    chosen = {name: value for name, value in values.items() if value != getattr(plain, name)}
+    keep = {"objective": settings.objective} | ({} if "objective" in changes else {"gates": settings.gates})
+    return Discovery(**{**chosen, **keep, **changes})
 
 
 @settings("evaluation")
@@ -213,6 +274,38 @@ def _inconsistencies(e: Experiment) -> list[str]:
     problems += _method_problems(e)
     if e.discovery.classes is not None and len(set(e.discovery.classes)) != len(e.discovery.classes):
         problems.append(f"discovery.classes: each class once; got {list(e.discovery.classes)}")
+    return problems + _search_problems(e.discovery)
+
+
+def _search_problems(d: Discovery) -> list[str]:
+    """What of a search does not go together."""
+    problems, asks = [], d.objective != "class"
+    if asks and d.ablation == "mean":
+        problems.append(
+            f'discovery.ablation: "mean" is of the client\'s own images, which argue for its classes; objective '
+            f'"{d.objective}" goes with "mean-map" or "zero"'
+        )
+    if d.gates == "bernoulli" and d.ablation == "mean":
+        problems.append('discovery.ablation: bernoulli gates go with "mean-map" or "zero"; got "mean"')
+    if d.gates == "bernoulli" and d.masks % 2:
+        problems.append(f"discovery.masks: an even number, half of the samples mirror the others; got {d.masks}")
+    if asks and d.batch_size % 2:
+        problems.append(f"discovery.batch_size: an even number, half of it is of the class; got {d.batch_size}")
+    if d.gates == "bernoulli" and asks and d.batch_size % (2 * d.masks):
+        problems.append(
+            f"discovery.batch_size: a multiple of twice discovery.masks, {2 * d.masks}, so that every sample of the "
+            f"gates sees the class and others; got {d.batch_size}"
+        )
+    if not asks and d.gates == "bernoulli" and d.batch_size > d.probe[0]:
+        problems.append(
+            f"discovery.probe: a batch of {d.batch_size} images is of one class; the probe has {d.probe[0]} of each to "
+            "search on"
+        )
+    if asks and d.batch_size // 2 > d.probe[0]:
+        problems.append(
+            f"discovery.probe: half a batch, {d.batch_size // 2} images, are of one class; the probe has {d.probe[0]} "
+            "of each to search on"
+        )
     return problems
 
 
@@ -268,6 +361,14 @@ def _unused(e: Experiment) -> list[str]:
             problems.append(f'split.{name}: does nothing with split.kind "{split.kind}", only with "{kind}"')
     if e.data.name == "mnist" and _changed(e.data, "data_dir"):
         problems.append("data.data_dir: does nothing with data.name mnist, whose images are part of this package")
+    d = e.discovery
+    for name in ("negatives", "target"):
+        if d.objective == "class" and _changed(d, name):
+            problems.append(f'discovery.{name}: does nothing with discovery.objective "class"')
+    if d.gates == "step" and _changed(d, "masks"):
+        problems.append("discovery.masks: does nothing with step gates, which are not drawn")
+    if d.objective == "class" and d.ablation != "mean-map" and _changed(d, "probe"):
+        problems.append('discovery.probe: does nothing with discovery.objective "class"')
     for name in ("ramp", "scope", "floor"):
         if e.sparsity.target == 0 and _changed(e.sparsity, name):
             problems.append(f"sparsity.{name}: does nothing with sparsity.target 0, which prunes no weight")
@@ -328,7 +429,7 @@ def from_json(text: str | bytes) -> Experiment:
 
 
 __all__ = [
-    "METHODS", "Aggregation", "Checkpoint", "Data", "Discovery", "Evaluation", "Execution", "Experiment", "FedProx",
-    "FedRS", "Local", "Model", "Sparsity", "Split", "differences", "flat", "from_dict", "from_json", "participants",
-    "refuse_unused", "replace", "to_dict", "to_json",
+    "DEFAULTS_OF", "METHODS", "Aggregation", "Checkpoint", "Data", "Discovery", "Evaluation", "Execution",
+    "Experiment", "FedProx", "FedRS", "Local", "Model", "Sparsity", "Split", "differences", "flat", "from_dict",
+    "from_json", "participants", "refuse_unused", "replace", "to_dict", "to_json", "with_objective",
 ]  # fmt: skip

@@ -13,7 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from fedmi_jax.circuits import question
 from fedmi_jax.circuits.narrowing import WIDTHS, Widths, of_channels, on_live_channels
+from fedmi_jax.circuits.question import Explained
 from fedmi_jax.network import model
 from fedmi_jax.network.ablation import Ablation, Gates, Mean
 from fedmi_jax.network.images import Images
@@ -85,7 +87,11 @@ def performance(
     params: Params, gates: Gates, ablation: Ablation, target: Array, test: EvaluationSet, *, narrowing: bool
 ) -> tuple[Performance, Accuracy]:
     """The model with only these channels open, on all test images; target () is the circuit's class."""
-    probabilities = jax.nn.softmax(_masked_logits(params, gates, ablation, test.images, test.indices, narrowing))
+    return _performance(masked_logits(params, gates, ablation, test.images, test.indices, narrowing), target, test)
+
+
+def _performance(logits: Array, target: Array, test: EvaluationSet) -> tuple[Performance, Accuracy]:
+    probabilities = jax.nn.softmax(logits)
     answer, labels, valid = jnp.argmax(probabilities, -1), test.images.labels[test.indices].ravel(), test.valid.ravel()
     called, classes = (answer == target) & valid, probabilities.shape[-1]
     truth = jax.nn.one_hot(labels, classes, dtype=probabilities.dtype) * valid[:, None]
@@ -101,6 +107,26 @@ def performance(
     return detected, _accuracy(truth, answer == labels)
 
 
+class Asked(NamedTuple):
+    """What a masked model's answers are compared with."""
+
+    others: Array
+    """bool (Y,): the classes that the class is told from."""
+    model: Array
+    """(): whose answers they are compared with, a row of the whole models' logits."""
+
+
+def decisions(
+    params: Params, gates: Gates, ablation: Ablation, target: Array, asked: Asked, test: EvaluationSet, whole: Array, *,
+    narrowing: bool,
+) -> tuple[Performance, Accuracy, Explained]:  # fmt: skip
+    """`performance`, and how well the answers are those of a whole model; whole: the logits of all models (M, N, Y)."""
+    logits = masked_logits(params, gates, ablation, test.images, test.indices, narrowing)
+    labels = jnp.where(test.valid, test.images.labels[test.indices], -1).ravel()
+    compared = question.compare_with(logits, whole[asked.model], labels, target, asked.others)
+    return *_performance(logits, target, test), compared
+
+
 def _accuracy(truth: Array, right: Array) -> Accuracy:
     """Args: truth (N, Y), one-hot, 0 for padding; right (N,) bool."""
     hits, count = (truth * right[:, None]).sum(0), truth.sum(0)
@@ -111,7 +137,7 @@ def class_accuracy(
     params: Params, gates: Gates, ablation: Ablation, target: Array, test: EvaluationSet, *, narrowing: bool
 ) -> Array:
     """Accuracy () of the masked model on the images of the target class alone."""
-    logits = _masked_logits(params, gates, ablation, test.images, test.class_indices[target], narrowing)
+    logits = masked_logits(params, gates, ablation, test.images, test.class_indices[target], narrowing)
     return _mean(jnp.argmax(logits, -1) == target, test.class_valid[target].ravel())
 
 
@@ -122,6 +148,26 @@ def empty_mask(params: Params, ablation: Ablation, target: Array) -> tuple[Array
     """
     logits = ablation.silent_logits(params, conv_layers(params)[-1])
     return (jnp.argmax(logits) == target).astype(logits.dtype), jax.nn.softmax(logits)[target]
+
+
+def masked_logits(
+    params: Params,
+    gates: Gates,
+    ablation: Ablation,
+    images: Images,
+    index: Array,
+    narrowing: bool,
+    widths: Widths = WIDTHS[:2],
+) -> Array:
+    """Logits (G * B, Y) of images (G, B) with only these channels open, group after group.
+
+    gates of 0 and 1; widths: of the smaller models that are tried where `narrowing` is on.
+    """
+    logits, (params, ablation) = partial(group_logits, images=images), ablation.folded(params)
+    if not narrowing:
+        return logits(params, None, gates, ablation, index)
+    speaking = ablation.may_speak({layer: gate > 0 for layer, gate in gates.items()})
+    return on_live_channels(logits, params, speaking, gates, ablation, index, widths=widths)
 
 
 def mean_outputs(params: Params, images: Images, index: Array, valid: Array) -> Mean:
@@ -136,24 +182,8 @@ def _output_sums(params: Params, x: Array, valid: Array) -> dict[str, Array]:
     return {layer: (y.mean((1, 2)) * valid[:, None]).sum(0) for layer, y in outputs.items()}
 
 
-def _masked_logits(
-    params: Params,
-    gates: Gates,
-    ablation: Ablation,
-    images: Images,
-    index: Array,
-    narrowing: bool,
-    widths: Widths = WIDTHS[:2],
-) -> Array:
-    logits = partial(_logits, images=images)
-    if not narrowing:
-        return logits(params, None, gates, ablation, index)
-    speaking = ablation.may_speak({layer: gate > 0 for layer, gate in gates.items()})
-    return on_live_channels(logits, params, speaking, gates, ablation, index, widths=widths)
-
-
-def _logits(
-    params: Params | SparseModel, channels: dict[str, Array] | None, gates: Gates, ablation: Ablation,
+def group_logits(
+    params: Params | SparseModel, channels: Gates | None, gates: Gates, ablation: Ablation,
     index: Array, images: Images,
 ) -> Array:  # fmt: skip
     """(G * B, Y), group after group."""

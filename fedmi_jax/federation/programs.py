@@ -17,14 +17,18 @@ from jax import Array
 from jax.sharding import PartitionSpec as P
 
 from fedmi_jax.aggregation.base import NO_STATE, Clients, Method, State, applied, initial, served
-from fedmi_jax.circuits import discovery, evaluation
+from fedmi_jax.circuits import deciding, discovery, evaluation
+from fedmi_jax.circuits.deciding import Found, Probed, Task
 from fedmi_jax.circuits.discovery import Circuit
-from fedmi_jax.circuits.evaluation import Accuracy, EvaluationSet
+from fedmi_jax.circuits.evaluation import Accuracy, Asked, EvaluationSet, Performance
+from fedmi_jax.circuits.objective import class_task, objective_of
+from fedmi_jax.circuits.question import Explained
+from fedmi_jax.circuits.survey import survey
 from fedmi_jax.config import Discovery, Local, Sparsity
 from fedmi_jax.data.batches import Plan
 from fedmi_jax.devices.layout import AXIS, Layout
 from fedmi_jax.devices.lift import deal, gathered, lift
-from fedmi_jax.network.ablation import ZERO, Ablation, Mean
+from fedmi_jax.network.ablation import ZERO, Ablation, Mean, MeanMap
 from fedmi_jax.network.images import Images
 from fedmi_jax.network.layers import conv_layers
 from fedmi_jax.network.model import Params
@@ -197,14 +201,76 @@ def discover_circuits(
     Args: models with leading axis M; which (n,), each circuit's model; plan (n, T, B); ablation with leading axis n.
     """
     chex.assert_tree_shape_prefix((plan, ablation), which.shape)
-    search = partial(
-        discovery.discover, settings=settings, micro_batch=how.piece(plan.indices.shape[-1]), narrowing=how.narrowing
-    )
 
     def one(params: Params, plan: Plan, ablation: Ablation, images: Images) -> Circuit:
-        return search(params, images, plan, ablation)
+        return discovery.discover(
+            params, images, plan, ablation,
+            objective=objective_of(settings, class_task(images)), micro_batch=how.piece(plan.indices.shape[-1]),
+            narrowing=how.narrowing,
+        )  # fmt: skip
 
     return over_rows(one, how, models, which, (plan, ablation), (images,))
+
+
+@partial(jax.jit, static_argnames=("how",))
+def survey_models(
+    models: Params, rows: Array, images: Images, seeds: Array, index: Array, valid: Array, *, how: Layout
+) -> tuple[Array, MeanMap]:
+    """`survey.survey` of models `rows` (m,), each on the probe images of its seed (m,): logits (m, G * B, Y) and means.
+
+    Args: images (S, P, ...) but for the moments; index (G, B) places among P; valid bool (G, B).
+    """
+
+    def one(params: Params, seed: Array, images: Images, index: Array, valid: Array) -> tuple[Array, MeanMap]:
+        return survey(params, _of_seed(images, seed), index, valid)
+
+    return over_rows(one, how, models, rows, (seeds,), (images, index, valid))
+
+
+def _of_seed(images: Images, seed: Array) -> Images:
+    return images._replace(pixels=images.pixels[seed], labels=images.labels[seed])
+
+
+@partial(jax.jit, static_argnames=("how",))
+def whole_logits(models: Params, rows: Array, test: EvaluationSet, *, how: Layout) -> Array:
+    """Logits of models `rows` (m,) on the test images, padding included: (m, N, Y)."""
+
+    def one(params: Params, test: EvaluationSet) -> Array:
+        gates = {layer: jnp.ones_like(params[f"{layer}_bias"]) for layer in conv_layers(params)}
+        return evaluation.masked_logits(params, gates, ZERO, test.images, test.indices, how.narrowing)
+
+    return over_rows(one, how, models, rows, (), (test,))
+
+
+@partial(jax.jit, static_argnames=("how", "settings", "searched"))
+def decide_circuits(
+    models: Params, which: Array, images: Images, seeds: Array, probed: Probed, back: Array, tasks: Task, *,
+    how: Layout, settings: Discovery, searched: int,
+) -> Found:  # fmt: skip
+    """`deciding.decide` of n circuits in one call.
+
+    Args: which (n,), each circuit's model; images (S, P, ...), of which `searched` are to search on; seeds (n,);
+    probed (m, ...), what m models make of the images; back (n,), which of these is the circuit's; tasks (n, ...).
+    """
+    find = partial(
+        deciding.decide, settings=settings, searched=searched, micro_batch=how.piece(tasks.plan.indices.shape[-1]),
+        narrowing=how.narrowing,
+    )  # fmt: skip
+
+    def one(params: Params, seed: Array, back: Array, task: Task, images: Images, probed: Probed) -> Found:
+        return find(params, _of_seed(images, seed), jax.tree.map(lambda leaf: leaf[back], probed), task)
+
+    return over_rows(one, how, models, which, (seeds, back, tasks), (images, probed))
+
+
+@partial(jax.jit, static_argnames=("how",))
+def judge_decisions(
+    models: Params, test: EvaluationSet, masked: Masked, asked: Asked, whole: Array, *, how: Layout
+) -> tuple[Performance, Accuracy, Explained]:
+    """`evaluation.decisions` of every row, in one call; whole (M, N, Y): the logits of all models on these images."""
+    one = partial(evaluation.decisions, narrowing=how.narrowing)
+    rows = (masked.gates, masked.ablation, masked.label, asked)
+    return over_rows(one, how, models, masked.model, rows, (test, whole))
 
 
 @partial(jax.jit, static_argnames=("how", "measure"))

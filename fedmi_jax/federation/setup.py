@@ -6,8 +6,8 @@ of a batch, L weight tensors.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -19,7 +19,7 @@ from fedmi_jax.aggregation import Method
 from fedmi_jax.circuits import evaluation
 from fedmi_jax.circuits.evaluation import EvaluationSet
 from fedmi_jax.config import Experiment, participants
-from fedmi_jax.data import batches, datasets, partition
+from fedmi_jax.data import batches, datasets, partition, probe
 from fedmi_jax.data.datasets import Dataset
 from fedmi_jax.devices import lift
 from fedmi_jax.devices.layout import Layout, resolve
@@ -67,6 +67,15 @@ class Facts:
     def cases(self, round_: Round) -> Cases:
         """The circuits of this round."""
         return cases.of_round(self.circuits, round_.clients, self.most_circuits, self.method.serve is not None)
+
+    @cached_property
+    def probe(self) -> np.ndarray | None:
+        """(S, P) training images of the second instrument (`fedmi_jax.data.probe`); None where nothing needs them."""
+        discovery, dataset = self.experiment.discovery, self.dataset
+        if discovery.as_published:
+            return None
+        sizes = (dataset.train_labels, dataset.num_classes, discovery.probe)
+        return np.stack([probe.draw(*sizes, seed) for seed in self.experiment.seeds])
 
     @cached_property
     def most_circuits(self) -> int:
@@ -140,6 +149,10 @@ class Setup:
     layout: Layout
     train_images: Images
     test: EvaluationSet
+    probe: Images | None = None
+    """The probe images, (S, P, ...), of an instrument that needs them."""
+    some: EvaluationSet | None = None
+    """The first test images of every class, on which this instrument's controls are judged."""
 
     @property
     def plan_shape(self) -> tuple[int, int]:
@@ -181,6 +194,7 @@ def prepare(experiment: Experiment, dataset: Dataset | None = None, method: Meth
     counts = np.stack([partition.counts(held, labels, classes) for held in clients])
     facts = Facts(experiment, dataset, clients, counts, _circuits(experiment, counts), method)
     _require_method(facts)
+    _ = facts.probe  # raises where a class has too few images
     return facts
 
 
@@ -200,10 +214,17 @@ def place(facts: Facts) -> Setup:
         return lift.replicate(Images(pixels, labels, *moments), layout)  # type: ignore[arg-type]
 
     images, labels = on_device(dataset.test_images, dataset.test_labels), dataset.test_labels
-    test = evaluation.make_evaluation_set(images, labels, dataset.num_classes, layout.forward_batch, per_class)
-    return Setup(
-        facts, layout, on_device(dataset.train_images, dataset.train_labels), lift.replicate(test, layout)
-    )  # fmt: skip
+    sized = partial(evaluation.make_evaluation_set, images, labels, dataset.num_classes, layout.forward_batch)
+    train, drawn = on_device(dataset.train_images, dataset.train_labels), facts.probe
+    setup = Setup(facts, layout, train, lift.replicate(sized(per_class), layout))
+    if drawn is None:
+        return setup
+    probed = on_device(dataset.train_images[drawn], dataset.train_labels[drawn])
+    return replace(setup, probe=probed, some=lift.replicate(sized(min(per_class or SOME, SOME)), layout))
+
+
+SOME = 100
+"""Test images of a class on which controls of the second instrument are judged: there are many of them."""
 
 
 def _require_room(experiment: Experiment, dataset: Dataset) -> None:

@@ -27,8 +27,9 @@ from fedmi_jax.data.batches import Plan
 from fedmi_jax.data.datasets import Dataset
 from fedmi_jax.devices import lift
 from fedmi_jax.devices.session import session
-from fedmi_jax.federation import checks, controls, metrics, programs, recording
+from fedmi_jax.federation import checks, controls, instrument, metrics, programs, recording
 from fedmi_jax.federation.cases import Cases
+from fedmi_jax.federation.instrument import Decided
 from fedmi_jax.federation.metrics import OnRound
 from fedmi_jax.federation.programs import Masked
 from fedmi_jax.federation.setup import Facts, Round, Setup, place, prepare
@@ -201,6 +202,8 @@ class Found(NamedTuple):
     """Found by a second search on the same weights, on request."""
     ablation: Ablation
     """What a closed channel of each circuit's own model is replaced by."""
+    decided: Decided | None = None
+    """What else is known, of the second instrument."""
 
 
 def joined(first: Found, second: Found) -> Found:
@@ -210,10 +213,14 @@ def joined(first: Found, second: Found) -> Found:
 
 def discover(setup: Setup, models: Params, cases: Cases, number: int) -> Found:
     """Search these circuits on their models (`stack`), once or twice (`controls.searches`)."""
-    experiment, ablation = setup.facts.experiment, _ablation(setup, models, cases)
+    experiment, searches = setup.facts.experiment, controls.searches(setup.facts.experiment, number)
+    if not experiment.discovery.as_published:
+        circuits, ablation, decided = instrument.discover(setup, models, cases, searches, number)
+        return Found(circuits[0], circuits[1:], jax.tree.map(np.asarray, ablation), decided)
+    ablation = _ablation(setup, models, cases)
     settings = replace(experiment.discovery, repeat="never")  # one program, whatever the control
     found = []
-    for purposes in controls.searches(experiment, number):
+    for purposes in searches:
         plan = discovery_plans(setup, cases, number, purposes)
         search = partial(programs.discover_circuits, how=setup.layout, settings=settings)
         found.append(jax.tree.map(np.asarray, search(models, setup.train_images, cases.model, plan, ablation)))
@@ -239,9 +246,13 @@ def measure(setup: Setup, round_: Round, models: Params, cases: Cases, found: Fo
     crossed = own._replace(model=cases.other, ablation=jax.tree.map(lambda v: v[cases.mirror], ablation))
     # Whole models are judged in the same call as circuits, which is then compiled but once.
     rows = programs.stacked([own, crossed, programs.whole_models(models, ablation)])
-    judged = jax.tree.map(np.asarray, judge(models, test, rows, how=setup.layout, measure=evaluation.performance))
-    n = len(cases.model)
-    kept, across, (_, accuracy) = (
+    n, decided = len(cases.model), found.decided
+    if decided is None:
+        judged = judge(models, test, rows, how=setup.layout, measure=evaluation.performance)
+    else:
+        judged = instrument.judge(setup, models, cases, decided, rows)
+    judged = jax.tree.map(np.asarray, judged)
+    kept, across, (_, accuracy, *_) = (
         jax.tree.map(lambda values, part=part: values[part], judged)
         for part in (slice(n), slice(n, 2 * n), slice(2 * n, None))
     )
@@ -249,7 +260,11 @@ def measure(setup: Setup, round_: Round, models: Params, cases: Cases, found: Fo
     accuracies = np.asarray(judge(models, test, by_class, how=setup.layout, measure=evaluation.class_accuracy))
     empty = programs.empty_masks(models, cases.model, ablation, cases.label, how=setup.layout)
     record = recording.of_measures(setup.facts, round_, cases, kept[0], across[0], accuracies[:n], empty, accuracy)
-    return record | controls.random_masks(setup.facts.experiment, cases, accuracies[n:])
+    record |= controls.random_masks(setup.facts.experiment, cases, accuracies[n:])
+    if decided is not None:
+        record |= instrument.measures(cases, decided, kept[2], across[2])
+        record |= instrument.controls(setup, models, cases, decided, own, crossed, round_.number)
+    return record
 
 
 def _ablation(setup: Setup, models: Params, cases: Cases) -> Ablation:

@@ -34,6 +34,11 @@ LOCAL, GLOBAL = ("seed", "round", "client"), ("seed", "round")
 """The axes that single out one client's model of a round, and one global model."""
 
 
+STATUS = ("none", "found", "not compact", "undefined")
+"""What `status` counts: no such circuit; a circuit that explains enough; all live channels, which explain too little; a
+model that decides nothing about the class, so that there is no circuit to find."""
+
+
 class Variable(NamedTuple):
     """A row of the table: one variable, or one for each convolution where its name holds `{layer}`."""
 
@@ -89,6 +94,7 @@ COORDINATES = {
     "parameter_layer": _label("parameter_layer", "text", "layer with weights: a convolution, or fc, the linear one"),
     "channel_{layer}": _label("channel_{layer}", "int64", "output channel of {layer}", _IMPORTED),
     "image_channel": _label("image_channel", "int64", "channel of the image", _IMPORTED),
+    "tried_size": _label("tried_size", "int64", "size of a circuit that was tried", _NEVER),
     "sample": _label("sample", "int64", "random mask", _NEVER),
     "kernel_row": _label("kernel_row", "int64", "row of a kernel", _NEVER),
     "kernel_column": _label("kernel_column", "int64", "column of a kernel", _NEVER),
@@ -121,6 +127,7 @@ def _similarity(iou: str, dims: tuple[str, ...], text: str) -> dict[str, Variabl
     return _rows((*dims, "layer"), "float64", rows)
 
 
+_DECIDES = "with an objective other than class"
 _RANDOM, _AGAIN = "with evaluation.null_samples", "with discovery.repeat"
 _SERVED = "with a method that serves every client a model of its own"
 _WEIGHTS, _COMPACT = "with execution.save_weights", "in place of weights, see `fedmi_jax.analysis.compact`"
@@ -169,6 +176,49 @@ VARIABLES: dict[str, Variable] = {
         "rediscovery_iou": "IoU with the circuit that is found again on the same weights from other batches",
         "empty_pairs_rediscovery": "whether both circuits of rediscovery_iou have no channel",
     }, _AGAIN),
+    **_rows(CIRCUIT_DIMS, "int8", {
+        "status": "1 found; 2 not compact, even all live channels explain less than the target; 3 undefined, the model "
+        "does not decide about the class; 0 no such circuit",
+    }, _DECIDES),
+    **_rows(CIRCUIT_DIMS, "float32", {
+        "spread": "what there was to explain: distance of the best constant answer from the model's, on probe images",
+    }, _DECIDES, "nat"),
+    **_rows(CIRCUIT_DIMS, "float32", {
+        "competence": "balanced accuracy of the whole model on the class, against the classes it is told from",
+        "explained": "share of the decision that the circuit explains: 1 for the model's very answers, at most 0 for a "
+        "constant answer",
+        "explained_plain": "explained, of the probabilities at temperature 1",
+        "auc": "area under the ROC curve of the class's log-odds with only the circuit kept",
+        "kappa": "agreement of circuit and whole model on what is the class, beyond that of the best constant answer",
+        "cross_evaluation_explained": "explained of the mask on the other model, of that model's own answers",
+        "cross_evaluation_auc": "auc of the mask on the other model",
+        "cross_evaluation_kappa": "kappa of the mask on the other model, with that model's own answers",
+        "removed_explained": "share of the decision that the rest of the model explains without the circuit",
+    }, _DECIDES),
+    **_rows(CIRCUIT_DIMS, "int64", {
+        "untrimmed_size": "channels of the circuit before those that could go were left out",
+    }, _DECIDES),
+    **_rows((*CIRCUIT_DIMS, "layer"), "int64", {
+        "live": "channels of the circuit's model with a path of weights from the image to the linear layer",
+    }, _DECIDES),
+    **_rows((*CIRCUIT_DIMS, _CHANNEL), "bool", {
+        "live_{layer}": "whether the channel of {layer} has such a path",
+    }, _DECIDES),
+    **_rows((*CIRCUIT_DIMS, "tried_size"), "int64", {"curve_size": "sizes of circuits that were tried"}, _DECIDES),
+    **_rows((*CIRCUIT_DIMS, "tried_size"), "float32", {
+        "curve": "share of the decision that so many of the best channels explain, on probe images",
+    }, _DECIDES),
+    **_rows((*CIRCUIT_DIMS, "true_class"), "float32", {
+        "removed_call_rate": "call_rate of the model without the circuit",
+    }, _DECIDES),
+    **_rows((*CIRCUIT_DIMS, "sample"), "float32", {
+        "random_live_explained": "explained of random live channels, as many per layer as the circuit has",
+        "random_live_auc": "auc of such channels",
+        "random_live_balanced_accuracy": "balanced_accuracy of such channels",
+        "random_live_cross_evaluation_explained": "cross_evaluation_explained of such channels",
+        "random_live_cross_evaluation_auc": "cross_evaluation_auc of such channels",
+        "random_live_cross_evaluation_balanced_accuracy": "cross_evaluation_balanced_accuracy of such channels",
+    }, f"{_DECIDES} and evaluation.null_samples"),
     **_similarity("inter_client_iou", ("seed", "round", "origin", "class"),
                   "IoU of two clients' circuits of the class, mean over pairs of clients"),
     **_similarity("stability_iou", CIRCUIT_DIMS, "IoU of the circuit with itself one round before"),

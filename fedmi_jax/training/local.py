@@ -55,7 +55,7 @@ def train(
     def step(carry: tuple, batch: tuple) -> tuple[tuple, Array]:
         """Gradient, Adam, prune."""
         (params, moments), (index, weight, keep) = carry, batch
-        value, gradient = accumulate(loss, params, index, weight, micro_batch)
+        value, gradient = accumulate(loss, params, index, weight, micro_batch=micro_batch)
         if axis is not None:
             value, gradient = lax.psum((value, gradient), axis)
         gradient: Any = method.correct(gradient, params, start, state)
