@@ -193,8 +193,8 @@ def prepare(experiment: Experiment, dataset: Dataset | None = None, method: Meth
     ]
     counts = np.stack([partition.counts(held, labels, classes) for held in clients])
     facts = Facts(experiment, dataset, clients, counts, _circuits(experiment, counts), method)
-    _require_method(facts)
     _ = facts.probe  # raises where a class has too few images
+    _require_method(facts)
     return facts
 
 
