@@ -190,6 +190,12 @@ class Evaluation:
     """Images per forward pass; bounds memory, changes no result. 0: chosen for the device."""
     null_samples: Index = 0
     """Control: random masks per circuit, with as many channels in each layer, that are measured like it. 0: none."""
+    decisions: bool = False
+    """Also of circuits of discovery.objective "class": how far they decide between their class and others. Those of the
+    other objectives are always measured so."""
+    readout_images: Index = 0
+    """Control: accuracy of every model with its read-out refitted on this many of the probe images of each class.
+    0: none."""
 
 
 @settings("execution")
@@ -244,6 +250,11 @@ class Experiment:
     evaluation: Evaluation = field(default_factory=Evaluation)
     execution: Execution = field(default_factory=Execution)
 
+    @property
+    def decides(self) -> bool:
+        """Whether circuits are measured by how far they decide."""
+        return self.evaluation.decisions or not self.discovery.as_published
+
     @model_validator(mode="after")
     def _consistent(self) -> Experiment:
         for problem in _inconsistencies(self):
@@ -274,6 +285,11 @@ def _inconsistencies(e: Experiment) -> list[str]:
     problems += _method_problems(e)
     if e.discovery.classes is not None and len(set(e.discovery.classes)) != len(e.discovery.classes):
         problems.append(f"discovery.classes: each class once; got {list(e.discovery.classes)}")
+    if e.evaluation.readout_images > sum(e.discovery.probe):
+        problems.append(
+            f"evaluation.readout_images: {e.evaluation.readout_images} of each class; discovery.probe has "
+            f"{sum(e.discovery.probe)}"
+        )
     return problems + _search_problems(e.discovery)
 
 
@@ -363,11 +379,11 @@ def _unused(e: Experiment) -> list[str]:
         problems.append("data.data_dir: does nothing with data.name mnist, whose images are part of this package")
     d = e.discovery
     for name in ("negatives", "target"):
-        if d.objective == "class" and _changed(d, name):
+        if d.objective == "class" and _changed(d, name) and not (name == "negatives" and e.evaluation.decisions):
             problems.append(f'discovery.{name}: does nothing with discovery.objective "class"')
     if d.gates == "step" and _changed(d, "masks"):
         problems.append("discovery.masks: does nothing with step gates, which are not drawn")
-    if d.objective == "class" and d.ablation != "mean-map" and _changed(d, "probe"):
+    if d.as_published and not e.evaluation.readout_images and _changed(d, "probe"):
         problems.append('discovery.probe: does nothing with discovery.objective "class"')
     for name in ("ramp", "scope", "floor"):
         if e.sparsity.target == 0 and _changed(e.sparsity, name):

@@ -133,6 +133,16 @@ def _accuracy(truth: Array, right: Array) -> Accuracy:
     return Accuracy(hits.sum() / count.sum(), hits / count)
 
 
+def accuracy_among(logits: Array, classes: Array, test: EvaluationSet) -> Array:
+    """(): mean over these classes bool (Y,) of the share of their images that logits (N, Y) are right about, where no
+    other class competes."""
+    answer = jnp.argmax(jnp.where(classes, logits, -jnp.inf), -1)
+    labels, valid = test.images.labels[test.indices].ravel(), test.valid.ravel()
+    truth = jax.nn.one_hot(labels, len(classes), dtype=logits.dtype) * (valid & classes[labels])[:, None]
+    rates = jnp.sum(truth * (answer == labels)[:, None], 0) / jnp.maximum(jnp.sum(truth, 0), 1)
+    return jnp.sum(rates) / jnp.sum(classes)
+
+
 def class_accuracy(
     params: Params, gates: Gates, ablation: Ablation, target: Array, test: EvaluationSet, *, narrowing: bool
 ) -> Array:

@@ -48,6 +48,8 @@ class Explained(NamedTuple):
     auc: Array
     """Of the margin, class against the others: threshold-free, so that it tells evidence from a shift of the read-out;
     0.5 knows nothing."""
+    accuracy: Array
+    """Balanced accuracy on the class against the classes it is told from."""
     agreement: Array
     """Share (weighted) of images on which both call the class, or both do not."""
     constant_agreement: Array
@@ -102,6 +104,12 @@ def ask(logits: Array, label: Array, temperature: Array, weights: Array, truth: 
     return Question(label, temperature, weights, answers, each, constant - jnp.sum(weights * each))
 
 
+def spread(whole: Array, labels: Array, label: Array, others: Array) -> Array:
+    """(), nats: what there is to explain of a model's logits (N, Y). Args: as of `compare_with`."""
+    weights = balanced(labels, label, others, whole.dtype)
+    return ask(whole, label, temperature(whole, label, weights), weights).spread
+
+
 def explained(logits: Array, question: Question) -> Array:
     """How much of the answers asked for these logits (N, Y) explain, ()."""
     apart = cross_entropy(margin(logits, question.label, question.temperature), question.answers) - question.entropy
@@ -121,6 +129,7 @@ def compare_with(logits: Array, whole: Array, labels: Array, label: Array, other
     score = margin(logits, label, asked.temperature)
     return Explained(
         explained(logits, asked), explained(logits, plain), auc(score, truth, weights),
+        jnp.sum(weights * (called == truth)),
         jnp.sum(weights * (called == wanted)), constant,
     )  # fmt: skip
 

@@ -116,7 +116,7 @@ def discover(
 
 
 _decide = jax.jit(partial(deciding.decide, micro_batch=16), static_argnames=("settings", "searched", "narrowing"))
-_survey = jax.jit(survey)
+_survey = jax.jit(survey, static_argnames="narrowing")
 
 
 def _circuit(
@@ -165,7 +165,7 @@ def evaluate(
     return Evaluation(
         explained=float(compared.explained),
         auc=float(compared.auc),
-        balanced_accuracy=float(question.balanced_accuracy(masked, label, weights, truth)),
+        balanced_accuracy=float(compared.accuracy),
         call_rate=np.array(
             [called[known == c].mean() if (known == c).any() else np.nan for c in range(whole.shape[1])]
         ),
@@ -203,7 +203,7 @@ def means(
 
 def _probed(params: Params, images: Images, searched: int) -> Probed:
     index, valid = groups(np.arange(len(images.pixels)), FORWARD)
-    logits, mean = _survey(params, images, index, valid & (index < searched))
+    logits, mean = _survey(params, images, index, valid & (index < searched), narrowing=_narrowing())
     return Probed(logits[: len(images.pixels)], mean)
 
 

@@ -41,11 +41,11 @@ class Decided(NamedTuple):
     """(n,), balanced accuracy of the whole model on the test images."""
     live: dict[str, np.ndarray]
     """bool (n, O_l) a layer: channels that could be part."""
-    untrimmed: np.ndarray
+    untrimmed: np.ndarray | None
     """(n,) channels before those that could go were left out."""
-    sizes: np.ndarray
+    sizes: np.ndarray | None
     """(n, L)."""
-    curve: np.ndarray
+    curve: np.ndarray | None
     """(n, L), on probe images."""
     others: np.ndarray
     """bool (n, Y): the classes that the class is told from."""
@@ -61,14 +61,9 @@ def discover(
     """The circuits (n, ...) of every search, what replaces a closed channel, and what else is known of the first."""
     settings, facts = setup.facts.experiment.discovery, setup.facts
     rows, first, back = np.unique(cases.model, return_index=True, return_inverse=True)
-    probed = survey(setup, models, rows, cases.seed[first])
+    probed, classes = survey(setup, models, rows, cases.seed[first]), facts.dataset.num_classes
     whole = np.asarray(programs.whole_logits(models, rows, setup.test, how=setup.layout))
-    held = facts.counts[cases.seed, cases.client] > 0
-    classes = facts.dataset.num_classes
-    others = np.stack([
-        probe.others(label, own, classes, settings.negatives)
-        for label, own in zip(cases.label.tolist(), held, strict=True)
-    ])  # fmt: skip
+    others = _others(setup, cases)
     competence = _competence(setup, whole[back], cases.label, others)
     ablation = jax.tree.map(lambda mean: mean[back], probed.means) if settings.ablation == "mean-map" else ZERO
     found, decided = [], None
@@ -87,6 +82,28 @@ def discover(
         )  # fmt: skip
     assert decided is not None
     return found, ablation, decided
+
+
+def watched(setup: Setup, models: Params, cases: Cases) -> Decided:
+    """What there was to explain for circuits of the paper's search, and by which channels; no size was tried."""
+    rows, back = np.unique(cases.model, return_inverse=True)
+    whole = np.asarray(programs.whole_logits(models, rows, setup.test, how=setup.layout))
+    others = _others(setup, cases)
+    competence = _competence(setup, whole[back], cases.label, others)
+    live, spread = programs.to_explain(
+        models, cases.model, whole[back], setup.test, cases.label, others, how=setup.layout
+    )
+    live, spread = jax.tree.map(np.asarray, (live, spread))
+    state = _status(spread, competence, np.ones(len(spread), bool))
+    return Decided(state, spread, competence, live, None, None, None, others, rows, whole)
+
+
+def _others(setup: Setup, cases: Cases) -> np.ndarray:
+    """The classes (n, Y) that every case's class is told from."""
+    facts = setup.facts
+    held, negatives = facts.counts[cases.seed, cases.client] > 0, facts.experiment.discovery.negatives
+    rows = zip(cases.label.tolist(), held, strict=True)
+    return np.stack([probe.others(label, own, facts.dataset.num_classes, negatives) for label, own in rows])
 
 
 def survey(setup: Setup, models: Params, rows: np.ndarray, seeds: np.ndarray) -> Probed:
@@ -177,18 +194,30 @@ def measures(cases: Cases, decided: Decided, kept: Explained, across: Explained)
         "status": cases.place(decided.status),
         "spread": cases.place(decided.spread),
         "competence": cases.place(decided.competence),
-        "untrimmed_size": cases.place(np.where(defined, decided.untrimmed, 0)),
         "live": cases.place(np.stack([live.sum(-1) for live in decided.live.values()], -1)),
-        "curve_size": cases.place(decided.sizes),
-        "curve": of(decided.curve, defined[:, None]),
         "explained": of(kept.explained),
         "explained_plain": of(kept.explained_plain),
         "auc": of(kept.auc),
+        "decision_accuracy": of(kept.accuracy),
         "kappa": of(kappa[0]),
         "cross_evaluation_explained": of(across.explained, there),
         "cross_evaluation_auc": of(across.auc),
+        "cross_evaluation_decision_accuracy": of(across.accuracy),
         "cross_evaluation_kappa": of(kappa[1], there),
-    } | {f"live_{layer}": cases.place(live) for layer, live in decided.live.items()}
+        **{f"live_{layer}": cases.place(live) for layer, live in decided.live.items()},
+        **_tried(cases, decided, defined),
+    }
+
+
+def _tried(cases: Cases, decided: Decided, defined: np.ndarray) -> Record:
+    """How sizes were chosen, where they were."""
+    if decided.sizes is None or decided.curve is None or decided.untrimmed is None:
+        return {}
+    return {
+        "untrimmed_size": cases.place(np.where(defined, decided.untrimmed, 0)),
+        "curve_size": cases.place(decided.sizes),
+        "curve": cases.place(np.where(defined[:, None], decided.curve, np.nan)),
+    }
 
 
 def controls(
@@ -214,18 +243,11 @@ def controls(
     }
     if not samples:
         return record
+    measured = {"explained": compared.explained, "auc": compared.auc, "decision_accuracy": compared.accuracy}
     for prefix, first in (("random_live", 1), ("random_live_cross_evaluation", 2)):
-        for name in ("explained", "auc"):
-            values = getattr(compared, name)[first::2].T
-            record[f"{prefix}_{name}"] = cases.place(np.where(defined[:, None], values, np.nan))
-        balanced = (_own_rate(performance, cases)[first::2] + 1 - performance.false_positive_rate[first::2]) / 2
-        record[f"{prefix}_balanced_accuracy"] = cases.place(np.where(defined[:, None], balanced.T, np.nan))
+        for name, values in measured.items():
+            record[f"{prefix}_{name}"] = cases.place(np.where(defined[:, None], values[first::2].T, np.nan))
     return record
-
-
-def _own_rate(performance: Any, cases: Cases) -> np.ndarray:
-    """(parts, n): share of the class's own images that are called it, of call rates (parts, n, Y)."""
-    return np.take_along_axis(performance.call_rate, cases.label[None, :, None], 2)[..., 0]
 
 
 def _live_sets(setup: Setup, cases: Cases, decided: Decided, own: Masked, number: int) -> list[dict[str, np.ndarray]]:

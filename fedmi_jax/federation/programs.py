@@ -17,7 +17,8 @@ from jax import Array
 from jax.sharding import PartitionSpec as P
 
 from fedmi_jax.aggregation.base import NO_STATE, Clients, Method, State, applied, initial, served
-from fedmi_jax.circuits import deciding, discovery, evaluation
+from fedmi_jax.circuits import deciding, discovery, evaluation, question
+from fedmi_jax.circuits.choice import candidates
 from fedmi_jax.circuits.deciding import Found, Probed, Task
 from fedmi_jax.circuits.discovery import Circuit
 from fedmi_jax.circuits.evaluation import Accuracy, Asked, EvaluationSet, Performance
@@ -32,6 +33,7 @@ from fedmi_jax.network.ablation import ZERO, Ablation, Mean, MeanMap
 from fedmi_jax.network.images import Images
 from fedmi_jax.network.layers import conv_layers
 from fedmi_jax.network.model import Params
+from fedmi_jax.network.readout import refit
 from fedmi_jax.training.local import train
 
 
@@ -222,7 +224,7 @@ def survey_models(
     """
 
     def one(params: Params, seed: Array, images: Images, index: Array, valid: Array) -> tuple[Array, MeanMap]:
-        return survey(params, _of_seed(images, seed), index, valid)
+        return survey(params, _of_seed(images, seed), index, valid, narrowing=how.narrowing)
 
     return over_rows(one, how, models, rows, (seeds,), (images, index, valid))
 
@@ -240,6 +242,20 @@ def whole_logits(models: Params, rows: Array, test: EvaluationSet, *, how: Layou
         return evaluation.masked_logits(params, gates, ZERO, test.images, test.indices, how.narrowing)
 
     return over_rows(one, how, models, rows, (), (test,))
+
+
+@partial(jax.jit, static_argnames=("how",))
+def to_explain(
+    models: Params, which: Array, whole: Array, test: EvaluationSet, label: Array, others: Array, *, how: Layout
+) -> tuple[dict[str, Array], Array]:
+    """Of n cases: the channels that could be part of a circuit, (n, O_l) a layer, and what there is to explain on the
+    test images, (n,). Args: whole (n, N, Y), the whole models' logits; label (n,); others bool (n, Y)."""
+
+    def one(params: Params, whole: Array, label: Array, others: Array, test: EvaluationSet) -> tuple:
+        labels = jnp.where(test.valid, test.images.labels[test.indices], -1).ravel()
+        return candidates(params), question.spread(whole, labels, label, others)
+
+    return over_rows(one, how, models, which, (whole, label, others), (test,))
 
 
 @partial(jax.jit, static_argnames=("how", "settings", "searched"))
@@ -302,3 +318,26 @@ def empty_masks(models: Params, which: Array, ablation: Ablation, label: Array, 
     """`evaluation.empty_mask` of n rows: (n,), (n,)."""
     one = jax.vmap(lambda w, a, c: evaluation.empty_mask(pick(models, w), a, c))
     return gathered(one(which, ablation, label), how)
+
+
+@partial(jax.jit, static_argnames=("how", "what"))
+def refitted(
+    models: Params, rows: Array, images: Images, seeds: Array, places: Array, classes: Array, test: EvaluationSet, *,
+    how: Layout, what: str,
+) -> Array:  # fmt: skip
+    """Mean accuracy (m,) of models `rows` over their classes bool (m, Y), among which alone they choose.
+
+    what: "none", or how the read-out is refitted before (`network.readout`), on the probe images at `places` of their
+    seeds (m,) that are of these classes.
+    """
+
+    def one(params: Params, seed: Array, classes: Array, images: Images, places: Array, test: EvaluationSet) -> Array:
+        drawn = _of_seed(images, seed)
+        if what != "none":
+            labels = jnp.where(classes[drawn.labels[places]], drawn.labels[places], -1)
+            params = refit(params, drawn.normalised(places), labels, what, classes)  # type: ignore[arg-type]
+        gates = {layer: jnp.ones_like(params[f"{layer}_bias"]) for layer in conv_layers(params)}
+        logits = evaluation.masked_logits(params, gates, ZERO, test.images, test.indices, how.narrowing)
+        return evaluation.accuracy_among(logits, classes, test)
+
+    return over_rows(one, how, models, rows, (seeds, classes), (images, places, test))

@@ -137,6 +137,7 @@ def _empty(facts: Facts, rounds: int, layers: Sequence[str]) -> xr.Dataset:
             "true_class_name": ("true_class", list(dataset.class_names)),
             "layer": list(layers),
             "parameter_layer": [*layers, "fc"],
+            **({"refit": list(schema.REFITS)} if facts.experiment.evaluation.readout_images else {}),
         },
     )
 

@@ -71,8 +71,8 @@ class Facts:
     @cached_property
     def probe(self) -> np.ndarray | None:
         """(S, P) training images of the second instrument (`fedmi_jax.data.probe`); None where nothing needs them."""
-        discovery, dataset = self.experiment.discovery, self.dataset
-        if discovery.as_published:
+        discovery, dataset, evaluation = self.experiment.discovery, self.dataset, self.experiment.evaluation
+        if discovery.as_published and not evaluation.readout_images:
             return None
         sizes = (dataset.train_labels, dataset.num_classes, discovery.probe)
         return np.stack([probe.draw(*sizes, seed) for seed in self.experiment.seeds])
@@ -217,10 +217,11 @@ def place(facts: Facts) -> Setup:
     sized = partial(evaluation.make_evaluation_set, images, labels, dataset.num_classes, layout.forward_batch)
     train, drawn = on_device(dataset.train_images, dataset.train_labels), facts.probe
     setup = Setup(facts, layout, train, lift.replicate(sized(per_class), layout))
-    if drawn is None:
-        return setup
-    probed = on_device(dataset.train_images[drawn], dataset.train_labels[drawn])
-    return replace(setup, probe=probed, some=lift.replicate(sized(min(per_class or SOME, SOME)), layout))
+    if drawn is not None:
+        setup = replace(setup, probe=on_device(dataset.train_images[drawn], dataset.train_labels[drawn]))
+    if facts.experiment.decides:
+        setup = replace(setup, some=lift.replicate(sized(min(per_class or SOME, SOME)), layout))
+    return setup
 
 
 SOME = 100

@@ -27,7 +27,7 @@ from fedmi_jax.data.batches import Plan
 from fedmi_jax.data.datasets import Dataset
 from fedmi_jax.devices import lift
 from fedmi_jax.devices.session import session
-from fedmi_jax.federation import checks, controls, instrument, metrics, programs, recording
+from fedmi_jax.federation import checks, controls, instrument, metrics, programs, readout, recording
 from fedmi_jax.federation.cases import Cases
 from fedmi_jax.federation.instrument import Decided
 from fedmi_jax.federation.metrics import OnRound
@@ -98,9 +98,15 @@ def one_round(setup: Setup, state: State, number: int, progress: Progress) -> tu
     models = stack(setup, round_, local, globals_, remembered)
     found = joined(found, discover(setup, models, cases.of("global"), number))
     progress(number, "evaluate")
-    record = recording.snapshot(setup, round_, losses, local, globals_) | recording.of_circuits(cases, found.circuit)
+    record = recording.snapshot(setup, round_, losses, local, globals_)
+    return (globals_, remembered), record | judged(setup, round_, models, cases, found)
+
+
+def judged(setup: Setup, round_: Round, models: Params, cases: Cases, found: Found) -> recording.Record:
+    """The circuits of a round, how alike they are to those found again, and all that is measured of them."""
+    record = recording.of_circuits(cases, found.circuit)
     record |= controls.rediscovery(setup.facts.experiment, cases, found.circuit, found.again)
-    return (globals_, remembered), record | measure(setup, round_, models, cases, found)
+    return record | measure(setup, round_, models, cases, found)
 
 
 def differing_when_repeated(setup: Setup) -> list[str]:
@@ -225,7 +231,8 @@ def discover(setup: Setup, models: Params, cases: Cases, number: int) -> Found:
         search = partial(programs.discover_circuits, how=setup.layout, settings=settings)
         found.append(jax.tree.map(np.asarray, search(models, setup.train_images, cases.model, plan, ablation)))
     checks.require_scores(experiment, number, cases, [one.score for one in found])
-    return Found(found[0], found[1:], jax.tree.map(np.asarray, ablation))
+    decided = instrument.watched(setup, models, cases) if experiment.decides else None
+    return Found(found[0], found[1:], jax.tree.map(np.asarray, ablation), decided)
 
 
 def discovery_plans(setup: Setup, cases: Cases, number: int, purposes: tuple[int, int] = keys.DISCOVER) -> Plan:
@@ -261,6 +268,7 @@ def measure(setup: Setup, round_: Round, models: Params, cases: Cases, found: Fo
     empty = programs.empty_masks(models, cases.model, ablation, cases.label, how=setup.layout)
     record = recording.of_measures(setup.facts, round_, cases, kept[0], across[0], accuracies[:n], empty, accuracy)
     record |= controls.random_masks(setup.facts.experiment, cases, accuracies[n:])
+    record |= readout.accuracies(setup, round_, models)
     if decided is not None:
         record |= instrument.measures(cases, decided, kept[2], across[2])
         record |= instrument.controls(setup, models, cases, decided, own, crossed, round_.number)

@@ -91,14 +91,21 @@ def apply(
 
 
 def _apply_sparse(model: SparseModel, x: Array, gates: Gates | None, ablation: Ablation) -> Array:
-    params, x = model.params, x.transpose(3, 1, 2, 0)  # images last
+    return _sparse_activations(model, x, gates, ablation)[1]
+
+
+def _sparse_activations(
+    model: SparseModel, x: Array, gates: Gates | None, ablation: Ablation
+) -> tuple[dict[str, Array], Array]:
+    params, x, outputs = model.params, x.transpose(3, 1, 2, 0), {}  # images last
     gates, ablation = jax.tree.map(_images_last, (gates, ablation))
     for layer in conv_layers(params):
         elements: Any = sparse_ops.conv_windows(x, model.kernels[layer], params[f"{layer}_bias"].shape[0])
         bias = _images_last(params[f"{layer}_bias"])
         x = relu_pool(elements, bias) if gates is None else ablation.activate(elements, bias, gates[layer], layer)
+        outputs[layer] = x.transpose(3, 1, 2, 0)
     x = x.transpose(3, 1, 2, 0).reshape(x.shape[-1], -1)
-    return x @ params["fc_kernel"] + params["fc_bias"]
+    return outputs, x @ params["fc_kernel"] + params["fc_bias"]
 
 
 def _of_images(gate: Array) -> Array:
@@ -114,10 +121,12 @@ def _images_last(values: Array) -> Array:
 
 
 def activations(
-    params: Params, x: Array, gates: Gates | None = None, ablation: Ablation = ZERO
+    params: Params | SparseModel, x: Array, gates: Gates | None = None, ablation: Ablation = ZERO
 ) -> tuple[dict[str, Array], Array]:
     """What every convolution puts out, after gate, ReLU and pool, {"conv1": (N, h_1, w_1, O_1), ...}, and the logits
     (N, Y). Args: as of `apply`."""
+    if isinstance(params, SparseModel):
+        return _sparse_activations(params, x, gates, ablation)
     channels = tuple(params[f"{layer}_bias"].shape[0] for layer in conv_layers(params))
     network = CNN(channels, params["fc_bias"].shape[0])
     logits, seen = network.apply({"params": params}, x, gates, ablation, mutable=["intermediates"])

@@ -39,6 +39,10 @@ STATUS = ("none", "found", "not compact", "undefined")
 model that decides nothing about the class, so that there is no circuit to find."""
 
 
+REFITS = ("none", "scale-and-biases", "linear")
+"""How a model's read-out is refitted before it is judged (`fedmi_jax.network.readout`)."""
+
+
 class Variable(NamedTuple):
     """A row of the table: one variable, or one for each convolution where its name holds `{layer}`."""
 
@@ -94,6 +98,7 @@ COORDINATES = {
     "parameter_layer": _label("parameter_layer", "text", "layer with weights: a convolution, or fc, the linear one"),
     "channel_{layer}": _label("channel_{layer}", "int64", "output channel of {layer}", _IMPORTED),
     "image_channel": _label("image_channel", "int64", "channel of the image", _IMPORTED),
+    "refit": _label("refit", "text", "what of the read-out is refitted"),
     "tried_size": _label("tried_size", "int64", "size of a circuit that was tried", _NEVER),
     "sample": _label("sample", "int64", "random mask", _NEVER),
     "kernel_row": _label("kernel_row", "int64", "row of a kernel", _NEVER),
@@ -189,6 +194,8 @@ VARIABLES: dict[str, Variable] = {
         "constant answer",
         "explained_plain": "explained, of the probabilities at temperature 1",
         "auc": "area under the ROC curve of the class's log-odds with only the circuit kept",
+        "decision_accuracy": "balanced accuracy on the class against those it is told from, with only the circuit kept",
+        "cross_evaluation_decision_accuracy": "decision_accuracy of the mask on the other model",
         "kappa": "agreement of circuit and whole model on what is the class, beyond that of the best constant answer",
         "cross_evaluation_explained": "explained of the mask on the other model, of that model's own answers",
         "cross_evaluation_auc": "auc of the mask on the other model",
@@ -214,10 +221,10 @@ VARIABLES: dict[str, Variable] = {
     **_rows((*CIRCUIT_DIMS, "sample"), "float32", {
         "random_live_explained": "explained of random live channels, as many per layer as the circuit has",
         "random_live_auc": "auc of such channels",
-        "random_live_balanced_accuracy": "balanced_accuracy of such channels",
+        "random_live_decision_accuracy": "decision_accuracy of such channels",
         "random_live_cross_evaluation_explained": "cross_evaluation_explained of such channels",
         "random_live_cross_evaluation_auc": "cross_evaluation_auc of such channels",
-        "random_live_cross_evaluation_balanced_accuracy": "cross_evaluation_balanced_accuracy of such channels",
+        "random_live_cross_evaluation_decision_accuracy": "cross_evaluation_decision_accuracy of such channels",
     }, f"{_DECIDES} and evaluation.null_samples"),
     **_similarity("inter_client_iou", ("seed", "round", "origin", "class"),
                   "IoU of two clients' circuits of the class, mean over pairs of clients"),
@@ -246,6 +253,10 @@ VARIABLES: dict[str, Variable] = {
     **_rows((*LOCAL, "true_class"), "float", {
         "served_class_accuracy": "accuracy of the model that the server gives the client, on each class",
     }, _SERVED),
+    **_of_models(("refit",), "float", {
+        "readout_accuracy_ORIGIN": "mean accuracy of ORIGIN over the classes that its clients hold, among which alone "
+        "it chooses, with its read-out refitted on a few training images",
+    }, "with evaluation.readout_images"),
     **_of_models(("parameter_layer",), "float32", {
         "realised_sparsity_ORIGIN": "share of weights that are 0 in ORIGIN",
     }),
