@@ -8,6 +8,7 @@ what becomes of them (arXiv 2512.23043), in JAX.
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from fedmi_jax.presets import Preset
     from fedmi_jax.presets import experiment as experiment
     from fedmi_jax.presets import preset as preset
+    from fedmi_jax.report.html.notebook import view as view
     from fedmi_jax.results.authors import export_authors as export_authors
     from fedmi_jax.results.authors import import_authors as import_authors
     from fedmi_jax.results.store import load as load
@@ -44,6 +46,7 @@ _HOME = {
     "load": "results.store",
     "save": "results.store",
     "summary": "results.summary",
+    "view": "report.html.notebook",
 }
 __all__ = ["resume", "run", *_HOME]
 __version__ = "0.1.0"
@@ -81,7 +84,9 @@ def run(
     nothing would read, for a loss or weights that are not finite, for a method that does not keep the model's shapes,
     and for a folder that is taken, in use or cannot be written.
     """
-    from fedmi_jax import config, errors, presets
+    from fedmi_jax import config, devices, errors, presets
+
+    devices.require_jax()
     from fedmi_jax.cli.progress import following
     from fedmi_jax.federation import resumable, simulation
 
@@ -106,6 +111,9 @@ def resume(
     wanted; progress, on_round: as of `run`; method: the same as at its beginning, where `run` was given one. Raises
     FedmiError, one line, as `run` does.
     """
+    from fedmi_jax import devices
+
+    devices.require_jax()
     from fedmi_jax.cli.progress import following
     from fedmi_jax.federation import resumable
 
@@ -121,3 +129,9 @@ def _path(folder: str | Path) -> Path:
 
         raise ConfigError("folder: the name is empty; give a folder, and . for the current one")
     return Path(folder)
+
+
+if "IPython" in sys.modules:
+    from fedmi_jax.report.html.notebook import summarise_results
+
+    summarise_results()

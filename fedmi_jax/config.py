@@ -17,7 +17,7 @@ from pydantic_core import ArgsKwargs
 
 from fedmi_jax.errors import ConfigError
 from fedmi_jax.methods import METHODS, UNWEIGHTED, Aggregation, FedProx, FedRS, section_of
-from fedmi_jax.settings import Count, Fraction, Index, NonNegative, Positive, Share, explain, settings
+from fedmi_jax.settings import Count, Fraction, Index, NonNegative, Positive, Seed, Share, Width, explain, settings
 
 
 @settings("data")
@@ -64,7 +64,7 @@ class Model:
     A circuit consists of channels of these convolutions.
     """
 
-    channels: tuple[Count, ...] = (32, 64, 128)
+    channels: tuple[Width, ...] = (32, 64, 128)
     """Output channels of each convolution, first to last: as many numbers as there are convolutions. Every pool halves
     the image, so N convolutions need images of at least 2^N x 2^N pixels. Default: the paper's network."""
 
@@ -116,7 +116,6 @@ class Discovery:
     classes: tuple[Index, ...] | None = None
     """Classes analysed on every client. None: each client's own classes."""
     steps: Count = 200
-    """Default with bernoulli gates: 300."""
     learning_rate: Positive = 0.1
     """Of Adam on the scores."""
     l0: NonNegative = 0.01
@@ -160,7 +159,7 @@ class Discovery:
 _ASKING = {"gates": "bernoulli", "ablation": "mean-map", "batch_size": 128}
 DEFAULTS_OF = {
     "objective": {"decision": _ASKING, "contrast": _ASKING},
-    "gates": {"bernoulli": {"steps": 300, "l0": 0.005}},
+    "gates": {"bernoulli": {"l0": 0.005}},
 }
 """What other defaults a value of a field of `Discovery` gives other fields."""
 
@@ -235,7 +234,7 @@ class Experiment:
     """One federated experiment: everything that decides its numbers."""
 
     name: str = "custom"
-    seeds: tuple[Index, ...] = (0,)
+    seeds: tuple[Seed, ...] = (0,)
     """Independent repetitions, run side by side."""
     rounds: Count = 10
     participation: Share = 1.0
@@ -254,6 +253,11 @@ class Experiment:
     def decides(self) -> bool:
         """Whether circuits are measured by how far they decide."""
         return self.evaluation.decisions or not self.discovery.as_published
+
+    @property
+    def thorough(self) -> bool:
+        """Whether circuits that decide are looked at from all sides in the last round."""
+        return self.evaluation.null_samples > 0 and not self.discovery.as_published
 
     @model_validator(mode="after")
     def _consistent(self) -> Experiment:

@@ -18,8 +18,13 @@ T = TypeVar("T", bound=type)
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
-Index = Annotated[int, Field(ge=0)]
+LARGEST = 2**31 - 1
+"""Of a whole number, unless something else is said: what an index on a device can be."""
+Count = Annotated[int, Field(ge=1, le=LARGEST)]
+Index = Annotated[int, Field(ge=0, le=LARGEST)]
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
+"""A result keeps its seeds as 64-bit integers, and all of their bits make the random draws."""
+Width = Annotated[int, Field(ge=1, le=2**20)]
 Share = Annotated[float, Field(gt=0, le=1)]
 
 

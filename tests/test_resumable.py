@@ -189,6 +189,18 @@ def test_other_images_are_refused(cheap, squares, tmp_path):
         resumable.resume(folder)  # what its configuration names
 
 
+def test_a_run_without_a_finished_round_blocks_no_folder(cheap, squares, tmp_path, caplog):
+    """It may have failed for the very setting that is then changed."""
+    folder = stopped(replace(cheap, rounds=5), tmp_path, squares, (1, "evaluate"))
+    stored.write_arrays(folder / FOLDER / "round-00001.npz", {"on": np.ones(2)}, "that run")
+    resumable.refuse(folder)
+    with pytest.raises(ConfigError, match="is given mnist"):
+        resumable.resume(folder)  # which is to go on with that very run
+    other = replace(cheap, rounds=2, seeds=(2**63 - 1,))
+    xr.testing.assert_identical(resumable.run(other, folder, squares), whole(other, squares))
+    assert caplog.text == ""
+
+
 def test_a_changed_configuration_on_disk_is_refused(cheap, squares, tmp_path):
     folder = stopped(cheap, tmp_path, squares, (2, "train"))
     path = folder / FOLDER / "run.json"

@@ -16,7 +16,7 @@ from jax import Array, lax
 
 from fedmi_jax.circuits import question as q
 from fedmi_jax.circuits.discovery import Searched, by_layer
-from fedmi_jax.circuits.evaluation import group_logits, masked_logits
+from fedmi_jax.circuits.evaluation import group_logits
 from fedmi_jax.circuits.narrowing import WIDTHS, heard, on_live_channels, seeing
 from fedmi_jax.circuits.question import Question
 from fedmi_jax.network.ablation import Ablation, Gates
@@ -89,26 +89,18 @@ def choose(
     enough = jnp.flip(jnp.cumprod(jnp.flip((curve >= target).astype(jnp.int32)))) > 0
     compact = enough[-1]
     size = jnp.where(compact, grid[jnp.argmax(enough)], grid[-1])
-    mask = (rank < size) & alive
     if by_size:
-        kept = trimmed(params, mask, order, jnp.where(compact, size, 0), ablation, judged, target, narrowing=narrowing)
+        mask, reached = (rank < size) & alive, jnp.where(compact, curve[jnp.argmax(enough)], curve[-1])
+        kept, reached = trimmed(
+            params, mask, reached, order, jnp.where(compact, size, 0), ablation, judged, target, narrowing=narrowing
+        )
     else:
         kept, size = (score > 0) & alive, jnp.sum((score > 0) & alive)
+        reached = of_masks(params, kept[None], alive, ablation, judged, narrowing=narrowing)[0]
     tiny = jnp.finfo(score.dtype).tiny
     final = jnp.where(kept, jnp.maximum(score, tiny), jnp.minimum(score, 0))
     final = jnp.where(alive, final, -jnp.inf)
-    circuit = by_layer(kept, sizes)
-    reached = explains(params, circuit, ablation, judged, narrowing=narrowing)
-    return Choice(by_layer(final, sizes), circuit, live, size, compact, grid, curve, reached)
-
-
-def explains(
-    params: Params, mask: Mapping[str, Array], ablation: Ablation, judged: Judged, *, narrowing: bool
-) -> Array:  # fmt: skip
-    """What the channels of a mask explain, ()."""
-    gates = {layer: is_open.astype(params["fc_bias"].dtype) for layer, is_open in mask.items()}
-    logits = masked_logits(params, gates, ablation, judged.images, judged.indices, narrowing, WIDTHS)
-    return q.explained(logits, judged.question)
+    return Choice(by_layer(final, sizes), by_layer(kept, sizes), live, size, compact, grid, curve, reached)
 
 
 def ranked(
@@ -118,57 +110,81 @@ def ranked(
 
     rank: of every channel, (C,), live ones first; alive bool (C,).
     """
-    total, sizes = len(rank), _sizes(params)
+    total = len(rank)
     grid = jnp.minimum(jnp.array([*(k for k in GRID if k < total), total]), jnp.sum(alive))
+    masks = (rank < grid[:, None]) & alive
+    return grid, of_masks(params, masks, alive, ablation, judged, narrowing=narrowing)
 
-    def of_size(size: Array) -> Array:
-        return explains(params, by_layer((rank < size) & alive, sizes), ablation, judged, narrowing=narrowing)
 
-    return grid, lax.map(of_size, grid)
+def of_masks(
+    params: Params, masks: Array, alive: Array, ablation: Ablation, judged: Judged, *, narrowing: bool
+) -> Array:  # fmt: skip
+    """What the channels of each mask explain, (n,). Args: masks bool (n, C), of channels alive bool (C,) alone."""
+    (params, ablation), sizes = ablation.folded(params), _sizes(params)
+
+    def of_each(network: Params | SparseModel, channels: Gates | None, masks: Array, ablation: Ablation) -> Array:
+        explains = partial(_explains, network, channels, ablation=ablation, judged=judged, sizes=sizes)
+        return lax.map(explains, masks)
+
+    if not narrowing:
+        return of_each(params, None, masks, ablation)
+    return on_live_channels(
+        of_each, params, ablation.may_speak(by_layer(alive, sizes)), masks, ablation, widths=WIDTHS[:1]
+    )
 
 
 def trimmed(
-    params: Params, mask: Array, order: Array, size: Array, ablation: Ablation, judged: Judged,
+    params: Params, mask: Array, reached: Array, order: Array, size: Array, ablation: Ablation, judged: Judged,
     target: Array | float, *, narrowing: bool,
-) -> Array:  # fmt: skip
-    """The mask bool (C,) without channels that can go while the rest still explains `target`.
+) -> tuple[Array, Array]:  # fmt: skip
+    """The mask bool (C,) without channels that can go while the rest still explains `target`, and what this explains.
 
     They are tried one after the other, the last in the order first, until no more can go: on these images every
-    channel that is left is needed. size (): how many in front of the order are in the mask; 0: nothing is tried.
+    channel that is left is needed. reached (): what the whole mask explains; size (): how many in front of the order
+    are in the mask; 0: nothing is tried.
     """
-    params, ablation = ablation.folded(params)
-    work = partial(_trim, judged=judged, target=target, sizes=_sizes(params))
+    (params, ablation), sizes = ablation.folded(params), _sizes(params)
+    work = partial(_trim, judged=judged, target=target, sizes=sizes)
     if not narrowing:
-        return work(params, None, mask, order, size, ablation)
-    speaking = ablation.may_speak(by_layer(mask, _sizes(params)))
-    return on_live_channels(work, params, speaking, mask, order, size, ablation, widths=WIDTHS)
+        return work(params, None, mask, reached, order, size, ablation)
+    speaking = ablation.may_speak(by_layer(mask, sizes))
+    return on_live_channels(work, params, speaking, mask, reached, order, size, ablation, widths=WIDTHS[::2])
 
 
 def _trim(
-    network: Params | SparseModel, channels: Gates | None, mask: Array, order: Array, size: Array, ablation: Ablation,
-    judged: Judged, target: Array | float, sizes: Mapping[str, int],
+    network: Params | SparseModel, channels: Gates | None, mask: Array, reached: Array, order: Array, size: Array,
+    ablation: Ablation, judged: Judged, target: Array | float, sizes: Mapping[str, int],
+) -> tuple[Array, Array]:  # fmt: skip
+    explains = partial(_explains, network, channels, ablation=ablation, judged=judged, sizes=sizes)
+
+    def leave_out(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        mask, reached = carry
+        channel = order[size - 1 - i]
+        without = mask.at[channel].set(False)
+        rest = lax.cond(mask[channel], explains, lambda _: jnp.full_like(reached, -jnp.inf), without)
+        return jnp.where(rest >= target, without, mask), jnp.where(rest >= target, rest, reached)
+
+    def one_pass(carry: tuple) -> tuple:
+        mask, reached, number, _ = carry
+        shorter, reached = lax.fori_loop(0, size, leave_out, (mask, reached))
+        return shorter, reached, number + 1, jnp.any(shorter != mask)
+
+    def more(carry: tuple) -> Array:
+        return (carry[2] < PASSES) & carry[3]
+
+    begun = (mask, reached, jnp.zeros((), jnp.int32), jnp.ones((), bool))
+    return lax.while_loop(more, one_pass, begun)[:2]
+
+
+def _explains(
+    network: Params | SparseModel, channels: Gates | None, mask: Array, *, ablation: Ablation, judged: Judged,
+    sizes: Mapping[str, int],
 ) -> Array:  # fmt: skip
+    """What the channels of a mask bool (C,) explain, (); model and ablation are folded."""
     dtype = judged.question.weights.dtype
-
-    def enough(mask: Array) -> Array:
-        gates = {layer: gate.astype(dtype) for layer, gate in by_layer(mask, sizes).items()}
-        logits = group_logits(network, channels, gates, ablation, judged.indices, judged.images)
-        return q.explained(logits, judged.question) >= target
-
-    def leave_out(i: Array, mask: Array) -> Array:
-        without = mask.at[order[size - 1 - i]].set(False)
-        goes = lax.cond(mask[order[size - 1 - i]], enough, lambda _: False, without)
-        return jnp.where(goes, without, mask)
-
-    def one_pass(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        mask, number, _ = carry
-        shorter = lax.fori_loop(0, size, leave_out, mask)
-        return shorter, number + 1, jnp.any(shorter != mask)
-
-    def more(carry: tuple[Array, Array, Array]) -> Array:
-        return (carry[1] < PASSES) & carry[2]
-
-    return lax.while_loop(more, one_pass, (mask, jnp.zeros((), jnp.int32), jnp.ones((), bool)))[0]
+    gates = {layer: gate.astype(dtype) for layer, gate in by_layer(mask, sizes).items()}
+    logits = group_logits(network, channels, gates, ablation, judged.indices, judged.images)
+    return q.explained(logits, judged.question)
 
 
 def _sizes(params: Params) -> dict[str, int]:

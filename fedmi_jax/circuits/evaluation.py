@@ -6,7 +6,7 @@ Axes: N test images, Y classes, G groups of images, B images of a group, O_l cha
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,25 +37,44 @@ class EvaluationSet(NamedTuple):
     """(Y, g, B) bool."""
 
 
-class Performance(NamedTuple):
-    """A masked model judged as a detector of one class."""
+class Fraction(NamedTuple):
+    """A share or a mean before the division, so that no program gives a NaN where there is nothing to divide by: one
+    who looks for errors with JAX_DEBUG_NANS would be told of that NaN."""
 
-    call_rate: Array
+    part: Array
+    whole: Array
+    """Of the same shape and dtype."""
+
+
+def divided(measured: Any) -> Any:
+    """The tree with numpy arrays in place of `Fraction`s: NaN where the whole is 0."""
+    with np.errstate(invalid="ignore"):
+        return jax.tree.map(_quotient, measured, is_leaf=lambda node: isinstance(node, Fraction))
+
+
+def _quotient(one: Any) -> np.ndarray:
+    return np.asarray(one.part) / np.asarray(one.whole) if isinstance(one, Fraction) else np.asarray(one)
+
+
+class Performance(NamedTuple):
+    """A masked model judged as a detector of one class; in programs of `Fraction`s."""
+
+    call_rate: Any
     """(Y,): share of the images of each true class that are called the class."""
-    false_positive_rate: Array
+    false_positive_rate: Any
     """(): share of all images of other classes that are called the class."""
-    target_softmax: Array
+    target_softmax: Any
     """(): mean probability of the class over its images."""
-    failure_softmax: Array
+    failure_softmax: Any
     """(Y,): mean probabilities over the images of the class that are not called it; NaN where there are none."""
 
 
 class Accuracy(NamedTuple):
-    """A model judged as a classifier."""
+    """A model judged as a classifier; in programs of `Fraction`s."""
 
-    overall: Array
+    overall: Any
     """()."""
-    per_class: Array
+    per_class: Any
     """(Y,)."""
 
 
@@ -99,8 +118,8 @@ def _performance(logits: Array, target: Array, test: EvaluationSet) -> tuple[Per
     own = valid & (labels == target)
     other = jnp.arange(classes) != target
     detected = Performance(
-        call_rate=hits / count,
-        false_positive_rate=jnp.sum(hits * other) / jnp.sum(count * other),
+        call_rate=Fraction(hits, count),
+        false_positive_rate=Fraction(jnp.sum(hits * other), jnp.sum(count * other)),
         target_softmax=_mean(probabilities[:, target], own),
         failure_softmax=_mean(probabilities, own & ~called),
     )
@@ -130,7 +149,7 @@ def decisions(
 def _accuracy(truth: Array, right: Array) -> Accuracy:
     """Args: truth (N, Y), one-hot, 0 for padding; right (N,) bool."""
     hits, count = (truth * right[:, None]).sum(0), truth.sum(0)
-    return Accuracy(hits.sum() / count.sum(), hits / count)
+    return Accuracy(Fraction(hits.sum(), count.sum()), Fraction(hits, count))
 
 
 def accuracy_among(logits: Array, classes: Array, test: EvaluationSet) -> Array:
@@ -145,7 +164,7 @@ def accuracy_among(logits: Array, classes: Array, test: EvaluationSet) -> Array:
 
 def class_accuracy(
     params: Params, gates: Gates, ablation: Ablation, target: Array, test: EvaluationSet, *, narrowing: bool
-) -> Array:
+) -> Fraction:
     """Accuracy () of the masked model on the images of the target class alone."""
     logits = masked_logits(params, gates, ablation, test.images, test.class_indices[target], narrowing)
     return _mean(jnp.argmax(logits, -1) == target, test.class_valid[target].ravel())
@@ -202,7 +221,9 @@ def group_logits(
     return logits.reshape(-1, logits.shape[-1])
 
 
-def _mean(values: Array, chosen: Array) -> Array:
-    """Mean over the chosen entries of the leading axis; NaN where none is."""
+def _mean(values: Array, chosen: Array) -> Fraction:
+    """Mean over the chosen entries of the leading axis."""
     chosen = chosen.reshape(-1, *(1,) * (values.ndim - 1))
-    return jnp.sum(values * chosen, 0) / jnp.sum(chosen)
+    total = jnp.sum(values * chosen, 0)
+    total = total.astype(jnp.result_type(total, 1.0))  # a sum of booleans is whole
+    return Fraction(total, jnp.full_like(total, jnp.sum(chosen)))

@@ -20,9 +20,10 @@ from fedmi_jax.cli import signals, tables, terminal
 from fedmi_jax.cli.parse import parsed
 from fedmi_jax.cli.progress import following
 from fedmi_jax.config import Checkpoint, Experiment, SplitKind, refuse_unused, replace
+from fedmi_jax.devices import require_jax
 from fedmi_jax.errors import ConfigError
 from fedmi_jax.presets import preset
-from fedmi_jax.results import store, summary
+from fedmi_jax.results import schema, store, summary
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -88,6 +89,7 @@ def run(arguments: list[str]) -> int:
     if not (first.dry_run or first.check_determinism) and first.out is None:
         raise ConfigError("out: give a folder for the result, as in --out runs/quick, or --dry-run")
     folders = [_folder(option, len(options) > 1) for option in options]
+    require_jax()
     for folder in filter(None, folders):  # all of them before the first hour of work
         _require_free(folder)
     _join(first)
@@ -143,6 +145,7 @@ def _run_one(
 
 def resume(option: Resume) -> int:
     """`fedmi resume DIR`."""
+    require_jax()
     from fedmi_jax.federation import resumable
 
     _join(option)
@@ -292,9 +295,10 @@ def _partition(facts: Facts, width: int) -> str:
     import numpy as np
 
     from fedmi_jax.data import partition
+    from fedmi_jax.report import style
 
     dataset = facts.dataset
     whole = np.bincount(dataset.train_labels, minlength=dataset.num_classes)
-    names = [name.split(" ")[0] for name in dataset.class_names]
+    names = style.short(schema.told_apart(dataset.class_names, range(dataset.num_classes)))
     tables = [partition.table(facts.counts[0], whole, names, (20, most)) for most in range(12, 2, -1)]
     return next((text for text in tables if len(text.partition("\n")[0]) <= width), tables[-1])

@@ -39,6 +39,8 @@ class Decided(NamedTuple):
     """(n,), nats that there were to explain on the probe images."""
     competence: np.ndarray
     """(n,), balanced accuracy of the whole model on the test images."""
+    reached: np.ndarray | None
+    """(n,): what the circuits explain on the probe images that their sizes were chosen on."""
     live: dict[str, np.ndarray]
     """bool (n, O_l) a layer: channels that could be part."""
     untrimmed: np.ndarray | None
@@ -76,8 +78,9 @@ def discover(
         one = jax.tree.map(np.asarray, one)
         state = _status(one.spread, competence, one.choice.compact)
         found.append(_circuit(one.choice, state))
+        choice = one.choice
         decided = decided or Decided(
-            state, one.spread, competence, one.choice.live, one.choice.untrimmed, one.choice.sizes, one.choice.curve,
+            state, one.spread, competence, choice.explained, choice.live, choice.untrimmed, choice.sizes, choice.curve,
             others, rows, whole,
         )  # fmt: skip
     assert decided is not None
@@ -95,7 +98,7 @@ def watched(setup: Setup, models: Params, cases: Cases) -> Decided:
     )
     live, spread = jax.tree.map(np.asarray, (live, spread))
     state = _status(spread, competence, np.ones(len(spread), bool))
-    return Decided(state, spread, competence, live, None, None, None, others, rows, whole)
+    return Decided(state, spread, competence, None, live, None, None, None, others, rows, whole)
 
 
 def _others(setup: Setup, cases: Cases) -> np.ndarray:
@@ -235,7 +238,7 @@ def controls(
     whole = programs.whole_logits(models, all_models, setup.some, how=setup.layout)
     asked = Asked(np.tile(decided.others, (len(rows.label) // n, 1)), rows.model)  # type: ignore[arg-type]
     judged = programs.judge_decisions(models, setup.some, rows, asked, whole, how=setup.layout)
-    performance, _, compared = jax.tree.map(lambda leaf: np.asarray(leaf).reshape(-1, n, *leaf.shape[1:]), judged)
+    performance, _, compared = jax.tree.map(lambda leaf: leaf.reshape(-1, n, *leaf.shape[1:]), judged)
     defined = decided.status != STATUS.index("undefined")
     record = {
         "removed_explained": cases.place(np.where(defined, compared.explained[0], np.nan)),

@@ -291,21 +291,32 @@ def decide_circuits(
     return over_rows(one, how, models, which, (seeds, back, tasks), (images, probed))
 
 
-@partial(jax.jit, static_argnames=("how",))
+def judge(models: Params, test: EvaluationSet, masked: Masked, *, how: Layout, measure: Callable[..., Any]) -> Any:
+    """`measure` (`evaluation.performance` or `evaluation.class_accuracy`) of every row, in one call; numpy arrays."""
+    return evaluation.divided(_judged(models, test, masked, how=how, measure=measure))
+
+
 def judge_decisions(
-    models: Params, test: EvaluationSet, masked: Masked, asked: Asked, whole: Array, *, how: Layout
+    models: Params, test: EvaluationSet, masked: Masked, asked: Asked, whole: Any, *, how: Layout
 ) -> tuple[Performance, Accuracy, Explained]:
-    """`evaluation.decisions` of every row, in one call; whole (M, N, Y): the logits of all models on these images."""
+    """`evaluation.decisions` of every row, in one call; numpy arrays.
+
+    whole (M, N, Y): the logits of all models on these images.
+    """
+    return evaluation.divided(_judged_decisions(models, test, masked, asked, whole, how=how))
+
+
+@partial(jax.jit, static_argnames=("how",))
+def _judged_decisions(
+    models: Params, test: EvaluationSet, masked: Masked, asked: Asked, whole: Array, *, how: Layout
+) -> Any:  # fmt: skip
     one = partial(evaluation.decisions, narrowing=how.narrowing)
     rows = (masked.gates, masked.ablation, masked.label, asked)
     return over_rows(one, how, models, masked.model, rows, (test, whole))
 
 
 @partial(jax.jit, static_argnames=("how", "measure"))
-def judge(
-    models: Params, test: EvaluationSet, masked: Masked, *, how: Layout, measure: Callable[..., Any]
-) -> Any:  # fmt: skip
-    """`measure` (`evaluation.performance` or `evaluation.class_accuracy`) of every row, in one call."""
+def _judged(models: Params, test: EvaluationSet, masked: Masked, *, how: Layout, measure: Callable[..., Any]) -> Any:
     one = partial(measure, narrowing=how.narrowing)
     return over_rows(one, how, models, masked.model, (masked.gates, masked.ablation, masked.label), (test,))
 

@@ -6,6 +6,7 @@ tensors, R rounds.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ import xarray as xr
 from fedmi_jax.circuits.discovery import Circuit
 from fedmi_jax.circuits.evaluation import Performance
 from fedmi_jax.data import identity
+from fedmi_jax.devices import start
 from fedmi_jax.federation import programs
 from fedmi_jax.network.layers import conv_layers
 from fedmi_jax.network.model import Params
@@ -112,6 +114,8 @@ def assemble(facts: Facts, records: Sequence[Mapping[str, np.ndarray]]) -> xr.Da
         row, values = rows[name], [record[name] for record in records]
         ds[name] = (row.dims, _dense(facts, np.stack(values), row) if row.of_circuits else np.stack(values, 1))
     ds = connectivity.edges(similarity.measures(similarity.sizes(ds)))
+    told = start.settings()
+    ds = ds.assign_attrs({"settings": json.dumps(told)} if told else {})
     return store.stamp(ds, facts.experiment, dataset=identity.describe(facts.dataset))
 
 
@@ -137,6 +141,7 @@ def _empty(facts: Facts, rounds: int, layers: Sequence[str]) -> xr.Dataset:
             "true_class_name": ("true_class", list(dataset.class_names)),
             "layer": list(layers),
             "parameter_layer": [*layers, "fc"],
+            **({"null": list(schema.NULLS)} if facts.experiment.thorough else {}),
             **({"refit": list(schema.REFITS)} if facts.experiment.evaluation.readout_images else {}),
         },
     )

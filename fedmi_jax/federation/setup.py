@@ -105,8 +105,9 @@ class Facts:
 
     @cached_property
     def most_circuits(self) -> int:
-        """Of any round; draws the clients of every round."""
-        rounds = range(1, self.experiment.rounds + 1)
+        """Of any round; draws the clients of every round, unless it is all of them."""
+        everyone = participants(self.experiment) == self.counts.shape[1]
+        rounds = [1] if everyone else range(1, self.experiment.rounds + 1)
         return max(len(self.circuits.of(self.round(number).clients)) for number in rounds)
 
     @cached_property

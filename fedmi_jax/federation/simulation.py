@@ -28,7 +28,7 @@ from fedmi_jax.data.batches import Plan
 from fedmi_jax.data.datasets import Dataset
 from fedmi_jax.devices import lift
 from fedmi_jax.devices.session import session
-from fedmi_jax.federation import checks, controls, instrument, metrics, programs, readout, recording
+from fedmi_jax.federation import checks, controls, instrument, metrics, programs, readout, recording, thorough
 from fedmi_jax.federation.cases import Cases
 from fedmi_jax.federation.instrument import Decided
 from fedmi_jax.federation.metrics import OnRound
@@ -135,7 +135,9 @@ def initial_models(setup: Setup) -> Params:
 def initial_params(facts: Facts, seed: int) -> Params:
     """The fresh model of a seed."""
     dataset, channels = facts.dataset, facts.experiment.model.channels
-    return _initialise(keys.jax_key(seed, keys.INIT), dataset.image_shape, channels, dataset.num_classes, facts.dtype)
+    with keys.same_draws():
+        key = keys.jax_key(seed, keys.INIT)
+        return _initialise(key, dataset.image_shape, channels, dataset.num_classes, facts.dtype)
 
 
 _initialise = jax.jit(model.init, static_argnums=(1, 2, 3, 4))
@@ -271,13 +273,12 @@ def measure(setup: Setup, round_: Round, models: Params, cases: Cases, found: Fo
         judged = judge(models, test, rows, how=setup.layout, measure=evaluation.performance)
     else:
         judged = instrument.judge(setup, models, cases, decided, rows)
-    judged = jax.tree.map(np.asarray, judged)
     kept, across, (_, accuracy, *_) = (
         jax.tree.map(lambda values, part=part: values[part], judged)
         for part in (slice(n), slice(n, 2 * n), slice(2 * n, None))
     )
     by_class = programs.stacked(controls.by_class(setup.facts, cases, own, crossed, mask, round_.number))
-    accuracies = np.asarray(judge(models, test, by_class, how=setup.layout, measure=evaluation.class_accuracy))
+    accuracies = judge(models, test, by_class, how=setup.layout, measure=evaluation.class_accuracy)
     empty = programs.empty_masks(models, cases.model, ablation, cases.label, how=setup.layout)
     record = recording.of_measures(setup.facts, round_, cases, kept[0], across[0], accuracies[:n], empty, accuracy)
     record |= controls.random_masks(setup.facts.experiment, cases, accuracies[n:])
@@ -285,6 +286,7 @@ def measure(setup: Setup, round_: Round, models: Params, cases: Cases, found: Fo
     if decided is not None:
         record |= instrument.measures(cases, decided, kept[2], across[2])
         record |= instrument.controls(setup, models, cases, decided, own, crossed, round_.number)
+        record |= thorough.checks(setup, round_, models, cases, decided, own)
     return record
 
 

@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from fedmi_jax.config import Checkpoint, Evaluation, Experiment, explain, replace, to_dict
 from fedmi_jax.data import identity
 from fedmi_jax.data.identity import ImageSet
+from fedmi_jax.devices import start
 from fedmi_jax.errors import FedmiError
 from fedmi_jax.files import replacing
 from fedmi_jax.results import store
@@ -124,4 +125,5 @@ def machine() -> dict[str, str]:
         "architecture": platform.machine(),
         "devices": f"{len(devices)} {devices[0].device_kind}",
         "processes": str(jax.process_count()),
+        "settings": " ".join(f"{name}={value}" for name, value in start.settings().items()),
     }

@@ -69,7 +69,8 @@ def init(
 
     Args: channels (O_1, ..., O_L); neither H nor W may be under 2^L.
     """
-    return CNN(channels, classes).init(key, jnp.zeros((1, *image_shape), dtype))["params"]
+    fresh: Any = CNN(channels, classes).init(key, jnp.zeros((1, *image_shape), dtype))["params"]
+    return dict(fresh)  # flax may be told to give a mapping of its own
 
 
 class SparseModel(NamedTuple):

@@ -17,7 +17,7 @@ and the packages). The file ends in its checksum (`fedmi_jax.files`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -41,6 +41,11 @@ model that decides nothing about the class, so that there is no circuit to find.
 
 REFITS = ("none", "scale-and-biases", "linear")
 """How a model's read-out is refitted before it is judged (`fedmi_jax.network.readout`)."""
+
+
+NULLS = ("untrained", "permuted", "shuffled")
+"""Where there is nothing that training made: the model before training; every filter's weights in random order; labels
+that say nothing about the images."""
 
 
 class Variable(NamedTuple):
@@ -98,7 +103,8 @@ COORDINATES = {
     "parameter_layer": _label("parameter_layer", "text", "layer with weights: a convolution, or fc, the linear one"),
     "channel_{layer}": _label("channel_{layer}", "int64", "output channel of {layer}", _IMPORTED),
     "image_channel": _label("image_channel", "int64", "channel of the image", _IMPORTED),
-    "refit": _label("refit", "text", "what of the read-out is refitted"),
+    "null": _label("null", "text", "where circuits are searched that training did not make", "as the null_ variables"),
+    "refit": _label("refit", "text", "what of the read-out is refitted", "with evaluation.readout_images"),
     "tried_size": _label("tried_size", "int64", "size of a circuit that was tried", _NEVER),
     "sample": _label("sample", "int64", "random mask", _NEVER),
     "kernel_row": _label("kernel_row", "int64", "row of a kernel", _NEVER),
@@ -133,6 +139,7 @@ def _similarity(iou: str, dims: tuple[str, ...], text: str) -> dict[str, Variabl
 
 
 _DECIDES = "with an objective other than class"
+_THOROUGH = f"{_DECIDES} and evaluation.null_samples; in the last round"
 _RANDOM, _AGAIN = "with evaluation.null_samples", "with discovery.repeat"
 _SERVED = "with a method that serves every client a model of its own"
 _WEIGHTS, _COMPACT = "with execution.save_weights", "in place of weights, see `fedmi_jax.analysis.compact`"
@@ -226,6 +233,20 @@ VARIABLES: dict[str, Variable] = {
         "random_live_cross_evaluation_auc": "cross_evaluation_auc of such channels",
         "random_live_cross_evaluation_decision_accuracy": "cross_evaluation_decision_accuracy of such channels",
     }, f"{_DECIDES} and evaluation.null_samples"),
+    **_rows(CIRCUIT_DIMS, "float32", {
+        "completeness_gap": "mean over random halves of the circuit: what its other half explains, less what the model "
+        "explains without the first, as a distance",
+        "robust_explained": "explained of the circuit with random halves of all other channels, mean",
+        "robust_explained_worst": "the same, worst",
+        "minimal": "share of the circuit's channels without any one of which it explains at least 0.01 less",
+    }, _THOROUGH),
+    **_rows((*CIRCUIT_DIMS, "null"), "float32", {
+        "null_explained": "explained of the circuit found there, on probe images it was not searched on",
+    }, _THOROUGH),
+    **_rows((*CIRCUIT_DIMS, "null"), "int64", {
+        "null_size": "channels of the circuit found there", "null_live": "live channels there",
+    }, _THOROUGH),
+    **_rows((*CIRCUIT_DIMS, "null"), "int8", {"null_status": "status there"}, _THOROUGH),
     **_similarity("inter_client_iou", ("seed", "round", "origin", "class"),
                   "IoU of two clients' circuits of the class, mean over pairs of clients"),
     **_similarity("stability_iou", CIRCUIT_DIMS, "IoU of the circuit with itself one round before"),
@@ -336,6 +357,22 @@ def held(ds: xr.Dataset) -> xr.DataArray:
     everyone = xr.ones_like(ds["round"], dtype=bool)
     there = ds["analysed"].astype(bool) & (ds["participates"].astype(bool) if "participates" in ds else everyone)
     return there.transpose("seed", "round", "client", "class")
+
+
+def class_names(ds: xr.Dataset, dim: str = "class") -> dict[int, str]:
+    """Of classes by label, as the data set names them; with the label before each where several have one name.
+
+    dim: "class" or "true_class".
+    """
+    labels = ds[dim].values.tolist()
+    return dict(zip(labels, told_apart([str(name) for name in ds[f"{dim}_name"].values], labels), strict=True))
+
+
+def told_apart(names: Sequence[str], labels: Iterable[int]) -> list[str]:
+    """The names; each with its label before it where several are the same."""
+    if len(set(names)) == len(names):
+        return list(names)
+    return [f"{label}: {name}" for label, name in zip(labels, names, strict=True)]
 
 
 # --- documentation ---

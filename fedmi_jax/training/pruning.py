@@ -109,8 +109,9 @@ def floor_mask(magnitude: Array, kept: Array, floor: int) -> Array:
 
     Args: magnitude (3, 3, I, O) >= 0; kept (3, 3, I, O). A filter with no more than `floor` weights keeps them all.
     """
-    axes = tuple(range(magnitude.ndim - 1))
-    filters = magnitude.shape[-1]
+    axes, (*of_filter, filters) = tuple(range(magnitude.ndim - 1)), magnitude.shape
+    if floor >= np.prod(of_filter):
+        return jnp.ones_like(kept)
     threshold = jnp.full((filters,), jnp.inf, magnitude.dtype)
     reached = jnp.zeros((filters,), jnp.int32)
     for _ in range(floor):  # next smaller distinct value, until `floor` values are reached
