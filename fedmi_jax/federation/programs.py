@@ -124,6 +124,18 @@ def joined(parts: Sequence[Params], *, how: Layout) -> Params:
     return gathered(jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts), how)
 
 
+@partial(jax.jit, static_argnames=("times", "how"))
+def repeated(models: Params, *, times: int, how: Layout) -> Params:
+    """Every model so many times, one after the other, on every device."""
+    return gathered(jax.tree.map(lambda leaf: jnp.repeat(leaf, times, 0), models), how)
+
+
+@partial(jax.jit, static_argnames=("how",))
+def seen_images(images: Images, index: Array, labels: Array, *, how: Layout) -> tuple[Array, Array]:
+    """What a server sees of every seed: images (S, N, H, W, I), normalised, from indices (S, N); and labels (S, N)."""
+    return gathered((images.normalised(index), labels), how)
+
+
 @partial(jax.jit, static_argnames=("how",))
 def whole(models: Params, *, how: Layout) -> Params:
     """The same models, on every device, where the host can read them."""

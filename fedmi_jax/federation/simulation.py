@@ -15,6 +15,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import xarray as xr
+from jax import Array
 
 from fedmi_jax import keys
 from fedmi_jax.aggregation import NO_STATE, Clients, Method
@@ -147,10 +148,12 @@ def train(setup: Setup, globals_: Params, round_: Round, state: MethodState = NO
 
     state: the method's, as `initial_state` and `aggregate` give it.
     """
-    local = setup.facts.experiment.local
+    local, pooled, everyone = setup.facts.experiment.local, setup.facts.method.pooled, round_.clients.shape[1]
+    if pooled:  # one model for all, whoever takes part
+        round_ = Round(round_.number, 0 * round_.clients[:, :1])
     plans = [
         batches.training_plan(
-            {k: setup.facts.clients[s][k] for k in clients}, local.batch_size, local.epochs, seed, round_.number,
+            {k: setup.facts.training[s][k] for k in clients}, local.batch_size, local.epochs, seed, round_.number,
             setup.plan_shape,
         )
         for s, (seed, clients) in enumerate(zip(setup.facts.experiment.seeds, round_.clients, strict=True))
@@ -158,12 +161,14 @@ def train(setup: Setup, globals_: Params, round_: Round, state: MethodState = NO
     plan = Plan(*(np.concatenate(parts) for parts in zip(*plans, strict=True)))
     which = round_.models
     trained, losses = programs.train_models(
-        globals_, setup.train_images, which[0], plan, setup.facts.keep[which], setup.facts.counts[which],
+        globals_, setup.train_images, which[0], plan, setup.facts.keep[which], setup.facts.training_counts[which],
         state, which[1],
         how=setup.layout, local=local, sparse=setup.facts.experiment.sparsity, method=setup.facts.method,
     )  # fmt: skip
     losses = np.asarray(losses)
     checks.require_finite_losses(setup, round_, losses)
+    if pooled:
+        return programs.repeated(trained, times=everyone, how=setup.layout), np.repeat(losses, everyone, 0)
     return trained, losses
 
 
@@ -177,8 +182,16 @@ def aggregate(
     """
     there = (np.arange(len(round_.clients))[:, None], round_.clients)
     counts, steps = setup.facts.counts[there], setup.facts.steps[there]
-    clients = Clients(local, counts.sum(-1), counts, steps, round_.clients, masks)  # type: ignore[arg-type]
+    images, labels = seen_images(setup) or (None, None)
+    clients = Clients(local, counts.sum(-1), counts, steps, round_.clients, masks, images, labels)  # type: ignore[arg-type]
     return programs.aggregate(state, globals_, clients, how=setup.layout, method=setup.facts.method)
+
+
+def seen_images(setup: Setup) -> tuple[Array, Array] | None:
+    """The images that the server may see, (S, N, H, W, I), and their labels (S, N); None for a method that asks for
+    none."""
+    seen = setup.facts.seen
+    return None if seen is None else programs.seen_images(setup.train_images, *seen, how=setup.layout)
 
 
 def stack(setup: Setup, round_: Round, local: Params, globals_: Params, state: MethodState = NO_STATE) -> Params:
