@@ -14,6 +14,7 @@ from tyro.conf import Positional
 
 from fedmi_jax import files
 from fedmi_jax.cli import tables, terminal
+from fedmi_jax.cli.discover import Discover, discover
 from fedmi_jax.cli.parse import parsed
 from fedmi_jax.cli.run import Resume, Run, require_writable, resume, run
 from fedmi_jax.config import METHODS
@@ -121,7 +122,7 @@ def _status(arguments: list[str]) -> int:
 
 
 COMMANDS: dict[str, type] = {
-    "run": Run, "resume": Resume, "show": Show,
+    "run": Run, "resume": Resume, "discover": Discover, "show": Show,
     "figures": Figures, "claims": Claims, "import": Import, "export": Export, "list": List,
 }  # fmt: skip
 
@@ -133,8 +134,8 @@ def _dispatch(arguments: list[str]) -> int:
     name, rest = arguments[0], arguments[1:]
     if name not in COMMANDS:
         raise ConfigError(f"command: {unknown(name, COMMANDS)}")
-    if name == "run":
-        return run(rest)
+    if name in ("run", "discover"):  # their options have the defaults of a preset, or of a run
+        return {"run": run, "discover": discover}[name](rest)
     action: Callable = {
         "resume": resume, "show": _show,
         "figures": _figures, "claims": _claims, "import": _import, "export": _export, "list": _list,
