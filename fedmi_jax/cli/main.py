@@ -15,6 +15,7 @@ from tyro.conf import Positional
 
 from fedmi_jax import files
 from fedmi_jax.cli import tables, terminal
+from fedmi_jax.cli.discover import Discover, discover
 from fedmi_jax.cli.parse import parsed
 from fedmi_jax.cli.run import Resume, Run, require_writable, resume, run
 from fedmi_jax.cli.study import Study, study
@@ -156,9 +157,9 @@ def _dispatch(arguments: list[str]) -> int:
     name, rest = arguments[0], arguments[1:]
     if name not in COMMANDS:
         raise ConfigError(f"command: {unknown(name, COMMANDS)}")
-    if name == "run":
-        return run(rest)
     options, action = COMMANDS[name]
+    if name in ("run", "discover"):  # their options have the defaults of a preset, or of a run
+        return action(rest)
     return action(parsed(options, rest, prog=f"fedmi {name}"))
 
 
@@ -283,6 +284,7 @@ def _list(option: List) -> int:
 COMMANDS: dict[str, tuple[type, Callable]] = {
     "run": (Run, run),
     "resume": (Resume, resume),
+    "discover": (Discover, discover),
     "show": (Show, _show),
     "figures": (Figures, _figures),
     "claims": (Claims, _claims),
@@ -292,7 +294,7 @@ COMMANDS: dict[str, tuple[type, Callable]] = {
     "export": (Export, _export),
     "list": (List, _list),
 }
-"""What may follow `fedmi`: its options, and what it does with them. `run` reads its words itself."""
+"""What may follow `fedmi`: its options, and what it does with them. `run` and `discover` read their words themselves."""
 
 
 if __name__ == "__main__":

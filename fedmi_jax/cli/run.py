@@ -19,7 +19,19 @@ from tyro.conf import Positional
 from fedmi_jax.cli import signals, tables, terminal
 from fedmi_jax.cli.parse import parsed
 from fedmi_jax.cli.progress import following
-from fedmi_jax.config import Checkpoint, Experiment, SplitKind, flat, refuse_unused, replace, to_dict
+from fedmi_jax.config import (
+    AblationKind,
+    Checkpoint,
+    Discovery,
+    Experiment,
+    GateKind,
+    ObjectiveKind,
+    SplitKind,
+    flat,
+    refuse_unused,
+    replace,
+    to_dict,
+)
 from fedmi_jax.devices import require_jax
 from fedmi_jax.errors import ConfigError
 from fedmi_jax.presets import preset
@@ -92,7 +104,7 @@ def run(arguments: list[str]) -> int:
     folders = [_folder(option, len(options) > 1) for option in options]
     require_jax()
     for folder in filter(None, folders):  # all of them before the first hour of work
-        _require_free(folder)
+        require_free(folder)
     _join(first)
     prepared = [
         _prepared(option, _dropped(before, option.experiment))
@@ -125,7 +137,7 @@ def _help(arguments: list[str]) -> int:
     return 0
 
 
-def _require_free(folder: Path) -> None:
+def require_free(folder: Path) -> None:
     from fedmi_jax.federation import resumable
 
     store.refuse_taken(folder)
@@ -187,16 +199,34 @@ def _join(option: Run | Resume) -> None:
 
 def _parse(experiment: Experiment, name: str, arguments: list[str]) -> Run:
     start = _without_class_map(experiment, arguments)
+    start = replace(start, discovery=with_objective(start.discovery, arguments))
     return parsed(Run, arguments, default=Run(experiment=start), prog=f"fedmi run {name}")
 
 
 def _without_class_map(experiment: Experiment, arguments: list[str]) -> Experiment:
     """The experiment to start from: a class map does not go with another kind of split, where the words ask for one."""
-    said = dict(pairwise([*arguments, ""])) | dict(word.split("=", 1) for word in arguments if "=" in word)
-    kind = said.get("--split.kind")
+    kind = _said(arguments).get("--split.kind")
     if not experiment.split.class_map or kind == "class-map" or kind not in get_args(SplitKind):
         return experiment
     return replace(experiment, split=replace(experiment.split, kind=kind, class_map=()))
+
+
+_BRINGING = {"objective": ObjectiveKind, "gates": GateKind, "ablation": AblationKind}
+"""Fields of `Discovery` that decide together which defaults the others have, and their kinds."""
+
+
+def with_objective(settings: Discovery, arguments: list[str]) -> Discovery:
+    """The search to start from: where the words ask for another objective, or other gates, with the defaults of these.
+    A word that is no such kind is left for the parser to refuse."""
+    said = _said(arguments)
+    named = {name: said.get(f"--discovery.{name}") for name in _BRINGING}
+    changes = {name: word for name, word in named.items() if word in get_args(_BRINGING[name])}
+    return replace(settings, **changes) if {"objective", "gates"} & set(changes) else settings
+
+
+def _said(arguments: list[str]) -> dict[str, str]:
+    """What stands after each option, whether behind a space or behind "="."""
+    return dict(pairwise([*arguments, ""])) | dict(word.split("=", 1) for word in arguments if "=" in word)
 
 
 def _dropped(before: Experiment, now: Experiment) -> str:
@@ -294,6 +324,9 @@ def print_plan(facts: Facts, console: Console, note: str = "") -> None:
         f"a round: {some}{steps} local steps of up to {e.local.batch_size} images ({each}), "
         f"{found} circuits of {e.discovery.steps} steps"
     )
+    say(f"the search: {in_words(e.discovery)}")
+    for line in warnings(facts):
+        say(line)
     beside = "one client after the other" if how.one_by_one else f"{how.chunk} clients side by side on each"
     shared = "whole clients" if how.shard == "clients" else "every batch"
     sharing = f", which share out {shared}" if how.devices > 1 else ""
@@ -303,6 +336,32 @@ def print_plan(facts: Facts, console: Console, note: str = "") -> None:
     )
     if e.execution.precision == "float64" and how.mesh.devices.flat[0].platform == "gpu":
         say("float64 on a GPU: exact to the last digits, and many times slower than float32")
+
+
+def in_words(d: Discovery) -> str:
+    """Which search it is."""
+    said = f"objective {d.objective}, {d.gates} gates, {d.ablation} ablation, {d.steps} steps"
+    if d.as_published:
+        return f"{said} (the paper's)"
+    return f"{said} of {d.batch_size} images; the probe has {d.probe[0]} + {d.probe[1]} images of every class"
+
+
+def warnings(facts: Facts) -> list[str]:
+    """What of the search will come to nothing."""
+    d, found = facts.experiment.discovery, []
+    if d.objective == "decision" and d.gates == "step":
+        found.append(
+            "discovery.gates: step gates empty every circuit of objective decision, whose loss has no gradient while "
+            "all channels are open; bernoulli gates find circuits"
+        )
+    if d.objective != "class" and d.negatives == "own":
+        alone = sorted({int(k) for s, k in zip(*((facts.counts > 0).sum(-1) == 1).nonzero(), strict=True)})
+        if alone:
+            found.append(
+                f"discovery.negatives: own leaves clients {', '.join(map(str, alone))} nothing to tell their one class "
+                "from; their circuits will be undefined"
+            )
+    return found
 
 
 def _partition(facts: Facts, width: int) -> str:
