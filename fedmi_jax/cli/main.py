@@ -294,7 +294,7 @@ COMMANDS: dict[str, tuple[type, Callable]] = {
     "export": (Export, _export),
     "list": (List, _list),
 }
-"""What may follow `fedmi`: its options, and what it does with them. `run` and `discover` read their words themselves."""
+"""What may follow `fedmi`: its options, and what it does. `run` and `discover` read their words themselves."""
 
 
 if __name__ == "__main__":

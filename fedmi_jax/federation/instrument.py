@@ -43,6 +43,8 @@ class Decided(NamedTuple):
     """(n,): what the circuits explain on the probe images that their sizes were chosen on."""
     live: dict[str, np.ndarray]
     """bool (n, O_l) a layer: channels that could be part."""
+    rank: dict[str, np.ndarray] | None
+    """int (n, O_l) a layer: the order in which sizes were tried, 1 the best; 0 for dead channels."""
     untrimmed: np.ndarray | None
     """(n,) channels before those that could go were left out."""
     sizes: np.ndarray | None
@@ -80,8 +82,8 @@ def discover(
         found.append(_circuit(one.choice, state))
         choice = one.choice
         decided = decided or Decided(
-            state, one.spread, competence, choice.explained, choice.live, choice.untrimmed, choice.sizes, choice.curve,
-            others, rows, whole,
+            state, one.spread, competence, choice.explained, choice.live, choice.rank, choice.untrimmed, choice.sizes,
+            choice.curve, others, rows, whole,
         )  # fmt: skip
     assert decided is not None
     return found, ablation, decided
@@ -98,7 +100,7 @@ def watched(setup: Setup, models: Params, cases: Cases) -> Decided:
     )
     live, spread = jax.tree.map(np.asarray, (live, spread))
     state = _status(spread, competence, np.ones(len(spread), bool))
-    return Decided(state, spread, competence, None, live, None, None, None, others, rows, whole)
+    return Decided(state, spread, competence, None, live, None, None, None, None, others, rows, whole)
 
 
 def _others(setup: Setup, cases: Cases) -> np.ndarray:
@@ -214,12 +216,16 @@ def measures(cases: Cases, decided: Decided, kept: Explained, across: Explained)
 
 def _tried(cases: Cases, decided: Decided, defined: np.ndarray) -> Record:
     """How sizes were chosen, where they were."""
-    if decided.sizes is None or decided.curve is None or decided.untrimmed is None:
+    if decided.sizes is None or decided.curve is None or decided.untrimmed is None or decided.rank is None:
         return {}
     return {
         "untrimmed_size": cases.place(np.where(defined, decided.untrimmed, 0)),
         "curve_size": cases.place(decided.sizes),
         "curve": cases.place(np.where(defined[:, None], decided.curve, np.nan)),
+        **{
+            f"rank_{layer}": cases.place(np.where(defined[:, None], rank, 0).astype(np.int16))
+            for layer, rank in decided.rank.items()
+        },
     }
 
 
