@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from fedmi_jax.results.store import load as load
     from fedmi_jax.results.store import save as save
     from fedmi_jax.results.summary import summary as summary
+    from fedmi_jax.studies import study as study
 
 _HOME = {
     "Checkpoint": "config",
@@ -44,6 +45,7 @@ _HOME = {
     "load": "results.store",
     "save": "results.store",
     "summary": "results.summary",
+    "study": "studies",
 }
 __all__ = ["resume", "run", *_HOME]
 __version__ = "0.1.0"
