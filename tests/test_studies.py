@@ -10,11 +10,12 @@ import studied
 from studied import CHANNELS, CLASSES, EXPERTS, ROUNDS, SEEDS
 
 from fedmi_jax.circuits.evaluation import make_evaluation_set
+from fedmi_jax.config import replace as replaced
 from fedmi_jax.data import mnist
 from fedmi_jax.errors import FedmiError
 from fedmi_jax.network.images import Images
 from fedmi_jax.network.layers import CONV_LAYERS
-from fedmi_jax.studies import STUDIES, centroids, chance, dominator, patching, stored, study, tidy
+from fedmi_jax.studies import STUDIES, bench, centroids, chance, dominator, patching, stored, study, tidy
 
 NULLS = 2
 
@@ -76,13 +77,23 @@ def test_ablation(at, found, run, images):
         same(value(rows, at, "global_accuracy", **{"class": label}), before)
         same(value(rows, at, "circuit_accuracy", **{"class": label}), after)
         same(value(rows, at, "drop", **{"class": label}), before - after)
-        others = np.isin(labels, [c for c in EXPERTS if c != label])
-        wrong = np.mean(studied.logits(kept, x[others]).argmax(-1) == label)
+        wrong = np.mean(studied.logits(kept, x[labels != label]).argmax(-1) == label)
         same(value(rows, at, "false_positive_rate", **{"class": label}), wrong)
         for n, random in enumerate(null(rows, at, "circuit_accuracy", **{"class": label})):
             drawn = chance.like(circuit, chance.generator(at[0], "ablation", at[1], n, 1, label))
             closed = studied.without(params, {k: ~own for k, own in drawn.items()})
             same(random, studied.accuracy(closed, x, labels, label))
+
+
+def test_ablation_on_a_run_is_what_the_run_measured(counted_run, squares):
+    """Cross-evaluation, and accuracy of the global model: the rows without weights are those with them."""
+    result, _ = counted_run
+    ours = study("ablation", result, rounds="all", dataset=squares, nulls=0).rows
+    alone = result.drop_vars([v for v in result if str(v).startswith("weights_")])
+    measured = study("ablation", alone, rounds="all", nulls=0).rows
+    assert {row.measure for row in measured} >= {"circuit_accuracy", "global_accuracy", "drop", "false_positive_rate"}
+    expected = {(row.seed, row.round, row.measure, row.key): row.value for row in measured}
+    assert {(row.seed, row.round, row.measure, row.key): row.value for row in ours} == pytest.approx(expected, abs=1e-6)
 
 
 def test_what_circuits_share(found, run):
@@ -359,6 +370,31 @@ def test_a_channel_that_must_rescue_does_and_no_other(run, images):
     assert whole == {"conv1": 0, "conv2": 0, "conv3": 1}
 
 
+@pytest.mark.parametrize("name", ["cascade", "ensemble", "patching"])
+def test_side_by_side_as_one_by_one(name, found, run, images, monkeypatch):
+    """As on a GPU."""
+    resolve = bench.resolve
+    monkeypatch.setattr(bench, "resolve", lambda settings, *more: resolve(replaced(settings, client_chunk=3), *more))
+    for row in study(name, run, rounds="all", dataset=images, nulls=NULLS).rows:
+        same(row.value, found(name)[row.seed, row.round, row.measure, row.key].value)
+
+
+def test_clients_that_sat_out_have_no_say(run, images):
+    """Their weights are not there; another client stands for the class, or nobody."""
+    some = run.copy(deep=True)
+    some["participates"] = (("seed", "round", "client"), np.ones((2, 2, 3), bool))
+    some["participates"].loc[{"seed": 3, "round": 1, "client": 0}] = False
+    for name in (name for name in run if str(name).startswith("weights_local_")):
+        some[name].loc[{"seed": 3, "round": 1, "client": 0}] = np.nan
+    asked = stored.Stored(some, [3], [1], stored.Options())
+    assert asked.moments[0].experts == {0: 2, 1: 1, 3: 1}
+    for name in ("cascade", "injection", "linear"):
+        rows = study(name, some, rounds="all", dataset=images, nulls=NULLS).rows
+        moment = [row for row in rows if (row.seed, row.round) == (3, 1)]
+        assert not {row.of.get("source") for row in moment} & {0}
+        assert all(np.isfinite(row.value) for row in moment if row.measure in ("accuracy", "gain", "l1"))
+
+
 # --- circuits alone ---
 
 
@@ -396,6 +432,14 @@ def test_how_many_images_the_authors_look_at(pair):
     places = [np.flatnonzero(labels == label) for label in pair]
     stop = centroids.looked_at(*places)
     assert tuple(int((place < stop).sum()) for place in places) == LOOKED[pair]
+
+
+def test_the_authors_look_until_both_have_more_than_fifty():
+    """At the end of a batch of 256; where that never comes, at all."""
+    every = np.arange(0, 512, 5)  # 52 in the first batch
+    assert centroids.looked_at(every, every) == 256
+    assert centroids.looked_at(every[2:], every) == 512  # 50 are not more than 50
+    assert centroids.looked_at(every[:40], every) >= 511
 
 
 def test_random_splits_have_the_classes_sizes(images):
