@@ -334,15 +334,23 @@ def test_patching(at, found, run, images):
         assert said == [fair[0], right[0], whole[0]]
 
 
-def test_random_channels_of_patching_are_drawn_of_all(found):
-    """Their mean rates lie among those of all channels; every user has one for each other channel of the layer."""
-    rows = found("patching")
-    for (*_, measure, key), row in rows.items():
-        if measure == "channel_rescue":
-            width = dict(zip(CONV_LAYERS, CHANNELS, strict=True))[dict(key)["layer"]]
-            assert row.null.shape == (width - 1,)
-        if measure == "mean_channel_rescue":
-            assert row.null.shape == (NULLS,)
+@pytest.mark.parametrize("at", MOMENTS)
+def test_random_channels_of_patching(at, found):
+    """A channel's null is the rates of the layer's others; a layer's mean is over its candidates and their users."""
+    rows = {key: row for key, row in found("patching").items() if key[:2] == at}
+    rates = {tuple(dict(key).values()): row for (*_, m, key), row in rows.items() if m == "channel_rescue"}
+    for (label, client, layer, channel), row in rates.items():
+        others = [c for c in range(CHANNELS[CONV_LAYERS.index(layer)]) if c != channel]
+        assert row.null.shape == (len(others),)
+        for other, rate in zip(others, row.null, strict=True):
+            if (label, client, layer, other) in rates:
+                same(rate, rates[label, client, layer, other].value)
+    for layer in {key[2] for key in rates}:
+        own = [row.value for key, row in rates.items() if key[2] == layer]
+        known = [rate for rate in own if not np.isnan(rate)]
+        same(value(rows, at, "mean_channel_rescue", layer=layer), np.mean(known) if known else np.nan)
+        for measure in ("mean_channel_rescue", "mean_rescue_against_other_layers"):
+            assert null(rows, at, measure, layer=layer).shape == (NULLS,)
 
 
 def test_a_channel_that_must_rescue_does_and_no_other(run, images):
@@ -381,18 +389,18 @@ def test_side_by_side_as_one_by_one(name, found, run, images, monkeypatch):
 
 def test_clients_that_sat_out_have_no_say(run, images):
     """Their weights are not there; another client stands for the class, or nobody."""
-    some = run.copy(deep=True)
-    some["participates"] = (("seed", "round", "client"), np.ones((2, 2, 3), bool))
-    some["participates"].loc[{"seed": 3, "round": 1, "client": 0}] = False
+    absent, at = run.copy(deep=True), {"seed": 3, "round": 1, "client": 0}
+    absent["participates"] = (("seed", "round", "client"), np.ones((2, 2, 3), bool))
+    absent["participates"].loc[at] = False
+    other = absent.copy(deep=True)
     for name in (name for name in run if str(name).startswith("weights_local_")):
-        some[name].loc[{"seed": 3, "round": 1, "client": 0}] = np.nan
-    asked = stored.Stored(some, [3], [1], stored.Options())
-    assert asked.moments[0].experts == {0: 2, 1: 1, 3: 1}
+        absent[name].loc[at], other[name].loc[at] = np.nan, 1
+    assert stored.Stored(absent, [3], [1], stored.Options()).moments[0].experts == {0: 2, 1: 1, 3: 1}
     for name in ("cascade", "injection", "linear"):
-        rows = study(name, some, rounds="all", dataset=images, nulls=NULLS).rows
-        moment = [row for row in rows if (row.seed, row.round) == (3, 1)]
-        assert not {row.of.get("source") for row in moment} & {0}
-        assert all(np.isfinite(row.value) for row in moment if row.measure in ("accuracy", "gain", "l1"))
+        first, second = (study(name, ds, rounds="all", dataset=images, nulls=NULLS).rows for ds in (absent, other))
+        assert [(row.measure, row.key) for row in first] == [(row.measure, row.key) for row in second]
+        same([row.value for row in first], [row.value for row in second])
+        assert not {row.of.get("source") for row in first if (row.seed, row.round) == (3, 1)} & {0}
 
 
 # --- circuits alone ---
@@ -491,6 +499,14 @@ def test_random_sets_are_keyed(run):
     assert len(drawn) == len(MOMENTS)
 
 
+def test_every_part_of_the_key_counts():
+    own = (3, "ablation", 1, 0)
+    others = [(4, *own[1:]), (3, "linear", 1, 0), (3, "ablation", 2, 0), (3, "ablation", 1, 1), (*own, 7), (*own, 8)]
+    first = [chance.generator(*key).integers(2**60) for key in [own, *others]]
+    assert len(set(first)) == len(first)
+    assert chance.generator(*own).integers(2**60) == first[0]
+
+
 def test_random_sets_are_as_large(run):
     circuit = studied.circuit(run, 3, 1, 0, 0)
     drawn = [chance.like(circuit, chance.generator(3, "ablation", 1, n, 0)) for n in range(5)]
@@ -585,9 +601,9 @@ def test_other_images_are_refused(run, images):
 def test_a_client_without_images_of_the_class_is_no_expert(run):
     """A search without images leaves a circuit empty, and that is none."""
     fewer = run.copy(deep=True)
-    fewer["samples"].loc[{"client": 1, "true_class": 1}] = 0
+    fewer["samples"].loc[{"client": 1, "true_class": [1, 3]}] = 0
     asked = stored.Stored(fewer, [3], [1], stored.Options())
-    assert asked.moments[0].experts == {0: 0, 1: 0, 3: 1}
+    assert asked.moments[0].experts == {0: 0, 1: 0}
     unknown = stored.Stored(run.drop_vars("samples"), [3], [1], stored.Options())
     assert unknown.moments[0].experts == {0: 0, 1: 0, 3: 1}  # the first that has one
 
