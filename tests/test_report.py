@@ -302,6 +302,8 @@ def test_report(folder, capsys):
     assert len(one.all("figure")) == 1 + 2
     assert all(label.get("for") in {None, *ids} for label in one.all("label"))
     assert [run["name"] for run in one.data] == ["iid", "two-class"]
+    groups = re.findall(r"<details><summary>([^<]*)</summary><div class=\"drawings\">", text)
+    assert groups == ["iid (1)", "two-class (1)"]
     for word in ("C1", "cannot tell yet", "sparsity.target", "0.995", "Versions", "jaxlib", "client 2"):
         assert word in text
     only_self_contained(text)
