@@ -49,6 +49,9 @@ class Choice(NamedTuple):
     """bool {"conv1": (O_1,), ...}."""
     live: Mapping[str, Any]
     """bool {"conv1": (O_1,), ...}: channels that could be part of a circuit (`candidates`)."""
+    rank: Mapping[str, Any]
+    """int {"conv1": (O_1,), ...}: place in the order that sizes were tried in, 1 the best, over all layers; 0 for dead
+    channels. Scores do not tell it: many end at the same bound, and the circuit's are made positive."""
     untrimmed: Any
     """(): channels before the ones that could go were left out."""
     compact: Any
@@ -100,7 +103,8 @@ def choose(
     tiny = jnp.finfo(score.dtype).tiny
     final = jnp.where(kept, jnp.maximum(score, tiny), jnp.minimum(score, 0))
     final = jnp.where(alive, final, -jnp.inf)
-    return Choice(by_layer(final, sizes), by_layer(kept, sizes), live, size, compact, grid, curve, reached)
+    places = by_layer(jnp.where(alive, rank + 1, 0), sizes)
+    return Choice(by_layer(final, sizes), by_layer(kept, sizes), live, places, size, compact, grid, curve, reached)
 
 
 def ranked(
@@ -139,9 +143,9 @@ def trimmed(
 ) -> tuple[Array, Array]:  # fmt: skip
     """The mask bool (C,) without channels that can go while the rest still explains `target`, and what this explains.
 
-    They are tried one after the other, the last in the order first, until no more can go: on these images every
-    channel that is left is needed. reached (): what the whole mask explains; size (): how many in front of the order
-    are in the mask; 0: nothing is tried.
+    They are tried one after the other, the last in the order first, until no more can go (on these images every channel
+    that is left is then needed), or PASSES times. reached (): what the whole mask explains; size (): how many in front
+    of the order are in the mask; 0: nothing is tried.
     """
     (params, ablation), sizes = ablation.folded(params), _sizes(params)
     work = partial(_trim, judged=judged, target=target, sizes=sizes)

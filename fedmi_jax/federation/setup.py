@@ -299,8 +299,11 @@ def memory(facts: Facts, layout: Layout) -> int:
     images = dataset.train_images.nbytes + dataset.test_images.nbytes
     models = len(experiment.seeds) * participants(experiment)
     circuits = 2 * facts.most_circuits
-    searched = circuits * experiment.discovery.steps * max(facts.discovery_batches)
+    d = experiment.discovery
+    searched = circuits * d.steps * (max(facts.discovery_batches) if d.as_published else d.batch_size)
     plans = 12 * (models * int(facts.steps.max()) * experiment.local.batch_size + searched)
+    if d.gates == "bernoulli":
+        plans += circuits * d.steps * d.masks // 2 * sum(experiment.model.channels)
     stacks = 2 * facts.params_bytes * (models + len(experiment.seeds))
     side_by_side = min(layout.chunk, max(models, circuits)) * facts.model_bytes
     return plans + layout.devices * (images + stacks + side_by_side)

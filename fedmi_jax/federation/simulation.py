@@ -237,6 +237,7 @@ def discover(setup: Setup, models: Params, cases: Cases, number: int) -> Found:
     experiment, searches = setup.facts.experiment, controls.searches(setup.facts.experiment, number)
     if not experiment.discovery.as_published:
         circuits, ablation, decided = instrument.discover(setup, models, cases, searches, number)
+        checks.require_scores(experiment, number, cases, [one.score for one in circuits])
         return Found(circuits[0], circuits[1:], jax.tree.map(np.asarray, ablation), decided)
     ablation = _ablation(setup, models, cases)
     settings = replace(experiment.discovery, repeat="never")  # one program, whatever the control

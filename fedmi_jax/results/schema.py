@@ -218,6 +218,10 @@ VARIABLES: dict[str, Variable] = {
     **_rows((*CIRCUIT_DIMS, _CHANNEL), "bool", {
         "live_{layer}": "whether the channel of {layer} has such a path",
     }, _DECIDES),
+    **_rows((*CIRCUIT_DIMS, _CHANNEL), "int16", {
+        "rank_{layer}": "place of the channel of {layer} in the order that sizes were tried in, over all layers, 1 the "
+        "best; 0 without such a path",
+    }, _DECIDES),
     **_rows((*CIRCUIT_DIMS, "tried_size"), "int64", {"curve_size": "sizes of circuits that were tried"}, _DECIDES),
     **_rows((*CIRCUIT_DIMS, "tried_size"), "float32", {
         "curve": "share of the decision that so many of the best channels explain, on probe images",
