@@ -422,7 +422,8 @@ class StopError(Exception):
 
 
 def test_a_run_with_a_method_of_ones_own_is_resumed_exactly_and_with_it_only(squares, tmp_path, monkeypatch):
-    experiment = tiny.experiment(execution=config.replace(tiny.experiment().execution, save_weights=True))
+    side_by_side = config.Execution(client_chunk=2, precision="float64", save_weights=True)  # the smallest programs
+    experiment = tiny.experiment(execution=side_by_side)
     whole = fedmi_jax.run(experiment, squares, method=TOY)
     assert whole.attrs["method"] == "toy"
     assert_follows_the_momentum(whole, global_model(whole, 1), global_model(whole, 2))
