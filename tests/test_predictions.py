@@ -423,7 +423,7 @@ def test_pilot_seeds_are_part_of_no_verdict(tmp_path):
 
 def test_results_of_one_search_must_agree(tmp_path):
     other = small(numbers=(5, 6), evaluation=Evaluation(images_per_class=50))
-    with pytest.raises(FedmiError, match="evaluation.images_per_class differs"):
+    with pytest.raises(FedmiError, match=r"evaluation\.images_per_class differs"):
         instruments.gather([saved(tmp_path, a=small(), b=other)])
 
 
