@@ -199,7 +199,7 @@ function answers(run, c, view) {
       const said = there ? [number(rate), h("small", {}, ` | ${number(there[y])}`)] : number(rate);
       return bar(run.trueClasses[y].name, rate, said, run.trueClasses[y].label === label, marks, origin);
     });
-    const caption = h("caption", {}, view.origins.length > 1 ? `${origin} circuit` : "", there ? ` bar: on its own model | tick: on ${other[origin]}` : "");
+    const caption = h("caption", {}, view.origins.length > 1 ? `The ${origin} circuit. ` : "", there ? `Bar: on its own model | tick: on ${other[origin]}.` : "");
     return h("table", { class: "bars" }, caption, h("tbody", {}, rows));
   });
   return h("section", { class: "answers" }, h("h3", {}, "Its answers"), h("p", { class: "small" }, `Share of the images of every class that it calls “${run.classes[c.class].name}”. A detector of its class would have one bar.`), tables);
