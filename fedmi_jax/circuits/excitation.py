@@ -26,13 +26,12 @@ def excitation(
     params: of M models, stacked along the first axis. pixels: uint8 (N, H, W, I), which become network inputs as
     (pixel / 255 - mean) / std. One program for all models and images, in single precision.
     """
-    count = len(pixels)
-    index = np.resize(
-        np.arange(count, dtype=np.int32), (-(-count // BATCH), min(BATCH, count))
-    )  # the last is filled up
-    moments = (np.asarray(of, np.float32) for of in (mean, std))
+    count, single = len(pixels), np.float32
+    moments = (np.asarray(mean, single), np.asarray(std, single))
+    groups = (-(-count // BATCH), min(BATCH, count))
+    index = np.resize(np.arange(count, dtype=np.int32), groups)  # the last one is filled up
     images = Images(*map(jnp.asarray, (pixels, np.zeros(count, np.int32), *moments)))
-    found = _excitation({name: jnp.asarray(of, np.float32) for name, of in params.items()}, images, jnp.asarray(index))
+    found = _excitation({name: jnp.asarray(of, single) for name, of in params.items()}, images, jnp.asarray(index))
     return {layer: np.asarray(of)[:, :count] for layer, of in found.items()}
 
 
