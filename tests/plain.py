@@ -116,11 +116,16 @@ def adam(loss, params, batches, learning_rate, after=lambda params, t: params):
     """Params after one step of a fresh Adam per batch, and the losses; `after` each step, e.g. pruning."""
     optimiser = optax.adam(learning_rate)
     state, losses = optimiser.init(params), []
-    value_and_gradient = jax.jit(jax.value_and_grad(loss))
-    for t, batch in enumerate(batches):
-        value, gradient = value_and_gradient(params, batch)
+
+    @jax.jit
+    def step(params, state, batch):
+        value, gradient = jax.value_and_grad(loss)(params, batch)
         updates, state = optimiser.update(gradient, state)
-        params = after(optax.apply_updates(params, updates), t)
+        return optax.apply_updates(params, updates), state, value
+
+    for t, batch in enumerate(batches):
+        params, state, value = step(params, state, batch)
+        params = after(params, t)
         losses.append(float(value))
     return params, np.array(losses)
 

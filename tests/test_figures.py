@@ -1,5 +1,7 @@
 """Every figure is drawn, from runs of one and of several seeds; what is missing is named and the rest is drawn."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from made_up import CHANNELS, MAPS, complete, result
@@ -37,11 +39,11 @@ def page_of(name, data):
 
 def test_every_figure_is_drawn(runs, tmp_path):
     drawn, problems = figures.draw_all(runs, tmp_path, tuple(figures.PAPER), ("png",))
-    two = {name: runs[name] for name in ("one-class", "two-class")}
+    two = {"two-class": runs["two-class"]}  # one-class: below
     more, missing = figures.draw_all(two, tmp_path, tuple(figures.PER_RUN), ("png",))
     assert problems + missing == []
     assert {path.stem for path in drawn} == {f"fig{i:02}" for i in range(1, 20)}
-    assert {path.stem for path in more} == {f"{name}-{run}" for name in figures.PER_RUN for run in two}
+    assert {path.stem for path in more} == {f"{name}-two-class" for name in figures.PER_RUN}
     assert all(path.stat().st_size > 2000 for path in drawn + more)
 
 
@@ -276,7 +278,11 @@ def test_figures_command(folder, capsys):
     assert len(capsys.readouterr().out.split()) == 4
 
 
-def test_what_is_missing_is_named_and_the_rest_is_drawn(folder, runs, capsys):
+def test_what_is_missing_is_named_and_the_rest_is_drawn(folder, runs, capsys, monkeypatch):
+    for every in (figures.PAPER, figures.PER_RUN):
+        for name, spec in every.items():
+            drawn = spec.draw if name == "fig07" else lambda data: [style.grid(1, 1)[0]]
+            monkeypatch.setitem(every, name, dataclasses.replace(spec, draw=drawn))
     lacking = runs["three-class"].drop_vars(["global_class_accuracy", "rediscovery_iou", *alignment.ALIGNED])
     store.save(lacking, folder / "three-class" / "seed-0")
     assert main.main(["figures", str(folder)]) == 1
@@ -343,6 +349,22 @@ def test_a_failed_figure_leaves_the_old_one(runs, tmp_path, monkeypatch):
         figures.draw_all(runs, tmp_path, ("fig02",), ("svg",))
     assert old.read_bytes() == content
     assert list(tmp_path.iterdir()) == [old]
+
+
+@pytest.mark.parametrize("where", ["drawn", "saved"])
+def test_a_figure_that_fails_takes_no_other_away(runs, tmp_path, monkeypatch, where):
+    def fail(*_):
+        raise ZeroDivisionError("division\nby zero")
+
+    if where == "drawn":
+        monkeypatch.setitem(figures.ALL, "fig02", fig02 := figures.PAPER["fig02"])
+        monkeypatch.setitem(figures.PAPER, "fig02", dataclasses.replace(fig02, draw=fail))
+    else:
+        save = style.save
+        monkeypatch.setattr(style, "save", lambda page, path: fail() if path.stem == "fig02" else save(page, path))
+    drawn, problems = figures.draw_all(runs, tmp_path, ("fig02", "FIG05"), ("svg",))
+    assert [path.name for path in drawn] == ["fig05.svg"]
+    assert problems == ["fig02: cannot be drawn (ZeroDivisionError: division by zero); please report it"]
 
 
 def test_names_stand_for_presets():

@@ -8,7 +8,9 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "fedmi_jax"
 FLOORS = [
     {"errors"},
-    {"config", "files", "keys"},
+    {"settings", "files", "keys"},
+    {"methods"},
+    {"config"},
     {"presets", "network"},
     {"data", "devices", "aggregation"},
     {"training", "circuits", "results"},

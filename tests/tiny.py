@@ -43,17 +43,21 @@ def noise(n=60, size=SIZE, dtype=jnp.float64):
     return on_device(rng.integers(0, 256, (n, size, size, 1)).astype(np.uint8), rng.integers(0, CLASSES, n), dtype)
 
 
+INIT = jax.jit(model.init, static_argnums=(1, 2, 3, 4))
+
+
 def params(seed=0, size=SIZE, dtype=jnp.float64, sparsity=0.0, channels=CHANNELS):
     """A narrow model; of its weights the share `sparsity` is 0."""
-    fresh = model.init(jax.random.key(seed), (size, size, 1), channels, CLASSES, dtype)
+    fresh = INIT(jax.random.key(seed), (size, size, 1), channels, CLASSES, dtype)
     rng = np.random.default_rng(seed)
     kernels = {k: rng.random(v.shape) >= sparsity for k, v in fresh.items() if k.endswith("kernel")}
     # wider than PyTorch's, so that so small a model's answer depends on the image
-    return fresh | {k: 4 * fresh[k] * kept for k, kept in kernels.items()}
+    return fresh | {k: jnp.asarray(4 * np.asarray(fresh[k]) * kept) for k, kept in kernels.items()}
 
 
 def stacked(trees):
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+    """On the host, where no shape has to be compiled for."""
+    return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *trees)
 
 
 def layout(chunk, micro_batch=0, shard="auto"):
@@ -77,3 +81,15 @@ def experiment(**changes):
         "execution": Execution(client_chunk=1, precision="float64"),
     }
     return Experiment(**settings | changes)
+
+
+def deciding(**changes):
+    """`experiment` with the second instrument, so small that it finds little: what it finds is tested elsewhere."""
+    # The null with shuffled labels asks for the truth, too: one program searches both.
+    search = {"objective": "contrast", "classes": (0, 2), "steps": 25, "batch_size": 16, "masks": 4, "probe": (12, 8)}
+    settings = {
+        "discovery": Discovery(**search, repeat="last"),
+        "evaluation": Evaluation(batch_size=20, null_samples=2, readout_images=8),
+        "execution": Execution(client_chunk=1, precision="float64", save_weights=True),
+    }
+    return experiment(**settings | changes)

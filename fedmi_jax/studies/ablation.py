@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jax import Array
 
-from fedmi_jax.circuits.evaluation import EvaluationSet, class_accuracy
+from fedmi_jax.circuits.evaluation import EvaluationSet, Fraction, class_accuracy
 from fedmi_jax.config import from_json
 from fedmi_jax.network.ablation import ZERO
 from fedmi_jax.network.model import Params
@@ -123,7 +123,7 @@ def _random_circuit(moment: Moment, label: int, n: int) -> dict[str, np.ndarray]
     return like(moment.circuits[label], generator(moment.seed, "ablation", moment.round, n, 1, label))
 
 
-def _accuracy(params: Params, gates: Any, label: Array, test: EvaluationSet, *, narrowing: bool) -> Array:
+def _accuracy(params: Params, gates: Any, label: Array, test: EvaluationSet, *, narrowing: bool) -> Fraction:
     return class_accuracy(params, gates, ZERO, label, test, narrowing=narrowing)
 
 

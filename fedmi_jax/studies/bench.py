@@ -18,7 +18,7 @@ import numpy as np
 from jax import Array
 
 from fedmi_jax import config
-from fedmi_jax.circuits.evaluation import EvaluationSet, _masked_logits, make_evaluation_set
+from fedmi_jax.circuits.evaluation import EvaluationSet, divided, make_evaluation_set, masked_logits
 from fedmi_jax.config import Evaluation, Execution
 from fedmi_jax.data import datasets, identity
 from fedmi_jax.data.datasets import Dataset
@@ -71,7 +71,7 @@ class Bench:
         if not len(which):
             raise FedmiError("there is nothing to judge: no pair of classes whose experts are different clients")
         found = _over(fn, models, np.asarray(which), rows, shared, how=self.how)
-        return jax.tree.map(np.asarray, found)
+        return divided(found)
 
     def gates(self, sets: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
         """Rows of gates (n, O_l) that keep these channels."""
@@ -101,7 +101,7 @@ def of_classes(classes: Array, test: EvaluationSet) -> tuple[Array, Array]:
 def logits_of(params: Params, gates: Any, classes: Array, test: EvaluationSet, narrowing: bool) -> Array:
     """Of the masked model on the images of these classes, (c, g * B, Y)."""
     index = test.class_indices[classes]
-    logits = _masked_logits(params, gates, ZERO, test.images, index.reshape(-1, index.shape[-1]), narrowing)
+    logits = masked_logits(params, gates, ZERO, test.images, index.reshape(-1, index.shape[-1]), narrowing)
     return logits.reshape(len(classes), -1, logits.shape[-1])
 
 
