@@ -51,13 +51,8 @@ def train(clients, *, how, local=LOCAL, sparse=SPARSE, extra=(0, 0), method=None
 
 def slow(k, plan, local=LOCAL, sparse=SPARSE, start=None, watch=None):
     """The k-th of CLIENTS, batch by batch. watch(t, before, after): called with the weights at each pruning."""
-    images, start, own, steps = tiny.noise(), start or tiny.params(k), real(plan), int(plan.steps)
+    start, own, steps = start or tiny.params(k), real(plan), int(plan.steps)
     restrict = local.fedrs + (1 - local.fedrs) * COUNTS[k] / COUNTS[k].max()
-
-    def loss(params, batch):
-        logits = plain.logits(params, plain.normalised(images, batch)) * restrict
-        away = sum(jnp.sum((params[name] - start[name]) ** 2) for name in params)
-        return plain.cross_entropy(logits, images.labels[batch]) + local.fedprox / 2 * away
 
     def prune(params, t):
         pruned = plain.prune(params, plain.ramp(sparse.target, t, steps), sparse.floor) if sparse.target else params
@@ -65,7 +60,14 @@ def slow(k, plan, local=LOCAL, sparse=SPARSE, start=None, watch=None):
             watch(t, params, pruned)
         return pruned
 
-    return plain.adam(loss, start, own, local.learning_rate, prune)
+    given = (tiny.noise(), start, restrict, local.fedprox)
+    return plain.adam(loss, start, own, local.learning_rate, prune, given)
+
+
+def loss(params, batch, images, start, restrict, mu):
+    logits = plain.logits(params, plain.normalised(images, batch)) * restrict
+    away = sum(jnp.sum((params[name] - start[name]) ** 2) for name in params)
+    return plain.cross_entropy(logits, images.labels[batch]) + mu / 2 * away
 
 
 def real(plan):
