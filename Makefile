@@ -1,11 +1,15 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test quick numerical faults clean
+.PHONY: demo report test quick numerical faults clean
 
 demo: .venv/installed
 	rm -rf runs/quick
 	$(BIN)/fedmi run quick --out runs/quick
+
+# One HTML file of the stored results: claims, figures, circuits.
+report: .venv/installed
+	$(BIN)/fedmi report experiments/results --out runs/report.html
 
 test: .venv/test-installed
 	$(BIN)/ruff check .

@@ -8,6 +8,7 @@ what becomes of them (arXiv 2512.23043), in JAX.
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,20 +17,27 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from fedmi_jax.aggregation import Method
+    from fedmi_jax.circuits.single import discover as discover
+    from fedmi_jax.circuits.single import evaluate as evaluate
+    from fedmi_jax.circuits.single import means as means
+    from fedmi_jax.circuits.single import predict as predict
     from fedmi_jax.config import Checkpoint as Checkpoint
     from fedmi_jax.config import Experiment as Experiment
     from fedmi_jax.data.datasets import Dataset as Dataset
     from fedmi_jax.data.datasets import from_arrays as from_arrays
     from fedmi_jax.errors import FedmiError as FedmiError
+    from fedmi_jax.federation.again import search_again as search_again
     from fedmi_jax.federation.metrics import OnRound
     from fedmi_jax.presets import Preset
     from fedmi_jax.presets import experiment as experiment
     from fedmi_jax.presets import preset as preset
+    from fedmi_jax.report.html.notebook import view as view
     from fedmi_jax.results.authors import export_authors as export_authors
     from fedmi_jax.results.authors import import_authors as import_authors
     from fedmi_jax.results.store import load as load
     from fedmi_jax.results.store import save as save
     from fedmi_jax.results.summary import summary as summary
+    from fedmi_jax.studies import study as study
 
 _HOME = {
     "Checkpoint": "config",
@@ -37,6 +45,11 @@ _HOME = {
     "FedmiError": "errors",
     "Dataset": "data.datasets",
     "from_arrays": "data.datasets",
+    "discover": "circuits.single",
+    "evaluate": "circuits.single",
+    "means": "circuits.single",
+    "predict": "circuits.single",
+    "search_again": "federation.again",
     "export_authors": "results.authors",
     "import_authors": "results.authors",
     "experiment": "presets",
@@ -44,6 +57,8 @@ _HOME = {
     "load": "results.store",
     "save": "results.store",
     "summary": "results.summary",
+    "view": "report.html.notebook",
+    "study": "studies",
 }
 __all__ = ["resume", "run", *_HOME]
 __version__ = "0.1.0"
@@ -81,7 +96,9 @@ def run(
     nothing would read, for a loss or weights that are not finite, for a method that does not keep the model's shapes,
     and for a folder that is taken, in use or cannot be written.
     """
-    from fedmi_jax import config, errors, presets
+    from fedmi_jax import config, devices, errors, presets
+
+    devices.require_jax()
     from fedmi_jax.cli.progress import following
     from fedmi_jax.federation import resumable, simulation
 
@@ -106,6 +123,9 @@ def resume(
     wanted; progress, on_round: as of `run`; method: the same as at its beginning, where `run` was given one. Raises
     FedmiError, one line, as `run` does.
     """
+    from fedmi_jax import devices
+
+    devices.require_jax()
     from fedmi_jax.cli.progress import following
     from fedmi_jax.federation import resumable
 
@@ -120,4 +140,12 @@ def _path(folder: str | Path) -> Path:
         from fedmi_jax.errors import ConfigError
 
         raise ConfigError("folder: the name is empty; give a folder, and . for the current one")
-    return Path(folder)
+    from fedmi_jax.files import user_path
+
+    return user_path(folder)
+
+
+if "IPython" in sys.modules:
+    from fedmi_jax.report.html.notebook import summarise_results
+
+    summarise_results()

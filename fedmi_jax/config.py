@@ -8,78 +8,36 @@ paper differs, its way is an option (METHOD: sections 2 to 6).
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping
-from dataclasses import field, fields, replace
-from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import field, fields
+from typing import Annotated, Any, Literal, TypeVar
 
-import pydantic.dataclasses
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_validator
+from pydantic_core import ArgsKwargs
 
-from fedmi_jax.errors import ConfigError, did_you_mean
-
-T = TypeVar("T", bound=type)
-
-
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
-Index = Annotated[int, Field(ge=0)]
+from fedmi_jax.errors import ConfigError
+from fedmi_jax.methods import METHODS, UNWEIGHTED, Aggregation, FedProx, FedRS, section_of
+from fedmi_jax.settings import Count, Fraction, Index, NonNegative, Positive, Seed, Share, Width, explain, settings
 
 
-def explain(error: ValidationError, section: str = "") -> str:
-    """The first problem of a pydantic error in one line that starts with the field's path."""
-    problems = [(_path(section, problem["loc"]), problem) for problem in error.errors()]
-    path, first = problems[0]
-    if first["type"] == "unexpected_keyword_argument":
-        above, _, name = path.rpartition(".")
-        known = _FIELDS.get(above, ())
-        return f"{path}: unexpected field; there are {', '.join(known)}{did_you_mean(name, known)}"
-    wanted = " or ".join(problem["msg"].lower() for where, problem in problems if where == path)
-    shown = repr(first.get("input"))
-    return f"{path}: {wanted}; got {shown if len(shown) <= 60 else shown[:57] + '...'}"
+def _set_name(name: str) -> str:
+    """Of an image set, as it is spelt: small letters but for what follows a slash, the name of its configuration."""
+    base, slash, config = name.partition("/")
+    return base.lower() + slash + config
 
 
-def _path(section: str, loc: tuple[int | str, ...]) -> str:
-    """Without what pydantic adds to say which kind of a value was tried."""
-    names = [str(part) for part in loc if not str(part).startswith(("literal[", "constrained-"))]
-    return ".".join([section, *names]).strip(".")
+SetName = Annotated[str, AfterValidator(_set_name)]
 
-
-_FIELDS: dict[str, list[str]] = {}
-"""The names of every section's fields."""
-
-
-@dataclass_transform(frozen_default=True, field_specifiers=(field,))
-def settings(section: str) -> Callable[[T], T]:
-    """A frozen dataclass whose values are checked, and whose errors are ConfigErrors that name `section`."""
-
-    def decorate(cls: T) -> T:
-        strict = ConfigDict(extra="forbid", allow_inf_nan=False)
-        made = pydantic.dataclasses.dataclass(frozen=True, config=strict)(cls)
-        construct = made.__init__
-        _FIELDS[section] = [one.name for one in fields(made)]
-
-        @functools.wraps(construct)
-        def construct_or_explain(self: Any, *args: Any, **values: Any) -> None:
-            try:
-                construct(self, *args, **values)
-            except ValidationError as error:
-                raise ConfigError(explain(error, section)) from None
-
-        made.__init__ = construct_or_explain
-        return made  # type: ignore[return-value]
-
-    return decorate
+T = TypeVar("T")
 
 
 @settings("data")
 class Data:
     """Which images, and how many of them."""
 
-    name: str = "mnist"
-    """"mnist" (embedded), or the name of an image-classification set of tensorflow-datasets."""
+    name: SetName = "mnist"
+    """"mnist" (embedded), or the name of an image-classification set of tensorflow-datasets; MNIST is mnist."""
     data_dir: str | None = None
     """Folder of prepared tensorflow-datasets; None: their default. Unused by embedded MNIST."""
     images_per_client: Count | None = None
@@ -118,7 +76,7 @@ class Model:
     A circuit consists of channels of these convolutions.
     """
 
-    channels: tuple[Count, ...] = (32, 64, 128)
+    channels: tuple[Width, ...] = (32, 64, 128)
     """Output channels of each convolution, first to last: as many numbers as there are convolutions. Every pool halves
     the image, so N convolutions need images of at least 2^N x 2^N pixels. Default: the paper's network."""
 
@@ -152,62 +110,111 @@ class Sparsity:
     """A convolution filter left with fewer weights keeps its own `floor` largest instead. 0: off."""
 
 
-METHODS = {
-    "fedavg": "the mean of the clients' models",
-    "fedprox": "FedAvg; every client is held near the model that it started from",
-    "fedrs": "FedAvg; every client holds back on the classes that it has few images of",
-}
-"""The values of `aggregation.kind`, and what each does. Their code is in `fedmi_jax.aggregation`, which needs JAX."""
-
-
-@settings("aggregation.fedprox")
-class FedProx:
-    """FedProx (Li et al. 2020)."""
-
-    mu: NonNegative = 0.01
-    """Weight of mu/2 |w - w_start|^2 in a client's loss. 0: FedAvg."""
-
-
-@settings("aggregation.fedrs")
-class FedRS:
-    """FedRS (Li & Zhan 2021)."""
-
-    alpha: Fraction = 0.4
-    """A client's logits are taken times alpha + (1 - alpha) * count_c / max count. 1: FedAvg; the authors use 0.4."""
-
-
-@settings("aggregation")
-class Aggregation:
-    """Which federated method: what the server does with the clients' models, and what it changes in their training."""
-
-    kind: Literal["fedavg", "fedprox", "fedrs"] = "fedavg"
-    """`fedmi list` says what each of them does."""
-    weighting: Literal["uniform", "samples"] = "uniform"
-    """"uniform" (authors' code), or by each client's number of samples (McMahan et al. 2017)."""
-    fedprox: FedProx = field(default_factory=FedProx)
-    fedrs: FedRS = field(default_factory=FedRS)
+ObjectiveKind = Literal["class", "decision", "contrast"]
+GateKind = Literal["step", "bernoulli"]
+AblationKind = Literal["zero", "mean", "mean-map"]
 
 
 @settings("discovery")
 class Discovery:
-    """Search for the channels that suffice for a class."""
+    """Search for the channels that suffice for a class.
 
+    Two instruments: the paper's (objective "class"), whose circuits answer the class to images of the class; and one
+    whose circuits decide between the class and others (objective "decision" or "contrast"). Fields that are not given
+    take the defaults of the objective and of its gates (`DEFAULTS_OF`).
+    """
+
+    objective: ObjectiveKind = "class"
+    """"class" (the paper's): right on images of the class. "decision": the model's own answers, the class or not, on
+    images of all classes. "contrast": the right answers to the same question."""
+    gates: GateKind = "step"
+    """"step": open where the score is positive. "bernoulli": open with probability sigmoid(score), drawn anew for every
+    share of a batch. Default: step for "class", bernoulli otherwise."""
     classes: tuple[Index, ...] | None = None
     """Classes analysed on every client. None: each client's own classes."""
     steps: Count = 200
     learning_rate: Positive = 0.1
     """Of Adam on the scores."""
     l0: NonNegative = 0.01
-    """Weight of the sum of sigmoid(score)."""
+    """Weight of the sum of sigmoid(score). With "decision" and "contrast" the share of the decision that a channel must
+    explain. Default with bernoulli gates: 0.005."""
     initial_score: float = 2.0
     batch_size: Count = 256
-    """Size of the client's shuffled batch of which the images of the class are used: each step sees about
-    batch_size * (share of the class in the client's data) images of the class."""
-    ablation: Literal["zero", "mean"] = "zero"
-    """What replaces a closed channel: 0, or its mean output over the client's data."""
+    """"class": size of the client's shuffled batch of which the images of the class are used: each step sees about
+    batch_size * (share of the class in the client's data) images of the class. Otherwise: images of a step, half of
+    them of the class; default 128."""
+    ablation: AblationKind = "zero"
+    """What replaces a closed channel: 0; its mean output over the client's data; or its mean output at every position
+    over the probe images. Default: zero for "class", mean-map otherwise."""
     repeat: Literal["never", "last", "always"] = "never"
     """Control: find every circuit a second time on the same weights, from other random batches; "last": in the last
     round only. A round in which this is done searches for twice as many circuits, its most expensive stage."""
+    negatives: Literal["probe", "own"] = "probe"
+    """For "decision" and "contrast", the classes that a class is told from: "probe", all of them, the same question for
+    every client; "own", the client's own, the question that it was trained on."""
+    masks: Count = 8
+    """For bernoulli gates: samples of all gates in a step, an even number."""
+    target: Annotated[float, Field(gt=0, lt=1)] = 0.9
+    """For "decision" and "contrast": the circuit is the smallest one that explains this share of the decision."""
+    probe: tuple[Count, Count] = (500, 200)
+    """For "decision", "contrast" and mean-map: training images of every class, drawn once per seed, on which circuits
+    are searched, and on which their size is chosen. They are the analyst's and take no part in training."""
+
+    @property
+    def as_published(self) -> bool:
+        """Whether this is the paper's search, which needs no images but the client's own."""
+        return self.objective == "class" and self.gates == "step" and self.ablation != "mean-map"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_objective(cls, given: Any) -> Any:
+        """Fields that are not given, with the defaults of the objective and of its gates."""
+        values = dict(given.kwargs or {}) if isinstance(given, ArgsKwargs) else given
+        return {**defaults_of(values), **values} if isinstance(values, dict) else given
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Discovery:
+        for problem in _search_problems(self):
+            raise ConfigError(problem)
+        return self
+
+
+_ASKING = {"gates": "bernoulli", "ablation": "mean-map", "batch_size": 128}
+DEFAULTS_OF = {
+    "objective": {"decision": _ASKING, "contrast": _ASKING},
+    "gates": {"bernoulli": {"l0": 0.005}},
+}
+"""What other defaults a value of a field of `Discovery` gives other fields."""
+
+
+def defaults_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that these values of `Discovery` bring with them."""
+    found: dict[str, Any] = {}
+    for name, rows in DEFAULTS_OF.items():
+        value = {**found, **values}.get(name)
+        found |= rows.get(value, {}) if isinstance(value, str) else {}  # what is no text is refused later
+    return found
+
+
+def with_objective(settings: Discovery, **changes: Any) -> Discovery:
+    """`settings` with these changes; what was a default of the old objective or gates becomes one of the new.
+
+    Another objective comes with its own gates, unless `changes` name some.
+    """
+    values = {one.name: getattr(settings, one.name) for one in fields(settings)}  # type: ignore[arg-type]
+    plain = Discovery(objective=settings.objective, gates=settings.gates)
+    chosen = {name: value for name, value in values.items() if value != getattr(plain, name)}
+    same = changes.get("objective", settings.objective) == settings.objective
+    kept = {"objective": settings.objective, **({"gates": settings.gates} if same else {})}
+    return Discovery(**{**chosen, **kept, **changes})
+
+
+def replace(section: T, **changes: Any) -> T:
+    """`dataclasses.replace`, but another objective, or other gates, of a `Discovery` bring their own defaults with them
+    (`with_objective`)."""
+    if isinstance(section, Discovery) and {"objective", "gates"} & set(changes):
+        return with_objective(section, **changes)  # type: ignore[return-value]
+    return dataclasses.replace(section, **changes)  # type: ignore[type-var]
 
 
 @settings("evaluation")
@@ -220,6 +227,12 @@ class Evaluation:
     """Images per forward pass; bounds memory, changes no result. 0: chosen for the device."""
     null_samples: Index = 0
     """Control: random masks per circuit, with as many channels in each layer, that are measured like it. 0: none."""
+    decisions: bool = False
+    """Also of circuits of discovery.objective "class": how far they decide between their class and others. Those of the
+    other objectives are always measured so."""
+    readout_images: Index = 0
+    """Control: accuracy of every model with its read-out refitted on this many of the probe images of each class.
+    0: none."""
 
 
 @settings("execution")
@@ -259,10 +272,10 @@ class Experiment:
     """One federated experiment: everything that decides its numbers."""
 
     name: str = "custom"
-    seeds: tuple[Index, ...] = (0,)
+    seeds: tuple[Seed, ...] = (0,)
     """Independent repetitions, run side by side."""
     rounds: Count = 10
-    participation: Annotated[float, Field(gt=0, le=1)] = 1.0
+    participation: Share = 1.0
     """Share of the clients that train in a round, drawn anew each round (McMahan et al. 2017: C)."""
     data: Data = field(default_factory=Data)
     split: Split = field(default_factory=Split)
@@ -273,6 +286,16 @@ class Experiment:
     discovery: Discovery = field(default_factory=Discovery)
     evaluation: Evaluation = field(default_factory=Evaluation)
     execution: Execution = field(default_factory=Execution)
+
+    @property
+    def decides(self) -> bool:
+        """Whether circuits are measured by how far they decide."""
+        return self.evaluation.decisions or not self.discovery.as_published
+
+    @property
+    def thorough(self) -> bool:
+        """Whether circuits that decide are looked at from all sides in the last round."""
+        return self.evaluation.null_samples > 0 and not self.discovery.as_published
 
     @model_validator(mode="after")
     def _consistent(self) -> Experiment:
@@ -301,20 +324,66 @@ def _inconsistencies(e: Experiment) -> list[str]:
             f"participation: {e.participation:g} of {split.clients} clients is none; give at least "
             f"{0.5 / split.clients:.2g}"
         )
-    problems += _method_problems(e.aggregation, e.local)
+    problems += _method_problems(e)
     if e.discovery.classes is not None and len(set(e.discovery.classes)) != len(e.discovery.classes):
         problems.append(f"discovery.classes: each class once; got {list(e.discovery.classes)}")
+    if e.evaluation.readout_images > sum(e.discovery.probe):
+        problems.append(
+            f"evaluation.readout_images: {e.evaluation.readout_images} of each class; discovery.probe has "
+            f"{sum(e.discovery.probe)}"
+        )
     return problems
 
 
-def _method_problems(aggregation: Aggregation, local: Local) -> list[str]:
-    """Settings of a method that is not the chosen one, and the same method asked for twice."""
-    kind, plain, problems = aggregation.kind, Aggregation(), []
+def _search_problems(d: Discovery) -> list[str]:
+    """What of a search does not go together."""
+    problems, asks = [], d.objective != "class"
+    if asks and d.ablation == "mean":
+        problems.append(
+            f'discovery.ablation: "mean" is of the client\'s own images, which argue for its classes; objective '
+            f'"{d.objective}" goes with "mean-map" or "zero"'
+        )
+    if d.gates == "bernoulli" and d.ablation == "mean":
+        problems.append('discovery.ablation: bernoulli gates go with "mean-map" or "zero"; got "mean"')
+    if d.gates == "bernoulli" and d.masks % 2:
+        problems.append(f"discovery.masks: an even number, half of the samples mirror the others; got {d.masks}")
+    if asks and d.batch_size % 2:
+        problems.append(f"discovery.batch_size: an even number, half of it is of the class; got {d.batch_size}")
+    if d.gates == "bernoulli" and asks and d.batch_size % (2 * d.masks):
+        problems.append(
+            f"discovery.batch_size: a multiple of twice discovery.masks, {2 * d.masks}, so that every sample of the "
+            f"gates sees the class and others; got {d.batch_size}"
+        )
+    if not asks and d.gates == "bernoulli" and d.batch_size > d.probe[0]:
+        problems.append(
+            f"discovery.probe: a batch of {d.batch_size} images is of one class; the probe has {d.probe[0]} of each to "
+            "search on"
+        )
+    if asks and d.batch_size // 2 > d.probe[0]:
+        problems.append(
+            f"discovery.probe: half a batch, {d.batch_size // 2} images, are of one class; the probe has {d.probe[0]} "
+            "of each to search on"
+        )
+    return problems
+
+
+def _method_problems(e: Experiment) -> list[str]:
+    """Settings of a method that is not the chosen one, the same method asked for twice, and what a method cannot do."""
+    kind, plain, problems = e.aggregation.kind, Aggregation(), []
     for name in METHODS:
-        if name != kind and getattr(aggregation, name, None) != getattr(plain, name, None):
-            problems.append(f'aggregation.{name}: only for aggregation.kind "{name}"; aggregation.kind is "{kind}"')
-    if kind in ("fedprox", "fedrs") and getattr(local, kind) != getattr(Local(), kind):
+        section = section_of(name)
+        if name != kind and getattr(e.aggregation, section, None) != getattr(plain, section, None):
+            problems.append(f'aggregation.{section}: only for aggregation.kind "{name}"; aggregation.kind is "{kind}"')
+    if kind in ("fedprox", "fedrs") and getattr(e.local, kind) != getattr(Local(), kind):
         problems.append(f'local.{kind}: aggregation.kind "{kind}" does this already; give one of the two')
+    if kind in UNWEIGHTED and e.aggregation.weighting != plain.weighting:
+        problems.append(f'aggregation.weighting: aggregation.kind "{kind}" weighs every client alike')
+    if kind == "owner-channels" and (few := min(e.model.channels, default=1)) < e.split.clients:
+        problems.append(
+            f"model.channels: owner-channels needs a channel for each of the {e.split.clients} clients; {few} are fewer"
+        )
+    if kind == "lg-fedavg" and e.aggregation.lg_fedavg.shared_layers > (layers := len(e.model.channels) + 1):
+        problems.append(f"aggregation.lg_fedavg.shared_layers: the network has {layers} layers; give no more")
     return problems
 
 
@@ -350,6 +419,14 @@ def _unused(e: Experiment) -> list[str]:
             problems.append(f'split.{name}: does nothing with split.kind "{split.kind}", only with "{kind}"')
     if e.data.name == "mnist" and _changed(e.data, "data_dir"):
         problems.append("data.data_dir: does nothing with data.name mnist, whose images are part of this package")
+    d = e.discovery
+    for name in ("negatives", "target"):
+        if d.objective == "class" and _changed(d, name) and not (name == "negatives" and e.evaluation.decisions):
+            problems.append(f'discovery.{name}: does nothing with discovery.objective "class"')
+    if d.gates == "step" and _changed(d, "masks"):
+        problems.append("discovery.masks: does nothing with step gates, which are not drawn")
+    if d.as_published and not e.evaluation.readout_images and _changed(d, "probe"):
+        problems.append('discovery.probe: does nothing with discovery.objective "class"')
     for name in ("ramp", "scope", "floor"):
         if e.sparsity.target == 0 and _changed(e.sparsity, name):
             problems.append(f"sparsity.{name}: does nothing with sparsity.target 0, which prunes no weight")
@@ -410,7 +487,7 @@ def from_json(text: str | bytes) -> Experiment:
 
 
 __all__ = [
-    "METHODS", "Aggregation", "Checkpoint", "Data", "Discovery", "Evaluation", "Execution", "Experiment", "FedProx",
-    "FedRS", "Local", "Model", "Sparsity", "Split", "differences", "flat", "from_dict", "from_json", "participants",
-    "refuse_unused", "replace", "to_dict", "to_json",
+    "DEFAULTS_OF", "METHODS", "Aggregation", "Checkpoint", "Data", "Discovery", "Evaluation", "Execution",
+    "Experiment", "FedProx", "FedRS", "Local", "Model", "Sparsity", "Split", "differences", "flat", "from_dict",
+    "from_json", "participants", "refuse_unused", "replace", "to_dict", "to_json", "with_objective",
 ]  # fmt: skip

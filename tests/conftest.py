@@ -11,18 +11,23 @@ os.environ["XLA_FLAGS"] = compiling_fast(os.environ.get("XLA_FLAGS", ""))
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(programs_folder()))
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
+import hypothesis
 import jax
 import pytest
 import tiny
 
 from fedmi_jax.config import Execution
-from fedmi_jax.devices import session
+from fedmi_jax.devices import start
 from fedmi_jax.federation import simulation
 
 jax.config.update("jax_num_cpu_devices", 2)
-session.allow_pauses()  # now, because XLA_FLAGS are part of a program's key
+start.allow_pauses()  # now, because XLA_FLAGS are part of a program's key
 
-SHARED_RUNS = {"counted_run", "some"}
+# A slow machine fails no test: how long examples take to draw is no property of what is tested.
+hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("untimed")
+
+SHARED_RUNS = {"counted_run", "deciding_run", "some"}
 GROUPS = (
     "run", "test_local", "test_golden", "test_readme", "test_depth", "test_discovery", "test_methods", "test_model",
     "test_figures", "test_figures_whole", "test_evaluation", "test_benchmarks", "test_ops", "test_sparse_ops",
@@ -82,6 +87,19 @@ def counted_run(squares):
     try:
         with jax.log_compiles():
             result = simulation.run(tiny.experiment(execution=settings), squares, counter.at)
+    finally:
+        logger.removeHandler(counter)
+    return result, counter.compiled
+
+
+@pytest.fixture(scope="session")
+def deciding_run(squares):
+    """The same experiment, whose circuits are searched by the second instrument, and what was compiled when."""
+    counter, logger = CompileCounter(), logging.getLogger("jax")
+    logger.addHandler(counter)
+    try:
+        with jax.log_compiles():
+            result = simulation.run(tiny.deciding(), squares, counter.at)
     finally:
         logger.removeHandler(counter)
     return result, counter.compiled

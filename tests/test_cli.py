@@ -221,6 +221,11 @@ BAD = [
     ("invalid choice 'odd' for argument '--split.kind'", ["run", "iid", "--split.kind", "odd"]),
     ("Missing value for argument '--out'", ["import", "file.json", "--out"]),
     ("Missing from fedmi show", ["show"]),
+    ("name: the 4 experiments of sparsity-ablation differ in it;", ["run", "sparsity-ablation", "--name", "x"]),
+    ("sparsity.target: the 4 experiments of", ["run", "sparsity-ablation", "--sparsity.target", "0.9"]),
+    # the value that one of them has
+    ("as in `fedmi run sparsity-ablation-0.95`", ["run", "sparsity-ablation", "--sparsity.target", "0.97"]),
+    ("seeds.0: input should be less than or equal to 922337203685477580", ["run", "iid", "--seeds", "9" * 39]),
 ]
 
 
@@ -410,7 +415,7 @@ def test_files_are_utf8_wherever_they_are_written():
 
 
 def test_the_package_offers_what_it_lists():
-    (block,) = [node for node in ast.parse(inspect.getsource(fedmi_jax)).body if isinstance(node, ast.If)]
+    block = next(node for node in ast.parse(inspect.getsource(fedmi_jax)).body if isinstance(node, ast.If))
     imports = [node for node in block.body if isinstance(node, ast.ImportFrom)]
     said = {a.name: node.module.removeprefix("fedmi_jax.") for node in imports for a in node.names if a.asname}
     assert said == fedmi_jax._HOME

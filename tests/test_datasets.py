@@ -11,10 +11,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import xarray as xr
 from PIL import Image
 
 from fedmi_jax.config import Data
-from fedmi_jax.data import cache, datasets, from_tfds, mnist
+from fedmi_jax.data import cache, datasets, from_tfds, identity, mnist
 from fedmi_jax.errors import ConfigError, FedmiError
 
 ASK = from_tfds._ask
@@ -85,6 +86,22 @@ def test_arrays_are_taken_as_they_are():
 
 
 @pytest.mark.parametrize(
+    "names",
+    [
+        (0, 7, 9), np.array([0, 7, 9]), xr.DataArray([0, 7, 9]), range(0, 12, 4), ["a", "b", "a"],
+        {"x": 1, "y": 1, "z": 1},
+        np.array(["a", "b", "c"]), [b"a", b"b", b"c"], (name for name in "xyz"),
+    ],
+    ids=lambda names: type(names).__name__,
+)  # fmt: skip
+def test_class_names_may_be_of_any_kind(names):
+    found = datasets.from_arrays(**arrays(), class_names=names, name=3)
+    assert found.name == "3"
+    assert "".join(found.class_names) in ("079", "048", "aba", "xyz", "abc")
+    assert identity.describe(found).class_names == found.class_names
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"train_images": np.zeros((6, 64), np.uint8)}, r"train_images: shape must be \[N, H, W\] or .*got \(6, 64\)"),
@@ -101,8 +118,21 @@ def test_arrays_are_taken_as_they_are():
         ({"test_labels": np.zeros((4, 3), int)}, r"test_labels: shape must be \(4,\)"),
         ({"test_labels": np.zeros(4)}, r"test_labels: labels must be whole numbers; got dtype float64"),
         ({"train_labels": np.zeros(6, bool)}, r"train_labels: labels must be whole numbers"),
-        ({"train_labels": np.arange(6) - 1}, r"train_labels: labels must lie in 0 .. \d+; got -1 .. 4"),
+        ({"train_labels": np.arange(6) - 1}, r"train_labels: labels must lie in 0 .. \d+.*; got -1 .. 4"),
         ({"class_names": ("a", "b")}, r"train_labels: labels must lie in 0 .. 1; got 0 .. 2"),
+        (
+            {"train_labels": [0, 1, 2, 0, 1, 2**31 - 1]},
+            r"train_labels: labels must lie in 0 .. 65535, for the largest says",
+        ),
+        ({"test_labels": [0, 1, 2, 200_000]}, r"test_labels: labels must lie in 0 .. 65535, .*; got 0 .. 200000$"),
+        ({"train_labels": np.full(6, 2**64 - 1, np.uint64)}, r"train_labels: labels must lie in 0 .. 65535"),
+        ({"class_names": []}, r"class_names: give 1 to 65536 names, one for each class; got '\[\]'"),
+        ({"class_names": [["a", "b"], ["c", "d"]]}, r"class_names: give 1 to"),
+        ({"class_names": [["a", "b"], ["c"]]}, r"class_names: give 1 to"),
+        ({"class_names": 3}, r"class_names: give 1 to 65536 names, one for each class; got '3'"),
+        ({"class_names": range(65_537)}, r"class_names: give 1 to"),
+        ({"mean": "half"}, r"mean: must be 1 numbers, one per channel; got half"),
+        ({"std": [[0.5], [0.5, 1]]}, r"std: must be 1 positive numbers"),
         ({"mean": (0.1, 0.2)}, r"mean: must be 1 numbers, one per channel"),
         ({"std": (0.0,)}, r"std: must be 1 positive numbers"),
         ({"mean": (float("nan"),)}, r"mean: must be 1 numbers"),

@@ -11,7 +11,7 @@ import pytest
 import tiny
 
 from fedmi_jax.circuits import discovery
-from fedmi_jax.circuits.objective import class_objective
+from fedmi_jax.circuits.objective import class_task, objective_of
 from fedmi_jax.config import Discovery
 from fedmi_jax.data import batches
 from fedmi_jax.federation import programs
@@ -98,7 +98,8 @@ def test_a_closed_channel_never_reopens():
     images = tiny.noise()
     plan = batches.Plan(*(part[0] for part in circuit_plans(images)))
     settings = Discovery(steps=30, initial_score=-0.2)
-    search = partial(discovery.discover, tiny.params(), images, plan, ZERO, settings=settings, micro_batch=6)
+    objective = objective_of(settings, class_task(images))
+    search = partial(discovery.discover, tiny.params(), images, plan, ZERO, objective=objective, micro_batch=6)
     scores = jax.jit(partial(search, narrowing=False))().score
     everything = np.concatenate([np.asarray(score) for score in scores.values()])
     assert np.ptp(everything) == 0
@@ -108,6 +109,8 @@ def test_a_closed_channel_never_reopens():
 @pytest.mark.usefixtures("x64")
 def test_l0_penalty_is_the_sum_of_sigmoids():
     scores = {"conv1": jnp.array([0.0, 0.0]), "conv2": jnp.array([50.0]), "conv3": jnp.array([-50.0])}
-    value, gradient = jax.value_and_grad(class_objective(Discovery(l0=0.01)).penalty)(scores)
+    value, gradient = jax.value_and_grad(
+        partial(objective_of(Discovery(l0=0.01), class_task(tiny.noise())).penalty, _=0)
+    )(scores)
     assert value == pytest.approx(0.02)
     assert gradient["conv1"].tolist() == pytest.approx([0.0025, 0.0025])

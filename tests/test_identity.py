@@ -8,16 +8,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
-from made_up import result
+import xarray as xr
+from made_up import complete, result
 from rich.console import Console
 
 from fedmi_jax.analysis import runs
 from fedmi_jax.cli import main, tables
-from fedmi_jax.config import Data
+from fedmi_jax.config import Data, Split
 from fedmi_jax.data import datasets, identity
 from fedmi_jax.data.identity import MNIST, ImageSet
 from fedmi_jax.errors import FedmiError
-from fedmi_jax.results import store
+from fedmi_jax.report import figures
+from fedmi_jax.results import connectivity, similarity, store
+from fedmi_jax.results.schema import fill
+from fedmi_jax.results.similarity import MEASURES
 from fedmi_jax.results.summary import summary
 
 OTHERS = ImageSet("mnist", (28, 28, 1), 60_000, 10_000, "ab" * 32, ("T-shirt", "trouser"))
@@ -141,3 +145,34 @@ def test_arrays_need_not_be_in_one_piece():
     squares = tiny.squares()
     turned = np.asfortranarray(squares.train_images)
     assert identity.fingerprint(replace(squares, train_images=turned)) == identity.fingerprint(squares)
+
+
+# --- seeds that draw who holds what ---
+
+
+def drawn(classes, held):
+    """A run of a Dirichlet split. classes: its labels; held [seed, client, class]: who analyses which."""
+    own = (tuple(classes), classes[:1], classes[-1:])
+    split = Split(kind="dirichlet", clients=3)
+    ds = complete("one-class", true=8, own=own, seeds=len(held), rounds=2, split=split, local=lambda s, r, k, c: k + c)
+    ds["analysed"].values[:] = held
+    for name, values in ds.items():
+        if {"client", "class"} <= set(values.dims) and name != "analysed":
+            ds[name] = values.where(ds["analysed"], fill(values.dtype)).transpose(*values.dims).astype(values.dtype)
+    similar = [name for name in ds if any(name in (m, f"empty_pairs_{m.removesuffix('_iou')}") for m in MEASURES)]
+    return connectivity.edges(similarity.measures(ds.drop_vars(similar)))
+
+
+def test_seeds_of_a_drawn_split_are_joined_as_if_they_had_been_run_together(shelf, tmp_path):
+    held = np.array([[[1, 1, 0, 0], [0, 0, 1, 0], [1, 0, 0, 0]], [[0, 0, 1, 0], [1, 0, 0, 1], [0, 0, 1, 1]]], bool)
+    together = drawn([0, 1, 3, 6], held)
+    for seed, labels in enumerate(([0, 1, 3], [0, 3, 6])):
+        alone = together.sel(seed=[seed])
+        alone = alone.sel(dict.fromkeys(("class", "other_class"), labels))
+        shelf[Path(str(seed))] = alone
+    (found,) = runs.gather([]).values()
+    xr.testing.assert_identical(found[sorted(together)], together[sorted(together)])
+    assert {name: values.dtype for name, values in found.items()} == {n: v.dtype for n, v in together.items()}
+    drawn_, problems = figures.draw_all({"dirichlet": found}, tmp_path, (), ("svg",))
+    assert problems == []
+    assert len(drawn_) >= len(figures.PER_RUN) - 1

@@ -1,70 +1,51 @@
-"""Federated methods: one table of them, and what must hold of every row.
+"""Federated methods: what must hold of every row of the table, and of the table.
 
-A new method is one more row of METHODS; what it computes is tested beside it. Axes: S seeds, K clients of the round,
-K_total clients in all, Y classes.
+What each method computes is tested in `test_server_methods` and `test_client_methods`. Axes: S seeds, K clients of the
+round, K_total clients in all, Y classes.
 """
 
-import re
 import typing
 from pathlib import Path
 
 import chex
 import jax
 import jax.numpy as jnp
-import made_up
 import numpy as np
 import pytest
-import test_local
 import tiny
 from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
+from method_table import (
+    CLASSES,
+    COMPILED,
+    METHODS,
+    NUMBERS,
+    SAMPLES,
+    SHAPES,
+    TOTAL,
+    TOY,
+    UNSEEN,
+    close,
+    first,
+    masks,
+    models,
+    programs_state,
+    report,
+    same_bits,
+    step,
+)
 
-import fedmi_jax
 from fedmi_jax import aggregation, config
-from fedmi_jax.aggregation import NO_STATE, Clients, Method, State, base, chosen, fedavg, tree_mean, with_hooks
-from fedmi_jax.analysis import runs
+from fedmi_jax.aggregation import State, base, chosen
 from fedmi_jax.cli import main
 from fedmi_jax.config import Aggregation, Checkpoint, Experiment, FedProx, FedRS, Local
 from fedmi_jax.devices import lift
+from fedmi_jax.devices.layout import AXIS
 from fedmi_jax.errors import ConfigError, FedmiError
-from fedmi_jax.federation import programs, resumable, simulation
+from fedmi_jax.federation import programs
 from fedmi_jax.federation.setup import prepare
 from fedmi_jax.keeping.checkpoint import OnDisk
-from fedmi_jax.keeping.stored import Stored
-
-TOTAL, NUMBERS = 5, np.array([0, 2, 4])
-SAMPLES = np.array([100, 300, 2])
-
-
-def toy_init(params, clients_total):
-    heads = jnp.tile(params["fc_bias"], (clients_total, 1))
-    velocity = {name: jnp.zeros_like(leaf) for name, leaf in params.items()}
-    return State({"velocity": velocity, "path": 0.0}, {"head": heads, "turns": jnp.zeros(clients_total, int)})
-
-
-def toy_apply(state, params, clients):
-    mean = tree_mean(clients.params, clients.samples)
-    old, own = state.server["velocity"], state.clients
-    velocity = {name: 0.9 * old[name] + params[name] - mean[name] for name in params}
-    heads = own["head"].at[clients.numbers].set(clients.params["fc_bias"])
-    turns = own["turns"].at[clients.numbers].add(1)
-    server = {"velocity": velocity, "path": state.server["path"] + jnp.sum(velocity["fc_bias"] ** 2)}
-    return {name: params[name] - velocity[name] for name in params}, State(server, {"head": heads, "turns": turns})
-
-
-TOY = Method(
-    "toy", toy_apply, toy_init,
-    correct=lambda gradient, params, start, state: gradient | {"fc_bias": gradient["fc_bias"] + state.clients["head"]},
-    serve=lambda params, state: dict(params) | {"fc_bias": state.clients["head"]},
-    summary="server momentum, and a head bias of every client's own", source="this file",
-)  # fmt: skip
-"""Uses everything that a method may use, circuits excepted."""
-
-METHODS = {
-    **{name: chosen(Aggregation(kind=name), Local()) for name in config.METHODS},
-    "fedavg by samples": fedavg("samples"),
-    "fedavg and both local options": chosen(Aggregation(), Local(fedprox=0.1, fedrs=0.4)),
-    "toy": TOY,
-}
+from fedmi_jax.methods import LgFedAvg
 
 
 @pytest.fixture(params=METHODS)
@@ -72,78 +53,141 @@ def method(request):
     return METHODS[request.param]
 
 
-def models(clients=3, dtype=np.float64):
-    """One small "model" per client, (K, ...)."""
-    rng = np.random.default_rng(0)
-    shapes = {"conv1_kernel": (3, 3, 1, 4), "fc_kernel": (8, 2), "fc_bias": (2,)}
-    return {name: rng.normal(size=(clients, *shape)).astype(dtype) for name, shape in shapes.items()}
-
-
-def report(params, samples=SAMPLES, numbers=NUMBERS):
-    """What the server gets, from params (K, ...)."""
-    counts = np.stack([samples // 2, samples - samples // 2], -1)
-    fields = (params, samples, counts, samples // 10 + 1, numbers)
-    return Clients(*jax.tree.map(jnp.asarray, fields))
-
-
-def step(method, start, params, state=None, **fields):
-    """The server's step: new global params and state."""
-    state = base.initial(method, start, TOTAL) if state is None else state
-    return base.applied(method, state, start, report(params, **fields))
-
-
-def same_bits(found, expected):
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
-
-
-# --- what must hold of every method ---
-
-
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_equal_clients_are_a_fixed_point_and_the_precision_is_the_models(method, dtype):
     """1/3: on a GPU a product of reduced precision would change it."""
     with jax.enable_x64(dtype == np.float64):
         start = {name: jnp.full_like(leaf[0], 1 / 3) for name, leaf in models(dtype=dtype).items()}
+        if method is METHODS["owner channels, hard"]:  # whose networks of different owners must not be connected
+            start, _ = step(method, start, {name: jnp.stack([leaf] * 3) for name, leaf in start.items()})
         same = {name: jnp.stack([leaf] * 3) for name, leaf in start.items()}
-        new, _ = step(method, start, same)
+        new, _ = step(method, start, same, labels=UNSEEN)
         chex.assert_trees_all_close(new, start, rtol=4 * np.finfo(dtype).eps)
         assert {leaf.dtype for leaf in new.values()} == {np.dtype(dtype)}
 
 
 @pytest.mark.usefixtures("x64")
+def test_a_client_alone_that_has_not_moved_is_a_fixed_point(method):
+    params = models(1)
+    only = {"samples": SAMPLES[:1], "numbers": NUMBERS[:1], "labels": UNSEEN}
+    if method is METHODS["owner channels, hard"]:
+        params = {name: np.asarray(leaf)[None] for name, leaf in step(method, first(params), params, **only)[0].items()}
+    new, _ = step(method, first(params), params, **only)
+    chex.assert_trees_all_close(new, first(params), rtol=1e-14)
+
+
+@pytest.mark.usefixtures("x64")
 def test_what_is_zero_everywhere_stays_exactly_zero(method):
-    """A weight that all clients have pruned is pruned in the global model."""
-    params = models()
-    zero = np.random.default_rng(1).random((8, 2)) < 0.5
-    params["fc_kernel"] *= ~zero
-    new, _ = step(method, {name: leaf[0] for name, leaf in params.items()}, params)
-    assert (np.asarray(new["fc_kernel"])[zero] == 0).all()
-    assert (np.asarray(new["fc_kernel"])[~zero] != 0).all()
+    """A weight that all clients have pruned is pruned in the global model; every other one has some value.
+
+    Of matching only where it moves no channel: else zeros move with the channels.
+    """
+    params, again = models(zeros=0.4), models(seed=1, zeros=0.4)
+    if method.name == "matching":
+        nearly = 1 + np.random.default_rng(0).uniform(0, 0.01, (2, 3))
+        params, again = ({k: np.stack([v[0] * n for n in some]) for k, v in params.items()} for some in nearly)
+    zero = np.random.default_rng(1).random(SHAPES["conv2_kernel"]) < 0.5
+    for some in (params, again):
+        some["conv2_kernel"] *= ~zero
+    new, state = step(method, first(params), params)
+    assert (np.asarray(new["conv2_kernel"])[zero] == 0).all()
+    new, _ = step(method, new, again, state)
+    assert (np.asarray(new["conv2_kernel"])[zero] == 0).all()
+    if method.name not in ("median", "owner-channels"):
+        assert (np.asarray(new["conv2_kernel"])[~zero] != 0).mean() > 0.5
+
+
+OWN_ZEROS = (
+    "ties of updates", "fedavgm unmasked", "fedyogi unmasked", "toy",
+    "owner-channels", "owner channels, hard", "owner channels, some common",
+    "matching", "matching without biases", "matching of activations",
+)  # fmt: skip
+"""These may keep a weight that every client of the round has pruned: by momentum, because votes were trimmed, because
+the owner of the channel is absent, or because it was pruned elsewhere before channels were matched."""
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", METHODS)
+def test_the_global_model_is_no_denser_than_its_clients_together(name):
+    """But for rows that nobody holds, which stay as they were; and for those that say so."""
+    params, again = models(zeros=0.8), models(seed=1, zeros=0.8)
+    new, state = step(METHODS[name], first(params), params)
+    new, _ = step(METHODS[name], new, again, state)
+    there = np.any(again["conv2_kernel"] != 0, 0)
+    assert (np.asarray(new["conv2_kernel"])[~there] != 0).any() == (name in OWN_ZEROS)
 
 
 @pytest.mark.usefixtures("x64")
 def test_the_order_of_the_clients_changes_nothing(method):
-    params, order = models(), np.array([2, 0, 1])
-    start = {name: leaf[0] for name, leaf in params.items()}
+    params, order = models(zeros=0.3), np.array([2, 0, 1])
+    counts, circuits = np.array([[5, 0, 0], [1, 2, 0], [0, 7, 0]]), masks()
     shuffled = {name: leaf[order] for name, leaf in params.items()}
-    here = step(method, start, params)
-    there = step(method, start, shuffled, samples=SAMPLES[order], numbers=NUMBERS[order])
-    chex.assert_trees_all_close(here, there, rtol=1e-12)
+    moved = {layer: mask[order] for layer, mask in circuits.items()}
+    here = step(method, first(params), params, counts=counts, circuits=circuits)
+    there = step(
+        method, first(params), shuffled,
+        samples=SAMPLES[order], numbers=NUMBERS[order], counts=counts[order], circuits=moved,
+    )  # fmt: skip
+    chex.assert_trees_all_close(here, there, **close(method))
+    same_bits(here, step(method, first(params), params, counts=counts, circuits=circuits))
 
 
 @pytest.mark.usefixtures("x64")
-def test_who_is_absent_keeps_its_state(method):
+def test_ten_times_the_samples_are_the_same_shares_and_none_are_no_say(method):
+    params = models(zeros=0.3)
+    few = np.array([100, 0, 300])
+    here, _ = step(method, first(params), params, samples=few)
+    there, _ = step(method, first(params), params, samples=10 * few)
+    chex.assert_trees_all_close(here, there, **close(method))
+    other = {
+        name: np.where(np.arange(3).reshape(-1, *[1] * (leaf.ndim - 1)) == 1, 7.5, leaf)
+        for name, leaf in params.items()
+    }
+    found, _ = step(method, first(params), other, samples=few)
+    chex.assert_trees_all_close(here, found, **close(method))
+
+
+def test_nothing_to_average_is_refused_in_one_line(method):
+    """No samples, no clients, whole numbers."""
+    params = models(dtype=np.float32)
+    state = base.initial(method, first(params), TOTAL)
+    with pytest.raises(FedmiError, match=f"^method {method.name}: no client of the round has a training image$"):
+        base.applied(method, state, first(params), report(params, samples=0 * SAMPLES))
+    none = {name: leaf[:0] for name, leaf in params.items()}
+    with pytest.raises(FedmiError, match=f"^method {method.name}: no client takes part in the round$"):
+        base.applied(method, state, first(params), report(none, samples=SAMPLES[:0], numbers=NUMBERS[:0]))
+    whole = params | {"steps": np.ones((3, 2), int)}
+    with pytest.raises(
+        FedmiError, match=rf"^method {method.name}: params\['steps'\] is int32; it averages floating [^\n]*$"
+    ):
+        base.applied(method, state, first(whole), report(whole))
+
+
+@pytest.mark.usefixtures("x64")
+def test_who_is_absent_keeps_its_state_and_who_is_there_gets_another(method):
     params = models()
     start = {name: leaf[0] + 1 for name, leaf in params.items()}
-    before = base.initial(method, start, TOTAL)
+    before = programs_state(method, start)
     _, after = step(method, start, params, before)
     absent = np.setdiff1d(np.arange(TOTAL), NUMBERS)
     same_bits(*(jax.tree.map(lambda leaf: leaf[absent], state.clients) for state in (after, before)))
+    moved = [np.any(a != b) for a, b in zip(*map(jax.tree.leaves, (before.clients, after.clients)), strict=True)]
+    assert not moved or any(moved) or method.name == "owner-channels"  # who remembers who is who, and no more
 
 
 @pytest.mark.usefixtures("x64")
-def test_seeds_beside_each_other_are_seeds_one_by_one_and_two_rounds_are_compiled_once(method):
-    """As the run does it: `programs.aggregate` over (S, ...)."""
+def test_what_is_given_is_left_as_it_was(method):
+    params = models()
+    start, clients = first(params), report(params)
+    state = programs_state(method, start)
+    before = jax.tree.map(np.array, (state, start, clients))
+    COMPILED(method, state, start, clients)
+    same_bits((state, start, clients), before)
+
+
+@pytest.mark.usefixtures("x64")
+def test_seeds_beside_each_other_on_two_devices_are_seeds_one_by_one_and_two_rounds_are_compiled_once(method):
+    """As the run does it: `programs.aggregate` over (S, ...), of models that are dealt out over the devices."""
     traced = []
 
     def counted(*arguments):
@@ -151,10 +195,12 @@ def test_seeds_beside_each_other_are_seeds_one_by_one_and_two_rounds_are_compile
         return method.apply(*arguments)
 
     how, counting = tiny.layout(1), method._replace(apply=counted)
-    per_seed = [models(), {name: 2 * leaf[::-1] for name, leaf in models().items()}]
+    assert how.devices == 2
+    per_seed = [models(zeros=0.3), {name: 2 * leaf[::-1] for name, leaf in models(zeros=0.3).items()}]
     starts = [{name: leaf[0] + s for name, leaf in one.items()} for s, one in enumerate(per_seed)]
     globals_, clients = lift.replicate(tiny.stacked(starts), how), tiny.stacked([report(one) for one in per_seed])
     flat = {name: leaf.reshape(-1, *leaf.shape[2:]) for name, leaf in clients.params.items()}
+    flat = jax.device_put(flat, NamedSharding(how.mesh, PartitionSpec(AXIS)))
     state = programs.initial_state(globals_, clients=TOTAL, how=how, method=method)
     for _ in range(2):
         globals_, state = programs.aggregate(state, globals_, clients._replace(params=flat), how=how, method=counting)
@@ -163,14 +209,13 @@ def test_seeds_beside_each_other_are_seeds_one_by_one_and_two_rounds_are_compile
         alone, own = step(method, start, params)
         alone, own = step(method, alone, params, own)
         found = jax.tree.map(lambda leaf, s=s: leaf[s], (globals_, state))
-        chex.assert_trees_all_close(found, (alone, own), rtol=1e-12)
+        chex.assert_trees_all_close(found, (alone, own), **close(method))
 
 
 @pytest.mark.usefixtures("x64")
 def test_the_state_survives_flattening_and_a_checkpoint(method, tmp_path):
     params = models()
-    start = {name: leaf[0] for name, leaf in params.items()}
-    state = step(method, start, params)
+    state = step(method, first(params), params)
     leaves, structure = jax.tree.flatten(state)
     same_bits(jax.tree.unflatten(structure, leaves), state)
     keeper = OnDisk(tmp_path, "run", 2, Checkpoint())
@@ -187,8 +232,12 @@ def test_a_client_is_served_a_model_of_the_same_shapes_and_its_hooks_keep_them(m
     own = State(state.server, jax.tree.map(lambda leaf: leaf[1], state.clients))
     chex.assert_trees_all_equal_shapes_and_dtypes(base.served(method, start, own), start)
     chex.assert_trees_all_equal_shapes_and_dtypes(method.correct(start, start, start, own), start)
-    logits = jnp.ones((4, 2))
-    chex.assert_trees_all_equal_shapes_and_dtypes(method.logits(logits, jnp.array([3.0, 1.0])), logits)
+    if method.trainable is not None:
+        for name, changes in method.trainable(start, own).items():
+            assert changes.dtype == bool
+            assert jnp.broadcast_shapes(changes.shape, SHAPES[name]) == SHAPES[name]
+    logits = jnp.ones((4, CLASSES))
+    chex.assert_trees_all_equal_shapes_and_dtypes(method.logits(logits, jnp.array([3.0, 1.0, 0.0])), logits)
 
 
 def test_no_product_of_the_server_has_reduced_precision(method):
@@ -197,6 +246,8 @@ def test_no_product_of_the_server_has_reduced_precision(method):
     start = {name: leaf[0] for name, leaf in params.items()}
     state = base.initial(method, start, TOTAL)
     program = jax.make_jaxpr(method.apply)(state, start, report(params))
+    if method.sees is not None:
+        return  # the network's own products are among them, and they are as precise as in training
     products = [e for e in program.eqns if e.primitive in (lax.dot_general_p, lax.conv_general_dilated_p)]
     assert all(e.params["precision"] == (lax.Precision.HIGHEST,) * 2 for e in products)
 
@@ -209,12 +260,13 @@ def test_registry_settings_and_list_name_the_same_methods(capsys):
     assert typing.get_args(typing.get_type_hints(Aggregation)[kind.name]) == tuple(aggregation.METHODS)
     assert list(config.METHODS) == list(aggregation.METHODS)
     assert main.main(["list"]) == 0
-    printed = capsys.readouterr().out
+    printed, documented = capsys.readouterr().out, (Path(__file__).parent.parent / "docs/methods.md").read_text("utf-8")
     for name, line in config.METHODS.items():
         one = chosen(Aggregation(kind=name), Local())
         assert (one.name, one.summary) == (name, line)
         assert one.source
         assert name in printed
+        assert f"| `{name}` | " in documented
 
 
 def test_equal_settings_give_the_very_same_method():
@@ -248,243 +300,23 @@ def test_settings_of_methods_are_kept_in_json_and_older_files_are_read():
     assert (read.local.fedprox, read.local.fedrs) == (0.1, 0.4)
 
 
-# --- what each computes ---
+REFUSED = [
+    ({"kind": "fedlc"}, {"split": config.Split("class-map", 2, ((0,), (1, 2)))}, r"aggregation\.kind: fedlc teaches a"),
+    ({"kind": "trimmed-mean"}, {}, r"aggregation\.trimmed_mean\.beta: 0\.2 of 2 clients is none[^\n]* at least 0\.5,"),
+    ({"kind": "median", "weighting": "samples"}, {}, r'aggregation\.weighting: aggregation\.kind "median" weighs'),
+    (
+        {"kind": "owner-channels"},
+        {"split": config.Split(clients=7), "model": config.Model((8, 6))},
+        r"model\.channels: owner-channels needs a channel for each of the 7 clients; 6 are fewer$",
+    ),
+    (
+        {"kind": "lg-fedavg", "lg_fedavg": LgFedAvg(shared_layers=5)}, {},
+        r"aggregation\.lg_fedavg\.shared_layers: the network has 4 layers",
+    ),
+]  # fmt: skip
 
 
-@pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize(("weighting", "weights"), [("uniform", np.ones(3)), ("samples", SAMPLES)])
-def test_fedavg_is_the_mean_of_the_clients(weighting, weights):
-    params = models()
-    new, state = step(fedavg(weighting), {name: leaf[0] for name, leaf in params.items()}, params)
-    assert state == NO_STATE
-    expected = {name: np.average(leaf, axis=0, weights=weights) for name, leaf in params.items()}
-    chex.assert_trees_all_close(new, expected, rtol=1e-13)
-
-
-@pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize(
-    "method",
-    [chosen(Aggregation(kind="fedprox", fedprox=FedProx(mu=0.7)), Local()), chosen(Aggregation(), Local(fedprox=0.7))],
-    ids=["kind", "local option"],
-)
-def test_fedprox_adds_the_gradient_of_its_penalty(method):
-    gradient, params, start = ({name: jnp.asarray(leaf[i]) for name, leaf in models().items()} for i in range(3))
-
-    def penalty(params):
-        return 0.7 / 2 * sum(jnp.sum((params[name] - start[name]) ** 2) for name in params)
-
-    expected = jax.tree.map(jnp.add, gradient, jax.grad(penalty)(params))
-    chex.assert_trees_all_close(method.correct(gradient, params, start, NO_STATE), expected, rtol=1e-12)
-    chex.assert_trees_all_equal(method.correct(gradient, start, start, NO_STATE), gradient)
-
-
-@pytest.mark.parametrize(
-    "method",
-    [chosen(Aggregation(kind="fedrs", fedrs=FedRS(alpha=0.4)), Local()), chosen(Aggregation(), Local(fedrs=0.4))],
-    ids=["kind", "local option"],
-)
-def test_fedrs_scales_the_logits_by_the_clients_classes(method):
-    """By hand: of 10, 5 and 0 images the logits keep 1, 0.4 + 0.6 / 2 and 0.4."""
-    logits, counts = jnp.array([[2.0, -3.0, 5.0]]), jnp.array([10.0, 5.0, 0.0])
-    np.testing.assert_allclose(method.logits(logits, counts), [[2, -2.1, 2]], rtol=1e-6)
-
-
-def test_hooks_come_after_those_of_the_method():
-    doubled = fedavg()._replace(logits=lambda logits, counts: 2 * logits, correct=lambda g, p, s, state: 2 * g)
-    both = with_hooks(doubled, lambda logits, counts: logits + 1, lambda g, p, s, state: g + 1)
-    assert both.logits(3, None) == both.correct(3, None, None, None) == 7
-
-
-def test_without_hooks_nothing_is_added():
-    assert fedavg().logits("logits", "counts") == "logits"
-    assert fedavg().correct("gradient", "params", "start", "state") == "gradient"
-    assert chosen(Aggregation(), Local(fedprox=0, fedrs=1)) is chosen(Aggregation(), Local())
-    assert chosen(Aggregation(), Local()).serve is None
-
-
-# --- local training ---
-
-
-PULLED = fedavg()._replace(correct=lambda g, p, start, state: g | {"fc_bias": g["fc_bias"] + start["fc_bias"]})
-"""What the toy method does to a gradient, written without a state."""
-
-
-@pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("how", [(1, 3, "batch"), (100, 0, "clients")])
-def test_clients_start_from_what_they_are_served_with_their_own_state(how):
-    """As if each had been given its model, and its state, by itself; of the hooks two have an effect."""
-    seeds, numbers = np.array([1, 0, 0]), np.array([3, 0, 2])
-    globals_ = tiny.stacked([tiny.params(8), tiny.params(9)])
-    state = programs.initial_state(globals_, clients=TOTAL, how=tiny.layout(1), method=TOY)
-    rng = np.random.default_rng(0)
-    heads = rng.normal(size=state.clients["head"].shape)
-    state = State(state.server, state.clients | {"head": jnp.asarray(heads)})
-    own = heads[seeds, numbers]
-    mine = {name: leaf[seeds] for name, leaf in globals_.items()} | {"fc_bias": jnp.asarray(own)}
-    served = programs.serve_models(globals_, state, seeds, numbers, how=tiny.layout(1), method=TOY)
-    chex.assert_trees_all_equal(served, mine)
-    found, _, _ = test_local.train(
-        [0, 1, 2], how=tiny.layout(*how), method=TOY, start=(globals_, seeds, state, numbers)
-    )
-    # In the same layout: another order of sums is no matter of the method, and Adam can amplify it.
-    expected, _, _ = test_local.train([0, 1, 2], how=tiny.layout(*how), method=PULLED, start=(mine, np.arange(3)))
-    chex.assert_trees_all_close(found, expected, rtol=1e-12, atol=1e-13)
-
-
-# --- what a method of one's own may not do ---
-
-
-def grown(state, params, clients):
-    return {name: jnp.stack([leaf, leaf]) for name, leaf in params.items()}, state
-
-
-def rounded(state, params, clients):
-    return {name: leaf.astype(jnp.float16) for name, leaf in params.items()}, state
-
-
-def lost(state, params, clients):
-    return {name: leaf for name, leaf in params.items() if name != "fc_bias"}, state
-
-
-KEEP = r"must keep every array of the {}, its shape and its dtype; "
-
-
-@pytest.mark.parametrize(
-    ("apply", "message"),
-    [
-        (
-            grown,
-            KEEP.format("params") + r"params\['conv1_kernel'\] was float32\(3, 3, 1, 4\) and is .*\(2, 3, 3, 1, 4\)",
-        ),
-        (rounded, KEEP.format("params") + r"params\['conv1_kernel'\] was float32.* and is float16"),
-        (lost, KEEP.format("params") + r"params\['fc_bias'\] was float32\(2,\) and is not there"),
-        (
-            lambda s, p, c: (p, State(jnp.zeros(1))),
-            KEEP.format("state") + r"state\.server was not there and is float32",
-        ),
-        (lambda s, p, c: p, "must return two things, the new params and the new state"),
-    ],
-)
-def test_an_apply_that_gives_back_other_shapes_is_refused_in_one_line(apply, message):
-    params = models(dtype=np.float32)
-    flat = {name: jnp.asarray(leaf) for name, leaf in params.items()}
-    start = {name: leaf[:1] for name, leaf in flat.items()}
-    clients = jax.tree.map(lambda leaf: leaf[None], report(params))._replace(params=flat)
-    with pytest.raises(FedmiError) as caught:
-        programs.aggregate(NO_STATE, start, clients, how=tiny.layout(1), method=Method("mine", apply))
-    assert re.fullmatch(f"method mine: apply {message}.*", str(caught.value))
-
-
-def test_other_refusals_are_one_line_too():
-    start = {name: leaf[0] for name, leaf in models().items()}
-    mine, plain = Method("mine", fedavg().apply), fedavg()
-    for init, message in (
-        (lambda p, k: None, "init must return a State; it returns a NoneType"),
-        (
-            lambda p, k: State(clients={"c": np.zeros((2, 3))}),
-            r"every client a state, \(5, ...\); state.clients\['c'\]",
-        ),
-    ):
-        with pytest.raises(FedmiError, match=f"^method mine: [^\n]*{message}[^\n]*$"):
-            base.initial(mine._replace(init=init), start, TOTAL)
-    with pytest.raises(FedmiError, match=r"^method mine: serve must keep every array of the params"):
-        base.served(mine._replace(serve=lambda params, state: {}), start, NO_STATE)
-    with pytest.raises(FedmiError, match=r"^method mine: it needs the circuits of the clients"):
-        base.applied(mine._replace(needs_circuits=True), NO_STATE, start, report(models()))
-    with pytest.raises(
-        ConfigError, match=r"^aggregation: these settings have no effect on a method of your own \(mine"
-    ):
-        chosen(Aggregation(weighting="samples"), Local(), mine)
-    assert chosen(Aggregation(), Local(fedprox=1), plain).name == "fedavg"
-
-
-def test_masks_come_to_the_server_seed_by_seed():
-    """A method that counts, layer by layer, who uses a channel for any class."""
-
-    def users(state, params, clients):
-        return params, State(clients.masks["conv1"].any(1).sum(0))
-
-    counting = Method("users", users, lambda params, clients: State(jnp.zeros(4, int)), needs_circuits=True)
-    mask = np.random.default_rng(0).random((2, 3, 2, 4)) < 0.3  # (S, K, Y, O)
-    params = {name: jnp.asarray(np.concatenate([leaf, leaf])) for name, leaf in models().items()}
-    clients = tiny.stacked([report({})] * 2)._replace(params=params, masks={"conv1": mask})
-    start = {name: leaf[:2] for name, leaf in params.items()}
-    state = programs.initial_state(start, clients=TOTAL, how=tiny.layout(1), method=counting)
-    _, state = programs.aggregate(state, start, clients, how=tiny.layout(1), method=counting)
-    np.testing.assert_array_equal(state.server, mask.any(2).sum(1))
-
-
-# --- a whole run with a method of one's own ---
-
-
-class StopError(Exception):
-    """Stands for any end."""
-
-
-def test_a_run_with_a_method_of_ones_own_is_resumed_exactly_and_with_it_only(squares, tmp_path, monkeypatch):
-    side_by_side = config.Execution(client_chunk=2, precision="float64", save_weights=True)  # the smallest programs
-    experiment = tiny.experiment(execution=side_by_side)
-    whole = fedmi_jax.run(experiment, squares, method=TOY)
-    assert whole.attrs["method"] == "toy"
-    assert_follows_the_momentum(whole, global_model(whole, 1), global_model(whole, 2))
-
-    original = OnDisk.add
-
-    def stopping(self, number, record, state):
-        original(self, number, record, state)
-        raise StopError
-
-    folder = tmp_path / "run"
-    with monkeypatch.context() as patched:
-        patched.setattr(OnDisk, "add", stopping)
-        with pytest.raises(StopError):
-            fedmi_jax.run(experiment, squares, folder=folder, method=TOY)
-    kept = Stored(folder / "unfinished" / "state-00001.npz")
-    np.testing.assert_array_equal(kept["['method'].clients['turns']"], np.ones((2, 2)))
-    for other, message in ((None, "'toy'; give it"), (TOY._replace(name="another"), "'toy', not 'another'; give it")):
-        with pytest.raises(ConfigError, match=f"^[^\n]*unfinished run with the method {message}[^\n]*$"):
-            fedmi_jax.resume(folder, squares, method=other)
-    fedmi_jax.resume(folder, squares, method=TOY)
-    expected = fedmi_jax.save(whole, tmp_path / "whole")
-    assert (folder / "result.nc").read_bytes() == expected.read_bytes()
-
-
-def global_model(run, number):
-    return {name: run[name].sel(round=number).values for name in run if name.startswith("weights_global_")}
-
-
-def assert_follows_the_momentum(run, first, second):
-    """x1 = x0 - v1 = mean1, since v1 = x0 - mean1; then v2 = 0.9 v1 + x1 - mean2 and x2 = x1 - v2. By samples."""
-    weights = run["samples"].sum("true_class")
-    for name in first:
-        local = run[name.replace("global", "local")]
-        mean = local.weighted(weights).mean("client").transpose("seed", "round", ...)
-        np.testing.assert_allclose(first[name], mean.sel(round=1), rtol=1e-9, atol=1e-12)
-    facts = prepare(tiny.experiment(), tiny.squares())
-    with jax.enable_x64(True):
-        fresh = [simulation.initial_params(facts, seed) for seed in (3, 5)]
-    for name in ("fc_bias", "conv2_bias"):  # whose axes stand in the same order in both
-        key = f"weights_global_{name}"
-        mean = run[f"weights_local_{name}"].weighted(weights).mean("client").transpose("seed", "round", ...)
-        start = np.stack([np.asarray(one[name]) for one in fresh])
-        velocity = 0.9 * (start - first[key]) + first[key] - mean.sel(round=2)
-        np.testing.assert_allclose(second[key], first[key] - velocity, rtol=1e-9, atol=1e-12)
-
-
-def test_a_method_that_was_given_is_refused_where_the_settings_name_it(squares, tmp_path):
-    resumable.begin(tmp_path, tiny.experiment(), squares, Checkpoint())
-    with pytest.raises(
-        ConfigError, match=r"^[^\n]*with the method that its settings name; leave the method 'toy' out$"
-    ):
-        fedmi_jax.run(tiny.experiment(), squares, folder=tmp_path, method=TOY)
-
-
-def test_runs_of_different_methods_are_not_put_in_one_table():
-    """A file that was written before methods had names is of the method that its settings name."""
-    first, own = made_up.result("iid"), made_up.result("iid")
-    named, own = first.assign_attrs(method="fedavg"), own.assign_attrs(method="toy")
-    with pytest.raises(FedmiError, match=r"^b: method differs from a \(toy against fedavg\)"):
-        runs.joined([(Path("a"), first), (Path("b"), own)])
-    assert runs.settings(first) == runs.settings(named)
-    assert not [line for line in runs.differences("iid", named) if line.startswith("method")]
-    assert "method toy (fedavg)" in runs.differences("iid", own)
+@pytest.mark.parametrize(("settings", "changes", "message"), REFUSED)
+def test_what_a_method_cannot_do_is_refused_before_the_run(squares, settings, changes, message):
+    with pytest.raises(ConfigError, match=f"^{message}[^\n]*$"):
+        prepare(tiny.experiment(aggregation=Aggregation(**settings), **changes), squares)

@@ -1,5 +1,6 @@
 """A run that ends before its end: what is kept, what it goes on from, and what it refuses to go on with."""
 
+import contextlib
 import os
 import re
 import resource
@@ -187,6 +188,18 @@ def test_other_images_are_refused(cheap, squares, tmp_path):
     assert len(set(re.findall("[0-9a-f]{8}(?=[.]{3})", str(caught.value)))) == 2
     with pytest.raises(ConfigError, match=rf"unfinished run on {shown}, but is given mnist \(SHA-256 102f3e19"):
         resumable.resume(folder)  # what its configuration names
+
+
+def test_a_run_without_a_finished_round_blocks_no_folder(cheap, squares, tmp_path, caplog):
+    """It may have failed for the very setting that is then changed."""
+    folder = stopped(replace(cheap, rounds=5), tmp_path, squares, (1, "evaluate"))
+    stored.write_arrays(folder / FOLDER / "round-00001.npz", {"on": np.ones(2)}, "that run")
+    resumable.refuse(folder)
+    with pytest.raises(ConfigError, match="is given mnist"):
+        resumable.resume(folder)  # which is to go on with that very run
+    other = replace(cheap, rounds=2, seeds=(2**63 - 1,))
+    xr.testing.assert_identical(resumable.run(other, folder, squares), whole(other, squares))
+    assert caplog.text == ""
 
 
 def test_a_changed_configuration_on_disk_is_refused(cheap, squares, tmp_path):
@@ -511,6 +524,19 @@ def out_of_order(at):
         return small_round(setup, state, number, progress)
 
     return one_round
+
+
+@pytest.mark.parametrize(("gone", "status"), [("/dev/full", 2), ("a pipe", 141)])
+def test_a_run_goes_on_when_nothing_can_be_printed(two_experiments, tmp_path, monkeypatch, capsys, gone, status):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with contextlib.suppress(OSError), open(writer if status == 141 else gone, "w") as lost:
+        monkeypatch.setattr(sys, "stdout", lost)
+        assert fedmi("run", "tiny", "--out", tmp_path) == status
+    assert sorted(path.parent.name for path in tmp_path.glob("*/result.nc")) == ["one", "other"]
+    said = [line for line in capsys.readouterr().err.splitlines() if " round " not in line]
+    full = "fedmi: standard output cannot be written: No space left on device"
+    assert said == ([full] if status == 2 else [])
 
 
 def test_determinism_is_checked_and_told(two_experiments, monkeypatch, capsys):

@@ -8,12 +8,15 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "fedmi_jax"
 FLOORS = [
     {"errors"},
-    {"config", "files", "keys"},
+    {"settings", "files", "keys"},
+    {"methods"},
+    {"config"},
     {"presets", "network"},
     {"data", "devices", "aggregation"},
     {"training", "circuits", "results"},
     {"keeping", "analysis"},
     {"federation", "report"},
+    {"studies"},
     {"cli"},
 ]
 """A room imports rooms of lower floors only; `fedmi_jax/__init__.py` stands above them all."""
@@ -30,6 +33,7 @@ NEVER = [
     ("aggregation", "fedmi_jax.circuits", "a server is handed masks; it does not search"),
     ("data", "jax", "who holds what is decided on the host"),
     ("federation", "rich", "a round prints nothing"),
+    ("studies", "fedmi_jax.training", "a study trains nothing"),
 ]
 
 

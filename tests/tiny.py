@@ -81,3 +81,15 @@ def experiment(**changes):
         "execution": Execution(client_chunk=1, precision="float64"),
     }
     return Experiment(**settings | changes)
+
+
+def deciding(**changes):
+    """`experiment` with the second instrument, so small that it finds little: what it finds is tested elsewhere."""
+    # The null with shuffled labels asks for the truth, too: one program searches both.
+    search = {"objective": "contrast", "classes": (0, 2), "steps": 25, "batch_size": 16, "masks": 4, "probe": (12, 8)}
+    settings = {
+        "discovery": Discovery(**search, repeat="last"),
+        "evaluation": Evaluation(batch_size=20, null_samples=2, readout_images=8),
+        "execution": Execution(client_chunk=1, precision="float64", save_weights=True),
+    }
+    return experiment(**settings | changes)

@@ -16,11 +16,13 @@ Axes: K clients of the round, K_total clients in all, Y classes, N images, O_l c
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
 
 import jax
+import numpy as np
 from jax import Array
+from jax.core import Tracer
 
 from fedmi_jax.errors import FedmiError
 from fedmi_jax.network.model import Gates, Params
@@ -42,6 +44,20 @@ class Clients(NamedTuple):
     masks: Gates | None = None
     """{layer: bool (K, Y, O_l)}: the circuits that were found on the clients' own models. Closed where a client does
     not look for a class. None where the method does not need circuits."""
+
+    images: Array | None = None
+    """(N, H, W, I): the images that the server may see (`Method.sees`), normalised. None where it asks for none."""
+    labels: Array | None = None
+    """int (N,): their classes; -1 in the place of an image that there is not."""
+
+
+class Sees(NamedTuple):
+    """Which images the server may see: so many of each class that a client holds, drawn once with the seed."""
+
+    per_class: int
+    whose: Literal["clients", "nobody"]
+    """"clients": training images of the clients, who thereby give these away; "nobody": training images that no client
+    holds, of the same classes."""
 
 
 class State(NamedTuple):
@@ -71,6 +87,11 @@ def same_gradient(gradient: Params, params: Params, start: Params, state: State)
     return gradient
 
 
+def no_problem(counts: np.ndarray) -> str:
+    """For `Method.problem`: the method works with any clients."""
+    return ""
+
+
 class Method(NamedTuple):
     """A federated method. Hashable: it is a static argument of the compiled programs."""
 
@@ -89,6 +110,17 @@ class Method(NamedTuple):
     `state.clients` is this client's entry. None: everyone gets the global model."""
     needs_circuits: bool = False
     """Whether `apply` reads `clients.masks`: circuits are then looked for before the models are aggregated."""
+    trainable: Callable[[Params, State], Mapping[str, Array]] | None = None
+    """(params that the round began with, state) -> bool arrays that broadcast to the params: what this client changes.
+    All else keeps its values bit for bit and is not pruned, and the amounts to prune are of what it changes.
+    `state.clients` is this client's entry. None: everything."""
+    sees: Sees | None = None
+    """The images that `apply` finds in `clients.images`. None: none."""
+    pooled: bool = False
+    """Whether a client trains on the images of all clients: one model then, the same for everybody."""
+    problem: Callable[[np.ndarray], str] = no_problem
+    """The images by class of the clients of a round, int (K, Y) -> why the method cannot work with them, and what would
+    be right; empty: it can."""
     summary: str = ""
     """One line."""
     source: str = ""
@@ -130,12 +162,34 @@ def applied(method: Method, state: State, params: Params, clients: Clients) -> t
     """The server's step. Raises FedmiError, in one line, where it gives back anything of another shape."""
     if method.needs_circuits and clients.masks is None:
         raise FedmiError(f"method {method.name}: it needs the circuits of the clients, which are not looked for here")
+    if method.sees is not None and clients.images is None:
+        raise FedmiError(f"method {method.name}: it needs images that the server may see, which are not given here")
+    _require_clients(method, params, clients)
     found = method.apply(state, params, clients)
     if not isinstance(found, tuple) or len(found) != 2:
         raise FedmiError(f"method {method.name}: apply must return two things, the new params and the new state")
     _require_same(method, "apply", "params", dict(params), found[0])
     _require_same(method, "apply", "state", state, found[1])
     return found
+
+
+def seen(clients: Clients) -> tuple[Array, Array]:
+    """The images that the server may see and their labels, of a method that asks for some."""
+    assert clients.images is not None
+    assert clients.labels is not None
+    return clients.images, clients.labels
+
+
+def _require_clients(method: Method, params: Params, clients: Clients) -> None:
+    """Raise FedmiError where there is nothing to aggregate, or nothing that has a mean."""
+    if not len(clients.samples):
+        raise FedmiError(f"method {method.name}: no client takes part in the round")
+    if not isinstance(clients.samples, Tracer) and not np.any(clients.samples):
+        raise FedmiError(f"method {method.name}: no client of the round has a training image")
+    for name, leaf in params.items():
+        if not jax.numpy.issubdtype(jax.numpy.result_type(leaf), jax.numpy.floating):
+            kind = jax.numpy.result_type(leaf)
+            raise FedmiError(f"method {method.name}: params['{name}'] is {kind}; it averages floating point only")
 
 
 def served(method: Method, params: Params, state: State) -> Params:

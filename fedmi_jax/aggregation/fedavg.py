@@ -5,25 +5,21 @@ Axes: K clients.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from fedmi_jax.aggregation.base import Clients, Method, State
-from fedmi_jax.config import METHODS
+from fedmi_jax.aggregation.means import Weighting, shares
+from fedmi_jax.methods import METHODS
 from fedmi_jax.network.model import Params
-
-Weighting = Literal["uniform", "samples"]
 
 
 def fedavg(weighting: Weighting = "uniform") -> Method:
     """The mean of the clients' parameters: plain (the authors' code), or weighted by their numbers of samples."""
 
     def apply(state: State, params: Params, clients: Clients) -> tuple[Params, State]:
-        weights = clients.samples if weighting == "samples" else jnp.ones_like(clients.samples)
-        return tree_mean(clients.params, weights), state
+        return tree_mean(clients.params, shares(clients, weighting)), state
 
     return Method("fedavg", apply, summary=METHODS["fedavg"], source="McMahan et al. 2017, arXiv 1602.05629")
 

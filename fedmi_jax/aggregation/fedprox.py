@@ -8,7 +8,7 @@ import jax
 
 from fedmi_jax.aggregation.base import Method, State, with_hooks
 from fedmi_jax.aggregation.fedavg import Weighting, fedavg
-from fedmi_jax.config import METHODS
+from fedmi_jax.methods import METHODS
 from fedmi_jax.network.model import Params
 
 

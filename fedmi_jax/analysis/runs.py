@@ -21,6 +21,7 @@ from fedmi_jax.data.identity import MNIST, ImageSet
 from fedmi_jax.errors import FedmiError
 from fedmi_jax.presets import PRESETS
 from fedmi_jax.results import store
+from fedmi_jax.results.schema import fill
 
 ABLATION = "sparsity-ablation"
 KINDS = ("iid", "one-class", "two-class", "three-class", "shared-class", ABLATION)
@@ -56,7 +57,7 @@ def _foreign(ds: xr.Dataset) -> ImageSet | None:
 def _by_classes(ds: xr.Dataset) -> str | None:
     held = [{int(c) for c in ds["class"].values[row]} for row in ds["analysed"].isel(seed=0).values.astype(bool)]
     split = (settings(ds) or {}).get("split", {}).get("kind")
-    if len(held) < 2 or split in ("dirichlet", "classes-per-client", "shards"):
+    if len(held) < 2 or split in _DRAWN:
         return None
     if all(own == held[0] for own in held):
         return "iid" if len(held[0]) > 1 and split in (None, "iid") else None
@@ -193,8 +194,25 @@ def joined(group: list[tuple[Path, xr.Dataset]]) -> xr.Dataset:
     common = set.intersection(*({str(name) for name in ds} for _, ds in group))
     masks = min(ds.sizes.get("sample", 0) for _, ds in group)
     parts = [ds[sorted(common)].isel(sample=slice(masks), missing_dims="ignore") for _, ds in group]
-    whole = xr.concat(parts, "seed", data_vars="all", join="exact", combine_attrs="override")
+    whole = xr.concat(_of_all_classes(parts), "seed", data_vars="all", join="exact", combine_attrs="override")
     return whole.sortby("seed")
+
+
+def _of_all_classes(parts: list[xr.Dataset]) -> list[xr.Dataset]:
+    """The results with the classes that any of them analyses; a class is filled in where nobody analyses it."""
+    labels = sorted({c for ds in parts for c in ds["class"].values.tolist()})
+    if all(ds["class"].values.tolist() == labels for ds in parts):
+        return parts
+    names: dict[int, str] = {}
+    for ds in parts:
+        names |= dict(zip(ds["class"].values.tolist(), ds["class_name"].values.tolist(), strict=True))
+    found = []
+    for ds in parts:
+        dims = {dim: labels for dim in ("class", "other_class") if dim in ds.dims}
+        fills = {str(name): fill(values.dtype) for name, values in ds.variables.items() if values.dtype.kind != "O"}
+        said = ("class", [names[c] for c in labels], ds["class_name"].attrs)
+        found.append(ds.drop_vars("class_name").reindex(dims, fill_value=fills).assign_coords(class_name=said))
+    return found
 
 
 def _require_same_images(first: tuple[Path, xr.Dataset], other: tuple[Path, xr.Dataset]) -> None:
@@ -205,17 +223,22 @@ def _require_same_images(first: tuple[Path, xr.Dataset], other: tuple[Path, xr.D
         raise FedmiError(f"{b}: its images are {y}, but those of {a} are {x}; give one of the two")
 
 
+_DRAWN = ("dirichlet", "classes-per-client", "shards")
+"""Kinds of split that draw, with the seed, which classes a client holds."""
+
+
 def _require_joinable(first: tuple[Path, xr.Dataset], other: tuple[Path, xr.Dataset]) -> None:
-    """Else the second is refused."""
+    """Else the second is refused. Which classes are analysed may differ where each seed draws them."""
     (a, one), (b, two) = first, other
-    for dim in ("class", "client", "round"):
+    drawn = (settings(one) or {}).get("split", {}).get("kind") in _DRAWN
+    for dim in ("client", "round") if drawn else ("class", "client", "round"):
         x, y = (ds[dim].values.tolist() for ds in (one, two))
         if x != y:
             raise FedmiError(f"{b}: other {dim} labels than {a} ({_short(y)} against {_short(x)}); give one of the two")
     twice = set(one["seed"].values.tolist()) & set(two["seed"].values.tolist())
     if twice:
         raise FedmiError(f"{b}: seed {min(twice)} of this experiment is in {a} too; give one of the two")
-    if not (one["analysed"].isel(seed=0).values == two["analysed"].isel(seed=0).values).all():
+    if not drawn and not (one["analysed"].isel(seed=0).values == two["analysed"].isel(seed=0).values).all():
         raise FedmiError(f"{b}: its clients analyse other classes than in {a}; give one of the two")
 
 

@@ -6,14 +6,16 @@ Axes: N test images, Y classes, G groups of images, B images of a group, O_l cha
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from fedmi_jax.circuits import question
 from fedmi_jax.circuits.narrowing import WIDTHS, Widths, of_channels, on_live_channels
+from fedmi_jax.circuits.question import Explained
 from fedmi_jax.network import model
 from fedmi_jax.network.ablation import Ablation, Gates, Mean
 from fedmi_jax.network.images import Images
@@ -35,25 +37,44 @@ class EvaluationSet(NamedTuple):
     """(Y, g, B) bool."""
 
 
-class Performance(NamedTuple):
-    """A masked model judged as a detector of one class."""
+class Fraction(NamedTuple):
+    """A share or a mean before the division, so that no program gives a NaN where there is nothing to divide by: one
+    who looks for errors with JAX_DEBUG_NANS would be told of that NaN."""
 
-    call_rate: Array
+    part: Array
+    whole: Array
+    """Of the same shape and dtype."""
+
+
+def divided(measured: Any) -> Any:
+    """The tree with numpy arrays in place of `Fraction`s: NaN where the whole is 0."""
+    with np.errstate(invalid="ignore"):
+        return jax.tree.map(_quotient, measured, is_leaf=lambda node: isinstance(node, Fraction))
+
+
+def _quotient(one: Any) -> np.ndarray:
+    return np.asarray(one.part) / np.asarray(one.whole) if isinstance(one, Fraction) else np.asarray(one)
+
+
+class Performance(NamedTuple):
+    """A masked model judged as a detector of one class; in programs of `Fraction`s."""
+
+    call_rate: Any
     """(Y,): share of the images of each true class that are called the class."""
-    false_positive_rate: Array
+    false_positive_rate: Any
     """(): share of all images of other classes that are called the class."""
-    target_softmax: Array
+    target_softmax: Any
     """(): mean probability of the class over its images."""
-    failure_softmax: Array
+    failure_softmax: Any
     """(Y,): mean probabilities over the images of the class that are not called it; NaN where there are none."""
 
 
 class Accuracy(NamedTuple):
-    """A model judged as a classifier."""
+    """A model judged as a classifier; in programs of `Fraction`s."""
 
-    overall: Array
+    overall: Any
     """()."""
-    per_class: Array
+    per_class: Any
     """(Y,)."""
 
 
@@ -85,7 +106,11 @@ def performance(
     params: Params, gates: Gates, ablation: Ablation, target: Array, test: EvaluationSet, *, narrowing: bool
 ) -> tuple[Performance, Accuracy]:
     """The model with only these channels open, on all test images; target () is the circuit's class."""
-    probabilities = jax.nn.softmax(_masked_logits(params, gates, ablation, test.images, test.indices, narrowing))
+    return _performance(masked_logits(params, gates, ablation, test.images, test.indices, narrowing), target, test)
+
+
+def _performance(logits: Array, target: Array, test: EvaluationSet) -> tuple[Performance, Accuracy]:
+    probabilities = jax.nn.softmax(logits)
     answer, labels, valid = jnp.argmax(probabilities, -1), test.images.labels[test.indices].ravel(), test.valid.ravel()
     called, classes = (answer == target) & valid, probabilities.shape[-1]
     truth = jax.nn.one_hot(labels, classes, dtype=probabilities.dtype) * valid[:, None]
@@ -93,25 +118,55 @@ def performance(
     own = valid & (labels == target)
     other = jnp.arange(classes) != target
     detected = Performance(
-        call_rate=hits / count,
-        false_positive_rate=jnp.sum(hits * other) / jnp.sum(count * other),
+        call_rate=Fraction(hits, count),
+        false_positive_rate=Fraction(jnp.sum(hits * other), jnp.sum(count * other)),
         target_softmax=_mean(probabilities[:, target], own),
         failure_softmax=_mean(probabilities, own & ~called),
     )
     return detected, _accuracy(truth, answer == labels)
 
 
+class Asked(NamedTuple):
+    """What a masked model's answers are compared with."""
+
+    others: Array
+    """bool (Y,): the classes that the class is told from."""
+    model: Array
+    """(): whose answers they are compared with, a row of the whole models' logits."""
+
+
+def decisions(
+    params: Params, gates: Gates, ablation: Ablation, target: Array, asked: Asked, test: EvaluationSet, whole: Array, *,
+    narrowing: bool,
+) -> tuple[Performance, Accuracy, Explained]:  # fmt: skip
+    """`performance`, and how well the answers are those of a whole model; whole: the logits of all models (M, N, Y)."""
+    logits = masked_logits(params, gates, ablation, test.images, test.indices, narrowing)
+    labels = jnp.where(test.valid, test.images.labels[test.indices], -1).ravel()
+    compared = question.compare_with(logits, whole[asked.model], labels, target, asked.others)
+    return *_performance(logits, target, test), compared
+
+
 def _accuracy(truth: Array, right: Array) -> Accuracy:
     """Args: truth (N, Y), one-hot, 0 for padding; right (N,) bool."""
     hits, count = (truth * right[:, None]).sum(0), truth.sum(0)
-    return Accuracy(hits.sum() / count.sum(), hits / count)
+    return Accuracy(Fraction(hits.sum(), count.sum()), Fraction(hits, count))
+
+
+def accuracy_among(logits: Array, classes: Array, test: EvaluationSet) -> Array:
+    """(): mean over these classes bool (Y,) of the share of their images that logits (N, Y) are right about, where no
+    other class competes."""
+    answer = jnp.argmax(jnp.where(classes, logits, -jnp.inf), -1)
+    labels, valid = test.images.labels[test.indices].ravel(), test.valid.ravel()
+    truth = jax.nn.one_hot(labels, len(classes), dtype=logits.dtype) * (valid & classes[labels])[:, None]
+    rates = jnp.sum(truth * (answer == labels)[:, None], 0) / jnp.maximum(jnp.sum(truth, 0), 1)
+    return jnp.sum(rates) / jnp.sum(classes)
 
 
 def class_accuracy(
     params: Params, gates: Gates, ablation: Ablation, target: Array, test: EvaluationSet, *, narrowing: bool
-) -> Array:
+) -> Fraction:
     """Accuracy () of the masked model on the images of the target class alone."""
-    logits = _masked_logits(params, gates, ablation, test.images, test.class_indices[target], narrowing)
+    logits = masked_logits(params, gates, ablation, test.images, test.class_indices[target], narrowing)
     return _mean(jnp.argmax(logits, -1) == target, test.class_valid[target].ravel())
 
 
@@ -122,6 +177,26 @@ def empty_mask(params: Params, ablation: Ablation, target: Array) -> tuple[Array
     """
     logits = ablation.silent_logits(params, conv_layers(params)[-1])
     return (jnp.argmax(logits) == target).astype(logits.dtype), jax.nn.softmax(logits)[target]
+
+
+def masked_logits(
+    params: Params,
+    gates: Gates,
+    ablation: Ablation,
+    images: Images,
+    index: Array,
+    narrowing: bool,
+    widths: Widths = WIDTHS[:2],
+) -> Array:
+    """Logits (G * B, Y) of images (G, B) with only these channels open, group after group.
+
+    gates of 0 and 1; widths: of the smaller models that are tried where `narrowing` is on.
+    """
+    logits, (params, ablation) = partial(group_logits, images=images), ablation.folded(params)
+    if not narrowing:
+        return logits(params, None, gates, ablation, index)
+    speaking = ablation.may_speak({layer: gate > 0 for layer, gate in gates.items()})
+    return on_live_channels(logits, params, speaking, gates, ablation, index, widths=widths)
 
 
 def mean_outputs(params: Params, images: Images, index: Array, valid: Array) -> Mean:
@@ -136,24 +211,8 @@ def _output_sums(params: Params, x: Array, valid: Array) -> dict[str, Array]:
     return {layer: (y.mean((1, 2)) * valid[:, None]).sum(0) for layer, y in outputs.items()}
 
 
-def _masked_logits(
-    params: Params,
-    gates: Gates,
-    ablation: Ablation,
-    images: Images,
-    index: Array,
-    narrowing: bool,
-    widths: Widths = WIDTHS[:2],
-) -> Array:
-    logits = partial(_logits, images=images)
-    if not narrowing:
-        return logits(params, None, gates, ablation, index)
-    speaking = ablation.may_speak({layer: gate > 0 for layer, gate in gates.items()})
-    return on_live_channels(logits, params, speaking, gates, ablation, index, widths=widths)
-
-
-def _logits(
-    params: Params | SparseModel, channels: dict[str, Array] | None, gates: Gates, ablation: Ablation,
+def group_logits(
+    params: Params | SparseModel, channels: Gates | None, gates: Gates, ablation: Ablation,
     index: Array, images: Images,
 ) -> Array:  # fmt: skip
     """(G * B, Y), group after group."""
@@ -162,7 +221,9 @@ def _logits(
     return logits.reshape(-1, logits.shape[-1])
 
 
-def _mean(values: Array, chosen: Array) -> Array:
-    """Mean over the chosen entries of the leading axis; NaN where none is."""
+def _mean(values: Array, chosen: Array) -> Fraction:
+    """Mean over the chosen entries of the leading axis."""
     chosen = chosen.reshape(-1, *(1,) * (values.ndim - 1))
-    return jnp.sum(values * chosen, 0) / jnp.sum(chosen)
+    total = jnp.sum(values * chosen, 0)
+    total = total.astype(jnp.result_type(total, 1.0))  # a sum of booleans is whole
+    return Fraction(total, jnp.full_like(total, jnp.sum(chosen)))

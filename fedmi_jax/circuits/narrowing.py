@@ -33,8 +33,8 @@ DENSEST = 1 / 8
 
 
 def of_channels(values: Gates, channels: Gates | None) -> Gates:
-    """The values (O_l,) that belong to a smaller model's `channels` (o_l,). None stands for all channels."""
-    return values if channels is None else {layer: value[channels[layer]] for layer, value in values.items()}
+    """The values (..., O_l) that belong to a smaller model's `channels` (o_l,). None stands for all channels."""
+    return values if channels is None else {layer: value[..., channels[layer]] for layer, value in values.items()}
 
 
 def menu(full: Sequence[int], widths: Widths) -> list[tuple[int, ...]]:
@@ -94,3 +94,27 @@ def _between(live: Gates, params: Params) -> dict[str, Array]:
         kept[f"{layer}_kernel"] = jnp.where(before[:, None] & live[layer], params[f"{layer}_kernel"], 0)
         before = live[layer]
     return kept
+
+
+def heard(params: Params) -> dict[str, Array]:
+    """Which channels have a path of non-zero weights to the linear layer, bool (O_l,) a layer."""
+    found, after, layers = {}, None, conv_layers(params)
+    for layer in reversed(layers):
+        found[layer] = after = has_outgoing(params if after is None else _into(params, layer, after), layer)
+    return {layer: found[layer] for layer in layers}
+
+
+def seeing(params: Params) -> dict[str, Array]:
+    """Which channels have a path of non-zero weights from the image, bool (O_l,) a layer. The output of any other one
+    is constant."""
+    found, before = {}, jnp.ones(params["conv1_kernel"].shape[2], bool)
+    for layer in conv_layers(params):
+        found[layer] = before = jnp.any((params[f"{layer}_kernel"] != 0) & before[:, None], (0, 1, 2))
+    return found
+
+
+def _into(params: Params, layer: str, after: Array) -> Params:
+    """The parameters with only those kernels of the next layer that lead to these of its channels."""
+    layers = conv_layers(params)
+    name = f"{layers[layers.index(layer) + 1]}_kernel"
+    return {**params, name: jnp.where(after, params[name], 0)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,12 +15,16 @@ from tyro.conf import Positional
 
 from fedmi_jax import files
 from fedmi_jax.cli import tables, terminal
+from fedmi_jax.cli.discover import Discover, discover
 from fedmi_jax.cli.parse import parsed
 from fedmi_jax.cli.run import Resume, Run, require_writable, resume, run
+from fedmi_jax.cli.study import Study, study
 from fedmi_jax.config import METHODS
+from fedmi_jax.devices import require_jax
 from fedmi_jax.errors import ConfigError, FedmiError, Interrupted, say, unknown
 from fedmi_jax.presets import PRESETS
-from fedmi_jax.results import authors, store, summary
+from fedmi_jax.results import authors, authors_log, authors_weights, store, summary
+from fedmi_jax.studies import STUDIES
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,10 @@ class Import:
     out: Path
     channels: tuple[int, ...] = (32, 64, 128)
     """Of each convolution of its network, which the file does not say."""
+    log: Path | None = None
+    """The run's training_log.txt: accuracy of the global model, which the file does not have."""
+    weights: Path | None = None
+    """The run's folder of round_N/client_K_model.pt and checkpoint_round_N.pt (extra [reference])."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +58,11 @@ class Export:
 
     folder: Positional[Path]
     out: Path
-    """FILE.json or FILE.json.gz."""
+    """FILE.json or FILE.json.gz; with --pt a folder."""
     seed: int | None = None
     """Which seed, where the result has several."""
+    pt: bool = False
+    """All models too, as the authors' round_N/client_K_model.pt and checkpoint_round_N.pt (extra [reference])."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +71,20 @@ class Claims:
 
     folders: Positional[tuple[Path, ...]]
     """Folders of runs or of imported files, or folders that hold such folders at any depth."""
+    json: bool = False
+    """As one JSON object."""
+    out: Path | None = None
+    """Also write the table as markdown to this file."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Judge the predictions about circuits that decide, on results of both searches."""
+
+    folders: Positional[tuple[Path, ...]]
+    """Folders of runs, or folders that hold such folders at any depth."""
+    objective: Literal["decision", "contrast"] = "decision"
+    """Whose circuits to judge. Results of the paper's search on the same models are used beside them."""
     json: bool = False
     """As one JSON object."""
     out: Path | None = None
@@ -80,14 +105,25 @@ class Figures:
 
 
 @dataclass(frozen=True)
+class Report:
+    """Write one HTML file with claims, figures and an explorer of the circuits."""
+
+    folders: Positional[tuple[Path, ...]]
+    """Folders of runs or of imported files, or folders that hold such folders at any depth."""
+    out: Path = Path("report.html")
+    """FILE.html, which is replaced where it is there."""
+
+
+@dataclass(frozen=True)
 class List:
-    """List the presets and the federated methods."""
+    """List the presets, the federated methods and the studies."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status: 0, 2 after a one-line error, 130 or 143 after Ctrl-C or SIGTERM, 141 when
     nobody reads on."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    terminal.hold_numbers()
     if sys.stdout is None:
         say("standard output is closed; send it to a file, or to /dev/null")
         return 2
@@ -114,16 +150,18 @@ def _status(arguments: list[str]) -> int:
         return 130
     except OSError as error:
         if not terminal.flushed(0, "\n"):  # else it was the output, and that has been said
-            if error.filename is None:
+            if error.filename is None and _is_somewhere():
                 raise
-            say(f"{error.filename}: {error.strerror or error}")
+            say(f"{error.filename or 'the current folder'}: {error.strerror or error}")
     return 2
 
 
-COMMANDS: dict[str, type] = {
-    "run": Run, "resume": Resume, "show": Show,
-    "figures": Figures, "claims": Claims, "import": Import, "export": Export, "list": List,
-}  # fmt: skip
+def _is_somewhere() -> bool:
+    """Whether the current folder is there: it may have been removed."""
+    try:
+        return bool(os.getcwd())
+    except FileNotFoundError:
+        return False
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -133,18 +171,15 @@ def _dispatch(arguments: list[str]) -> int:
     name, rest = arguments[0], arguments[1:]
     if name not in COMMANDS:
         raise ConfigError(f"command: {unknown(name, COMMANDS)}")
-    if name == "run":
-        return run(rest)
-    action: Callable = {
-        "resume": resume, "show": _show,
-        "figures": _figures, "claims": _claims, "import": _import, "export": _export, "list": _list,
-    }[name]  # fmt: skip
-    return action(parsed(COMMANDS[name], rest, prog=f"fedmi {name}"))
+    options, action = COMMANDS[name]
+    if name in ("run", "discover"):  # their options have the defaults of a preset, or of a run
+        return action(rest)
+    return action(parsed(options, rest, prog=f"fedmi {name}"))
 
 
 def _help() -> None:
     table = Table(box=None, show_header=False)
-    for name, kind in COMMANDS.items():
+    for name, (kind, _) in COMMANDS.items():
         table.add_row(f"  fedmi {name}", (kind.__doc__ or "").splitlines()[0])
     console = terminal.console()
     console.print("Circuits of sparse networks under federated averaging. Commands (each has --help):")
@@ -181,13 +216,31 @@ def _claims(option: Claims) -> int:
         raise ConfigError("folders: give at least one folder of runs, as in `fedmi claims runs`")
     found = runs.gather(option.folders, paper_only=True)
     rows = claims.judge(found)
+    if option.out is not None:  # first: it is lost to nobody who cannot read what is printed
+        with files.replacing(option.out) as temporary:
+            temporary.write_text(claims_table.markdown(rows, found), "utf-8")
     if option.json:
         print(json.dumps(claims_table.as_values(rows, found), indent=2))
     else:
         terminal.console().print(claims_table.render(rows, found))
+    return 0
+
+
+def _predictions(option: Predictions) -> int:
+    from fedmi_jax.analysis import instruments, predictions
+    from fedmi_jax.report import predictions_table
+
+    if not option.folders:
+        raise ConfigError("folders: give at least one folder of runs, as in `fedmi predictions runs`")
+    found = instruments.gather(option.folders)
+    rows = predictions.judge(found.results, option.objective)
+    if option.json:
+        print(json.dumps(predictions_table.as_values(rows, found, option.objective), indent=2))
+    else:
+        terminal.console().print(predictions_table.render(rows, found, option.objective))
     if option.out is not None:
         with files.replacing(option.out) as temporary:
-            temporary.write_text(claims_table.markdown(rows, found), "utf-8")
+            temporary.write_text(predictions_table.markdown(rows, found, option.objective), "utf-8")
     return 0
 
 
@@ -207,19 +260,39 @@ def _figures(option: Figures) -> int:
     return 1 if problems else 0
 
 
+def _report(option: Report) -> int:
+    from fedmi_jax.report.html import page
+
+    if not option.folders:
+        raise ConfigError("folders: give at least one folder of runs, as in `fedmi report runs`")
+    if option.out.is_dir():
+        raise ConfigError(f"out: {option.out} is a folder; give a file, as in --out {option.out / 'report.html'}")
+    require_writable(option.out.parent)
+    with files.replacing(option.out) as temporary:
+        temporary.write_text(page.report(option.folders, say), "utf-8")
+    print(option.out)
+    return 0
+
+
 def _import(option: Import) -> int:
+    require_jax()
     from fedmi_jax.federation import resumable
 
     store.refuse_taken(option.out)
     resumable.refuse(option.out)
     require_writable(option.out)
     result = authors.import_authors(option.file, channels=option.channels)
+    if option.log is not None:
+        result = authors_log.with_log(result, option.log)
+    if option.weights is not None:
+        result = authors_weights.with_weights(result, option.weights)
     print(store.save(result, option.out))
     return 0
 
 
 def _export(option: Export) -> int:
-    print(authors.export_authors(store.load(option.folder), option.out, option.seed))
+    write = authors_weights.export_weights if option.pt else authors.export_authors
+    print(write(store.load(option.folder), option.out, option.seed))
     return 0
 
 
@@ -227,16 +300,34 @@ def _list(option: List) -> int:
     table = terminal.table("preset", "what", "paper's figures", "rounds", box=None, padding=(0, 2, 0, 0))
     for name, one in PRESETS.items():
         table.add_row(name, one.summary, one.figures, str(one.experiments[0].rounds))
-    methods = Table(box=None, padding=(0, 2, 0, 0))
-    methods.add_column("method (--aggregation.kind)", no_wrap=True)
-    methods.add_column("what")
-    for name, line in METHODS.items():
-        methods.add_row(name, line)
     console = terminal.console()
     console.print(table, highlight=False)
-    console.print()
-    console.print(methods, highlight=False)
+    for title, lines in (("method (--aggregation.kind)", METHODS), ("study (fedmi study NAME DIR)", STUDIES)):
+        named = Table(box=None, padding=(0, 2, 0, 0))
+        named.add_column(title, no_wrap=True)
+        named.add_column("what")
+        for name, line in lines.items():
+            named.add_row(name, line)
+        console.print()
+        console.print(named, highlight=False)
     return 0
+
+
+COMMANDS: dict[str, tuple[type, Callable]] = {
+    "run": (Run, run),
+    "resume": (Resume, resume),
+    "discover": (Discover, discover),
+    "show": (Show, _show),
+    "figures": (Figures, _figures),
+    "claims": (Claims, _claims),
+    "predictions": (Predictions, _predictions),
+    "report": (Report, _report),
+    "study": (Study, study),
+    "import": (Import, _import),
+    "export": (Export, _export),
+    "list": (List, _list),
+}
+"""What may follow `fedmi`: its options, and what it does. `run` and `discover` read their words themselves."""
 
 
 if __name__ == "__main__":

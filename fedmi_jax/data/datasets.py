@@ -6,7 +6,7 @@ Axes: N images, H height, W width, C channels. Images stay uint8 (pixels 0 to 25
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,25 +76,26 @@ def from_arrays(
     test_labels: ArrayLike,
     *,
     name: str = "arrays",
-    class_names: Sequence[str] | None = None,
+    class_names: Iterable[Any] | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> Dataset:
     """A Dataset from arrays: images uint8 [N, H, W] or [N, H, W, C], labels whole numbers [N] from 0 on.
 
-    Without `class_names` there are as many classes as the largest label asks for, named "0", "1", ...; `mean` and
-    `std` default to 0.5 per channel. Raises FedmiError naming the first argument that is wrong.
+    Without `class_names` there are as many classes as the largest label asks for, named "0", "1", ...; names may be of
+    any type that can be written as text, and equal; `mean` and `std` default to 0.5 per channel. Raises FedmiError
+    naming the first argument that is wrong.
     """
     train, test = _images("train_images", train_images), _images("test_images", test_images)
     if test.shape[1:] != train.shape[1:]:
         raise FedmiError(f"test_images: shape must be [N', {_sizes(train)}], as train_images; got {test.shape}")
-    classes = None if class_names is None else len(class_names)
-    known = _labels("train_labels", train_labels, len(train), classes)
-    asked = _labels("test_labels", test_labels, len(test), classes)
-    names = class_names or [str(c) for c in range(1 + max(known.max(), asked.max()))]
+    names = None if class_names is None else _names(class_names)
+    known = _labels("train_labels", train_labels, len(train), names)
+    asked = _labels("test_labels", test_labels, len(test), names)
     channels = train.shape[-1]
     return Dataset(
-        name, train, known, test, asked, tuple(names),
+        str(name), train, known, test, asked,
+        names or tuple(str(c) for c in range(1 + max(known.max(), asked.max()))),
         _moment("mean", mean, channels), _moment("std", std, channels, above=0.0),
     )  # fmt: skip
 
@@ -109,16 +110,32 @@ def _images(argument: str, value: ArrayLike) -> np.ndarray:
     return images if images.ndim == 4 else images[..., None]
 
 
-def _labels(argument: str, value: ArrayLike, count: int, classes: int | None) -> np.ndarray:
+def _names(value: Iterable[Any]) -> tuple[str, ...]:
+    """Of classes, as text."""
+    try:
+        names = np.asarray(list(value))
+    except (TypeError, ValueError):
+        names = np.empty(0)
+    if names.ndim != 1 or not 0 < len(names) <= MOST_CLASSES:
+        raise FedmiError(f"class_names: give 1 to {MOST_CLASSES} names, one for each class; got {str(value)[:60]!r}")
+    return tuple(name.decode() if isinstance(name, bytes) else str(name) for name in names.tolist())
+
+
+MOST_CLASSES = 2**16
+"""A larger label is a slip, and every class of its own would take memory."""
+
+
+def _labels(argument: str, value: ArrayLike, count: int, names: tuple[str, ...] | None) -> np.ndarray:
     """`value` as int32 [count], in range."""
     labels = _array(argument, value)
     if labels.dtype.kind not in "iu":
         raise FedmiError(f"{argument}: labels must be whole numbers; got dtype {labels.dtype}")
     if labels.shape != (count,):
         raise FedmiError(f"{argument}: shape must be ({count},), one label per image; got {labels.shape}")
-    most = np.iinfo(np.int32).max if classes is None else classes - 1
+    most = (MOST_CLASSES if names is None else len(names)) - 1
     if labels.min() < 0 or labels.max() > most:
-        raise FedmiError(f"{argument}: labels must lie in 0 .. {most}; got {labels.min()} .. {labels.max()}")
+        why = ", for the largest says how many classes there are" if names is None else ""
+        raise FedmiError(f"{argument}: labels must lie in 0 .. {most}{why}; got {labels.min()} .. {labels.max()}")
     return labels.astype(np.int32)
 
 
@@ -131,7 +148,10 @@ def _array(argument: str, value: Any) -> np.ndarray:
 
 def _moment(argument: str, value: Sequence[float] | None, channels: int, above: float = -np.inf) -> tuple[float, ...]:
     """One finite number per channel, larger than `above`."""
-    values = np.asarray([0.5] * channels if value is None else value, dtype=np.float64)
+    try:
+        values = np.asarray([0.5] * channels if value is None else value, dtype=np.float64)
+    except (TypeError, ValueError):
+        values = np.full(0, np.nan)
     if values.shape != (channels,) or not np.all(np.isfinite(values) & (values > above)):
         kind = "positive numbers" if above == 0 else "numbers"
         raise FedmiError(f"{argument}: must be {channels} {kind}, one per channel; got {value}")

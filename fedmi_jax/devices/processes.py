@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import jax
 import numpy as np
 
-from fedmi_jax.devices.session import before_start
+from fedmi_jax.devices.start import before_start, start
 from fedmi_jax.errors import ConfigError, FedmiError, Interrupted, say
 
 JOIN_SECONDS = 60
@@ -77,7 +77,7 @@ def _require_consistent(coordinator: str | None, processes: int | None, process_
 
 def is_first() -> bool:
     """Whether this process is the one that prints and writes. To ask starts JAX, told what it must be."""
-    before_start()
+    start()
     return jax.process_index() == 0
 
 

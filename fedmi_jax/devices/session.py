@@ -1,4 +1,4 @@
-"""JAX, told what it must be before a run: precision, cores, kept programs; and what to do when memory runs out."""
+"""JAX, told what it must be during a run: precision, kept programs; and what to do when memory runs out."""
 
 from __future__ import annotations
 
@@ -10,49 +10,27 @@ from typing import Any
 import jax
 
 from fedmi_jax.config import Execution
+from fedmi_jax.devices.start import start
 from fedmi_jax.errors import FedmiError
 from fedmi_jax.files import cache_folder
-
-
-def before_start() -> None:
-    """What JAX must be told before it starts; to be called by whoever may be the first to start it."""
-    use_all_cores()
-    allow_pauses()
-
-
-def use_all_cores() -> None:
-    """Let JAX's CPU backend have one device per core.
-
-    Does nothing once JAX has started, or where XLA_FLAGS or JAX's setting jax_num_cpu_devices already say how many.
-    """
-    said = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    if not said and jax.config.values["jax_num_cpu_devices"] < 0:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        with contextlib.suppress(RuntimeError):  # JAX has started: its devices are what they are
-            jax.config.update("jax_num_cpu_devices", cores or 1)
-
-
-def allow_pauses() -> None:
-    """Let a run that was stopped for a while (Ctrl-Z) go on: XLA's CPU backend otherwise ends a process whose devices
-    have not met for 40 seconds. Has no effect once JAX has started, and XLA_FLAGS that say how long are left alone."""
-    said, flag = os.environ.get("XLA_FLAGS", ""), "xla_cpu_collective_call_terminate_timeout_seconds"
-    if flag not in said:
-        os.environ["XLA_FLAGS"] = f"{said} --{flag}={PAUSE}".strip()
-
-
-PAUSE = 7 * 24 * 3600
-"""Seconds."""
 
 
 def keep_compiled() -> None:
     """Let JAX keep compiled programs on disk, so that only the first run waits for the compiler.
 
     The folder is $FEDMI_CACHE/programs, or ~/.cache/fedmi_jax/programs. Does nothing where JAX has been told a folder
-    of its own (JAX_COMPILATION_CACHE_DIR) or to keep nothing (JAX_ENABLE_COMPILATION_CACHE=0).
+    of its own (JAX_COMPILATION_CACHE_DIR) or to keep nothing (JAX_ENABLE_COMPILATION_CACHE=0), or where no home folder
+    is known.
     """
     said: Any = jax.config  # its values are attributes that are not declared
     if said.jax_compilation_cache_dir is None and said.jax_enable_compilation_cache:
-        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "programs"))
+        try:
+            folder = cache_folder() / "programs"
+        except FedmiError:
+            if os.environ.get("FEDMI_CACHE"):
+                raise
+            return
+        jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
@@ -85,17 +63,34 @@ def telling_when_compiling(tell: Callable[[bool], None]) -> Iterator[None]:
 def session(settings: Execution) -> Iterator[None]:
     """Within it JAX computes in the precision of these settings, on all cores if it has not started yet.
 
-    Raises FedmiError that says what to do when memory runs out.
+    Raises FedmiError where JAX does not start, and one that says what to do when memory runs out.
     """
-    before_start()
+    start()
     keep_compiled()
     try:
-        with jax.enable_x64(settings.precision == "float64"):
+        with jax.enable_x64(settings.precision == "float64"), _permissive():
             yield
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         if isinstance(error, MemoryError) or any(sign in str(error) for sign in FULL):
             raise _out_of_memory(settings, str(error)) from None
         raise
+
+
+@contextlib.contextmanager
+def _permissive() -> Iterator[None]:
+    """Within it nothing that a healthy run does is refused, whatever the environment says.
+
+    These settings of JAX help to find slips in one's own code, by refusing what is no error: a transfer to the device,
+    another dtype or rank, minus infinity as the score of a closed channel. JAX_DEBUG_NANS stays as it is: no program
+    gives a NaN unless something is wrong.
+    """
+    with contextlib.ExitStack() as stack:
+        for setting in (
+            jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"), jax.transfer_guard("allow"),
+            jax.debug_infs(False), jax.disable_jit(False),
+        ):  # fmt: skip
+            stack.enter_context(setting)
+        yield
 
 
 FULL = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory")

@@ -79,7 +79,10 @@ def searches(experiment: Experiment, number: int) -> list[tuple[int, int]]:
     """The purposes of this round's searches: one, or a second one to see how alike two are."""
     repeat, last = experiment.discovery.repeat, number == experiment.rounds
     twice = repeat == "always" or (repeat == "last" and last)
-    return [keys.DISCOVER, keys.REDISCOVER] if twice else [keys.DISCOVER]
+    once, again = (
+        (keys.DISCOVER, keys.REDISCOVER) if experiment.discovery.as_published else (keys.DECIDE, keys.REDECIDE)
+    )
+    return [once, again] if twice else [once]
 
 
 def rediscovery(

@@ -17,17 +17,23 @@ from jax import Array
 from jax.sharding import PartitionSpec as P
 
 from fedmi_jax.aggregation.base import NO_STATE, Clients, Method, State, applied, initial, served
-from fedmi_jax.circuits import discovery, evaluation
+from fedmi_jax.circuits import deciding, discovery, evaluation, question
+from fedmi_jax.circuits.choice import candidates
+from fedmi_jax.circuits.deciding import Found, Probed, Task
 from fedmi_jax.circuits.discovery import Circuit
-from fedmi_jax.circuits.evaluation import Accuracy, EvaluationSet
+from fedmi_jax.circuits.evaluation import Accuracy, Asked, EvaluationSet, Performance
+from fedmi_jax.circuits.objective import class_task, objective_of
+from fedmi_jax.circuits.question import Explained
+from fedmi_jax.circuits.survey import survey
 from fedmi_jax.config import Discovery, Local, Sparsity
 from fedmi_jax.data.batches import Plan
 from fedmi_jax.devices.layout import AXIS, Layout
 from fedmi_jax.devices.lift import deal, gathered, lift
-from fedmi_jax.network.ablation import ZERO, Ablation, Mean
+from fedmi_jax.network.ablation import ZERO, Ablation, Mean, MeanMap
 from fedmi_jax.network.images import Images
 from fedmi_jax.network.layers import conv_layers
 from fedmi_jax.network.model import Params
+from fedmi_jax.network.readout import refit
 from fedmi_jax.training.local import train
 
 
@@ -118,6 +124,18 @@ def joined(parts: Sequence[Params], *, how: Layout) -> Params:
     return gathered(jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts), how)
 
 
+@partial(jax.jit, static_argnames=("times", "how"))
+def repeated(models: Params, *, times: int, how: Layout) -> Params:
+    """Every model so many times, one after the other, on every device."""
+    return gathered(jax.tree.map(lambda leaf: jnp.repeat(leaf, times, 0), models), how)
+
+
+@partial(jax.jit, static_argnames=("how",))
+def seen_images(images: Images, index: Array, labels: Array, *, how: Layout) -> tuple[Array, Array]:
+    """What a server sees of every seed: images (S, N, H, W, I), normalised, from indices (S, N); and labels (S, N)."""
+    return gathered((images.normalised(index), labels), how)
+
+
 @partial(jax.jit, static_argnames=("how",))
 def whole(models: Params, *, how: Layout) -> Params:
     """The same models, on every device, where the host can read them."""
@@ -197,21 +215,108 @@ def discover_circuits(
     Args: models with leading axis M; which (n,), each circuit's model; plan (n, T, B); ablation with leading axis n.
     """
     chex.assert_tree_shape_prefix((plan, ablation), which.shape)
-    search = partial(
-        discovery.discover, settings=settings, micro_batch=how.piece(plan.indices.shape[-1]), narrowing=how.narrowing
-    )
 
     def one(params: Params, plan: Plan, ablation: Ablation, images: Images) -> Circuit:
-        return search(params, images, plan, ablation)
+        return discovery.discover(
+            params, images, plan, ablation,
+            objective=objective_of(settings, class_task(images)), micro_batch=how.piece(plan.indices.shape[-1]),
+            narrowing=how.narrowing,
+        )  # fmt: skip
 
     return over_rows(one, how, models, which, (plan, ablation), (images,))
 
 
-@partial(jax.jit, static_argnames=("how", "measure"))
-def judge(
-    models: Params, test: EvaluationSet, masked: Masked, *, how: Layout, measure: Callable[..., Any]
+@partial(jax.jit, static_argnames=("how",))
+def survey_models(
+    models: Params, rows: Array, images: Images, seeds: Array, index: Array, valid: Array, *, how: Layout
+) -> tuple[Array, MeanMap]:
+    """`survey.survey` of models `rows` (m,), each on the probe images of its seed (m,): logits (m, G * B, Y) and means.
+
+    Args: images (S, P, ...) but for the moments; index (G, B) places among P; valid bool (G, B).
+    """
+
+    def one(params: Params, seed: Array, images: Images, index: Array, valid: Array) -> tuple[Array, MeanMap]:
+        return survey(params, _of_seed(images, seed), index, valid, narrowing=how.narrowing)
+
+    return over_rows(one, how, models, rows, (seeds,), (images, index, valid))
+
+
+def _of_seed(images: Images, seed: Array) -> Images:
+    return images._replace(pixels=images.pixels[seed], labels=images.labels[seed])
+
+
+@partial(jax.jit, static_argnames=("how",))
+def whole_logits(models: Params, rows: Array, test: EvaluationSet, *, how: Layout) -> Array:
+    """Logits of models `rows` (m,) on the test images, padding included: (m, N, Y)."""
+
+    def one(params: Params, test: EvaluationSet) -> Array:
+        gates = {layer: jnp.ones_like(params[f"{layer}_bias"]) for layer in conv_layers(params)}
+        return evaluation.masked_logits(params, gates, ZERO, test.images, test.indices, how.narrowing)
+
+    return over_rows(one, how, models, rows, (), (test,))
+
+
+@partial(jax.jit, static_argnames=("how",))
+def to_explain(
+    models: Params, which: Array, whole: Array, test: EvaluationSet, label: Array, others: Array, *, how: Layout
+) -> tuple[dict[str, Array], Array]:
+    """Of n cases: the channels that could be part of a circuit, (n, O_l) a layer, and what there is to explain on the
+    test images, (n,). Args: whole (n, N, Y), the whole models' logits; label (n,); others bool (n, Y)."""
+
+    def one(params: Params, whole: Array, label: Array, others: Array, test: EvaluationSet) -> tuple:
+        labels = jnp.where(test.valid, test.images.labels[test.indices], -1).ravel()
+        return candidates(params), question.spread(whole, labels, label, others)
+
+    return over_rows(one, how, models, which, (whole, label, others), (test,))
+
+
+@partial(jax.jit, static_argnames=("how", "settings", "searched"))
+def decide_circuits(
+    models: Params, which: Array, images: Images, seeds: Array, probed: Probed, tasks: Task, *,
+    how: Layout, settings: Discovery, searched: int,
+) -> Found:  # fmt: skip
+    """`deciding.decide` of n circuits in one call.
+
+    Args: which (n,), each circuit's model; images (S, P, ...), of which `searched` are to search on; seeds (n,);
+    probed (n, ...), what each circuit's model makes of the images; tasks (n, ...).
+    """
+    find = partial(
+        deciding.decide, settings=settings, searched=searched, micro_batch=how.piece(tasks.plan.indices.shape[-1]),
+        narrowing=how.narrowing,
+    )  # fmt: skip
+
+    def one(params: Params, seed: Array, probed: Probed, task: Task, images: Images) -> Found:
+        return find(params, _of_seed(images, seed), probed, task)
+
+    return over_rows(one, how, models, which, (seeds, probed, tasks), (images,))
+
+
+def judge(models: Params, test: EvaluationSet, masked: Masked, *, how: Layout, measure: Callable[..., Any]) -> Any:
+    """`measure` (`evaluation.performance` or `evaluation.class_accuracy`) of every row, in one call; numpy arrays."""
+    return evaluation.divided(_judged(models, test, masked, how=how, measure=measure))
+
+
+def judge_decisions(
+    models: Params, test: EvaluationSet, masked: Masked, asked: Asked, whole: Any, *, how: Layout
+) -> tuple[Performance, Accuracy, Explained]:
+    """`evaluation.decisions` of every row, in one call; numpy arrays.
+
+    whole (M, N, Y): the logits of all models on these images.
+    """
+    return evaluation.divided(_judged_decisions(models, test, masked, asked, whole, how=how))
+
+
+@partial(jax.jit, static_argnames=("how",))
+def _judged_decisions(
+    models: Params, test: EvaluationSet, masked: Masked, asked: Asked, whole: Array, *, how: Layout
 ) -> Any:  # fmt: skip
-    """`measure` (`evaluation.performance` or `evaluation.class_accuracy`) of every row, in one call."""
+    one = partial(evaluation.decisions, narrowing=how.narrowing)
+    rows = (masked.gates, masked.ablation, masked.label, asked)
+    return over_rows(one, how, models, masked.model, rows, (test, whole))
+
+
+@partial(jax.jit, static_argnames=("how", "measure"))
+def _judged(models: Params, test: EvaluationSet, masked: Masked, *, how: Layout, measure: Callable[..., Any]) -> Any:
     one = partial(measure, narrowing=how.narrowing)
     return over_rows(one, how, models, masked.model, (masked.gates, masked.ablation, masked.label), (test,))
 
@@ -236,3 +341,26 @@ def empty_masks(models: Params, which: Array, ablation: Ablation, label: Array, 
     """`evaluation.empty_mask` of n rows: (n,), (n,)."""
     one = jax.vmap(lambda w, a, c: evaluation.empty_mask(pick(models, w), a, c))
     return gathered(one(which, ablation, label), how)
+
+
+@partial(jax.jit, static_argnames=("how", "what"))
+def refitted(
+    models: Params, rows: Array, images: Images, seeds: Array, places: Array, classes: Array, test: EvaluationSet, *,
+    how: Layout, what: str,
+) -> Array:  # fmt: skip
+    """Mean accuracy (m,) of models `rows` over their classes bool (m, Y), among which alone they choose.
+
+    what: "none", or how the read-out is refitted before (`network.readout`), on the probe images at `places` of their
+    seeds (m,) that are of these classes.
+    """
+
+    def one(params: Params, seed: Array, classes: Array, images: Images, places: Array, test: EvaluationSet) -> Array:
+        drawn = _of_seed(images, seed)
+        if what != "none":
+            labels = jnp.where(classes[drawn.labels[places]], drawn.labels[places], -1)
+            params = refit(params, drawn.normalised(places), labels, what, classes)  # type: ignore[arg-type]
+        gates = {layer: jnp.ones_like(params[f"{layer}_bias"]) for layer in conv_layers(params)}
+        logits = evaluation.masked_logits(params, gates, ZERO, test.images, test.indices, how.narrowing)
+        return evaluation.accuracy_among(logits, classes, test)
+
+    return over_rows(one, how, models, rows, (seeds, classes), (images, places, test))

@@ -6,6 +6,7 @@ tensors, R rounds.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,8 @@ import xarray as xr
 from fedmi_jax.circuits.discovery import Circuit
 from fedmi_jax.circuits.evaluation import Performance
 from fedmi_jax.data import identity
-from fedmi_jax.federation import programs
+from fedmi_jax.devices import start
+from fedmi_jax.federation import agreement, programs
 from fedmi_jax.network.layers import conv_layers
 from fedmi_jax.network.model import Params
 from fedmi_jax.results import connectivity, schema, similarity, store
@@ -29,7 +31,7 @@ Record = dict[str, np.ndarray]
 
 
 def snapshot(setup: Setup, round_: Round, losses: np.ndarray, local: Params, globals_: Params) -> Record:
-    """What the models themselves say: who took part, loss, sparsity, connectivity and, on request, weights."""
+    """What the models say: who took part, loss, agreement, sparsity, connectivity and, on request, weights."""
     facts, how = setup.facts, setup.layout
     of_client = partial(_of_client, facts, round_)
     steps = facts.steps[round_.models]
@@ -38,6 +40,8 @@ def snapshot(setup: Setup, round_: Round, losses: np.ndarray, local: Params, glo
         "participates": of_client(np.ones(len(steps), bool)),
         "train_loss": of_client(losses.sum(1, where=own) / steps),
     }
+    measured = agreement.measures(local, seeds=len(round_.clients), how=how)
+    record |= {name: np.asarray(values) for name, values in measured.items()}
     for where, params, placed in (("local", local, of_client), ("global", globals_, np.asarray)):
         zeros, connected = programs.wiring(params, how=how)
         layers = (*conv_layers(params), "fc")
@@ -112,6 +116,8 @@ def assemble(facts: Facts, records: Sequence[Mapping[str, np.ndarray]]) -> xr.Da
         row, values = rows[name], [record[name] for record in records]
         ds[name] = (row.dims, _dense(facts, np.stack(values), row) if row.of_circuits else np.stack(values, 1))
     ds = connectivity.edges(similarity.measures(similarity.sizes(ds)))
+    told = start.settings()
+    ds = ds.assign_attrs({"settings": json.dumps(told)} if told else {})
     return store.stamp(ds, facts.experiment, dataset=identity.describe(facts.dataset))
 
 
@@ -137,6 +143,8 @@ def _empty(facts: Facts, rounds: int, layers: Sequence[str]) -> xr.Dataset:
             "true_class_name": ("true_class", list(dataset.class_names)),
             "layer": list(layers),
             "parameter_layer": [*layers, "fc"],
+            **({"null": list(schema.NULLS)} if facts.experiment.thorough else {}),
+            **({"refit": list(schema.REFITS)} if facts.experiment.evaluation.readout_images else {}),
         },
     )
 

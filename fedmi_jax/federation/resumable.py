@@ -41,14 +41,21 @@ def begin(folder: Path, experiment: Experiment, dataset: Dataset, settings: Chec
 
 
 def refuse(folder: Path) -> None:
-    """Raise FedmiError, with what to do about it, when `folder` holds an unfinished run."""
+    """Raise FedmiError, with what to do about it, when `folder` holds finished rounds of an unfinished run.
+
+    Where no round was finished nothing is lost, and it may have failed for the very setting that is now another.
+    """
     found = manifest.read(folder / FOLDER)
-    if found is not None:
-        done = OnDisk(folder / FOLDER, found.run, found.experiment.rounds, found.checkpoint).last()
+    if found is not None and (done := _done(folder / FOLDER, found)):
         raise FedmiError(
             f"{folder}: holds an unfinished run, {done} of {found.experiment.rounds} rounds done; "
             f"`fedmi resume {shlex.quote(str(folder))}` continues it"
         )
+
+
+def _done(home: Path, found: Manifest) -> int:
+    """The last round that has a checkpoint; 0: none."""
+    return OnDisk(home, found.run, found.experiment.rounds, found.checkpoint).last()
 
 
 def run(
@@ -58,13 +65,13 @@ def run(
     """Run the experiment in `folder`, or go on with what it holds of this very experiment; return the result.
 
     Afterwards the folder holds result.nc. method: in place of the one that the experiment names. Raises FedmiError as
-    `simulation.run` does, and when the folder holds a result, is in use, cannot be written, or holds another unfinished
-    run: the fields that differ are named.
+    `simulation.run` does, and when the folder holds a result, is in use, cannot be written, or holds finished rounds of
+    another run: the fields that differ are named.
     """
     store.refuse_taken(folder)
     with session(experiment.execution), _alone(folder):
         store.refuse_taken(folder)  # it may have been finished a moment ago
-        return _go(folder, experiment, dataset, progress, settings or Checkpoint(), method, on_round)
+        return _go(folder, experiment, dataset, progress, settings or Checkpoint(), method, on_round, begins=True)
 
 
 def resume(
@@ -135,15 +142,14 @@ def _alone(folder: Path) -> Iterator[None]:
 
 def _go(
     folder: Path, experiment: Experiment, dataset: Dataset | None, progress: Progress | None, settings: Checkpoint,
-    method: Method | None,
-    on_round: OnRound | None,
+    method: Method | None, on_round: OnRound | None, begins: bool = False,
 ) -> xr.Dataset:  # fmt: skip
-    """The rounds that are missing, then the result."""
+    """The rounds that are missing, then the result. begins: another run that has no finished round is replaced."""
     home, first = folder / FOLDER, processes.is_first()
     dataset = dataset or datasets.load(experiment.data)
     here = manifest.describe(experiment, dataset, settings, method and method.name)
     if first:
-        _enter(home, here)
+        _enter(home, here, begins)
     keeper = OnDisk(home, here.run, experiment.rounds, settings) if first else InMemory()
     if jax.process_count() > 1:
         keeper = Together(keeper)
@@ -155,9 +161,13 @@ def _go(
     return result
 
 
-def _enter(home: Path, here: Manifest) -> None:
+def _enter(home: Path, here: Manifest, begins: bool) -> None:
     """Write run.json, or see that what is there is the same run."""
     found = manifest.read(home)
+    if begins and found is not None and not _done(home, found):
+        for useless in home.glob("round-*.npz"):  # without the state after it
+            useless.unlink()
+        found = None
     if found is not None:
         _require_same(home, found, here)
         changed = [name for name, value in here.machine.items() if found.machine.get(name, value) != value]
@@ -186,9 +196,10 @@ def _require_same(home: Path, found: Manifest, here: Manifest) -> None:
         )
     if now.rounds < before.rounds:
         raise ConfigError(f"rounds: the run in {home.parent} has {before.rounds}; give at least as many")
-    done = OnDisk(home, here.run, before.rounds, here.checkpoint).last()
-    if now.rounds > before.rounds == done and now.discovery.repeat == "last":
-        raise ConfigError(f'rounds: the last round, {done}, has had its control (discovery.repeat "last"); begin anew')
+    done = _done(home, found)
+    once = 'discovery.repeat "last"' if now.discovery.repeat == "last" else "evaluation.null_samples"
+    if now.rounds > before.rounds == done and (now.discovery.repeat == "last" or now.thorough):
+        raise ConfigError(f"rounds: the last round, {done}, has had its control ({once}); begin anew")
 
 
 def _other_method(before: str | None, now: str | None) -> str:

@@ -6,8 +6,8 @@ of a batch, L weight tensors.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -19,7 +19,7 @@ from fedmi_jax.aggregation import Method
 from fedmi_jax.circuits import evaluation
 from fedmi_jax.circuits.evaluation import EvaluationSet
 from fedmi_jax.config import Experiment, participants
-from fedmi_jax.data import batches, datasets, partition
+from fedmi_jax.data import batches, datasets, partition, probe, seen
 from fedmi_jax.data.datasets import Dataset
 from fedmi_jax.devices import lift
 from fedmi_jax.devices.layout import Layout, resolve
@@ -69,9 +69,45 @@ class Facts:
         return cases.of_round(self.circuits, round_.clients, self.most_circuits, self.method.serve is not None)
 
     @cached_property
+    def probe(self) -> np.ndarray | None:
+        """(S, P) training images of the second instrument (`fedmi_jax.data.probe`); None where nothing needs them."""
+        discovery, dataset, evaluation = self.experiment.discovery, self.dataset, self.experiment.evaluation
+        if discovery.as_published and not evaluation.readout_images:
+            return None
+        sizes = (dataset.train_labels, dataset.num_classes, discovery.probe)
+        return np.stack([probe.draw(*sizes, seed) for seed in self.experiment.seeds])
+
+    @cached_property
+    def training(self) -> list[list[np.ndarray]]:
+        """[S][K] what every client trains on: its own images or, of a method that pools them, everyone's."""
+        if not self.method.pooled:
+            return self.clients
+        return [[np.unique(np.concatenate(held))] * len(held) for held in self.clients]
+
+    @cached_property
+    def training_counts(self) -> np.ndarray:
+        """(S, K, Y) of these, by class."""
+        labels, classes = self.dataset.train_labels, self.dataset.num_classes
+        return np.stack([partition.counts(own, labels, classes) for own in self.training])
+
+    @cached_property
+    def seen(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """The images that the server may see and their labels, (S, N) each; None for a method that asks for none."""
+        sees, labels, classes = self.method.sees, self.dataset.train_labels, self.dataset.num_classes
+        if sees is None:
+            return None
+        drawn = [
+            seen.draw(labels, classes, held, sees.per_class, sees.whose, seed)
+            for held, seed in zip(self.clients, self.experiment.seeds, strict=True)
+        ]
+        index, found = zip(*drawn, strict=True)
+        return np.stack(index), np.stack(found)
+
+    @cached_property
     def most_circuits(self) -> int:
-        """Of any round; draws the clients of every round."""
-        rounds = range(1, self.experiment.rounds + 1)
+        """Of any round; draws the clients of every round, unless it is all of them."""
+        everyone = participants(self.experiment) == self.counts.shape[1]
+        rounds = [1] if everyone else range(1, self.experiment.rounds + 1)
         return max(len(self.circuits.of(self.round(number).clients)) for number in rounds)
 
     @cached_property
@@ -102,7 +138,7 @@ class Facts:
     def steps(self) -> np.ndarray:
         """(S, K) local steps of every client in a round."""
         local = self.experiment.local
-        samples = self.counts.sum(-1)
+        samples = self.training_counts.sum(-1)
         return np.vectorize(batches.local_steps, otypes=[int])(samples, local.batch_size, local.epochs)
 
     @cached_property
@@ -140,12 +176,16 @@ class Setup:
     layout: Layout
     train_images: Images
     test: EvaluationSet
+    probe: Images | None = None
+    """The probe images, (S, P, ...), of an instrument that needs them."""
+    some: EvaluationSet | None = None
+    """The first test images of every class, on which this instrument's controls are judged."""
 
     @property
     def plan_shape(self) -> tuple[int, int]:
         """(T, B) that every client's training plan is padded to."""
         facts, layout = self.facts, self.layout
-        widest = min(facts.experiment.local.batch_size, int(facts.counts.sum(-1).max()))
+        widest = min(facts.experiment.local.batch_size, int(facts.training_counts.sum(-1).max()))
         return int(facts.steps.max()), layout.padded(widest, layout.batch_devices)
 
 
@@ -179,7 +219,11 @@ def prepare(experiment: Experiment, dataset: Dataset | None = None, method: Meth
         for seed in experiment.seeds
     ]
     counts = np.stack([partition.counts(held, labels, classes) for held in clients])
-    return Facts(experiment, dataset, clients, counts, _circuits(experiment, counts), method)
+    facts = Facts(experiment, dataset, clients, counts, _circuits(experiment, counts), method)
+    _ = facts.probe  # raises where a class has too few images
+    _ = facts.seen  # raises where there is none
+    _require_method(facts)
+    return facts
 
 
 def lay_out(facts: Facts) -> Layout:
@@ -198,10 +242,18 @@ def place(facts: Facts) -> Setup:
         return lift.replicate(Images(pixels, labels, *moments), layout)  # type: ignore[arg-type]
 
     images, labels = on_device(dataset.test_images, dataset.test_labels), dataset.test_labels
-    test = evaluation.make_evaluation_set(images, labels, dataset.num_classes, layout.forward_batch, per_class)
-    return Setup(
-        facts, layout, on_device(dataset.train_images, dataset.train_labels), lift.replicate(test, layout)
-    )  # fmt: skip
+    sized = partial(evaluation.make_evaluation_set, images, labels, dataset.num_classes, layout.forward_batch)
+    train, drawn = on_device(dataset.train_images, dataset.train_labels), facts.probe
+    setup = Setup(facts, layout, train, lift.replicate(sized(per_class), layout))
+    if drawn is not None:
+        setup = replace(setup, probe=on_device(dataset.train_images[drawn], dataset.train_labels[drawn]))
+    if facts.experiment.decides:
+        setup = replace(setup, some=lift.replicate(sized(min(per_class or SOME, SOME)), layout))
+    return setup
+
+
+SOME = 100
+"""Test images of a class on which controls of the second instrument are judged: there are many of them."""
 
 
 def _require_room(experiment: Experiment, dataset: Dataset) -> None:
@@ -225,6 +277,14 @@ def _require_classes(experiment: Experiment, dataset: Dataset) -> None:
         raise ConfigError("discovery.classes: give at least one class, or none at all for each client's own")
 
 
+def _require_method(facts: Facts) -> None:
+    """Raise ConfigError where the method cannot work with the clients of some round."""
+    for number in range(1, facts.experiment.rounds + 1):
+        for counts, clients in zip(facts.counts, facts.round(number).clients, strict=True):
+            if problem := facts.method.problem(counts[clients]):
+                raise ConfigError(problem)
+
+
 def _circuits(experiment: Experiment, counts: np.ndarray) -> Circuits:
     wanted = experiment.discovery.classes
     if wanted is None:
@@ -239,8 +299,11 @@ def memory(facts: Facts, layout: Layout) -> int:
     images = dataset.train_images.nbytes + dataset.test_images.nbytes
     models = len(experiment.seeds) * participants(experiment)
     circuits = 2 * facts.most_circuits
-    searched = circuits * experiment.discovery.steps * max(facts.discovery_batches)
+    d = experiment.discovery
+    searched = circuits * d.steps * (max(facts.discovery_batches) if d.as_published else d.batch_size)
     plans = 12 * (models * int(facts.steps.max()) * experiment.local.batch_size + searched)
+    if d.gates == "bernoulli":
+        plans += circuits * d.steps * d.masks // 2 * sum(experiment.model.channels)
     stacks = 2 * facts.params_bytes * (models + len(experiment.seeds))
     side_by_side = min(layout.chunk, max(models, circuits)) * facts.model_bytes
     return plans + layout.devices * (images + stacks + side_by_side)

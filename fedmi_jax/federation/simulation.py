@@ -15,6 +15,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import xarray as xr
+from jax import Array
 
 from fedmi_jax import keys
 from fedmi_jax.aggregation import NO_STATE, Clients, Method
@@ -27,8 +28,9 @@ from fedmi_jax.data.batches import Plan
 from fedmi_jax.data.datasets import Dataset
 from fedmi_jax.devices import lift
 from fedmi_jax.devices.session import session
-from fedmi_jax.federation import checks, controls, metrics, programs, recording
+from fedmi_jax.federation import checks, controls, instrument, metrics, programs, readout, recording, thorough
 from fedmi_jax.federation.cases import Cases
+from fedmi_jax.federation.instrument import Decided
 from fedmi_jax.federation.metrics import OnRound
 from fedmi_jax.federation.programs import Masked
 from fedmi_jax.federation.setup import Facts, Round, Setup, place, prepare
@@ -97,9 +99,15 @@ def one_round(setup: Setup, state: State, number: int, progress: Progress) -> tu
     models = stack(setup, round_, local, globals_, remembered)
     found = joined(found, discover(setup, models, cases.of("global"), number))
     progress(number, "evaluate")
-    record = recording.snapshot(setup, round_, losses, local, globals_) | recording.of_circuits(cases, found.circuit)
+    record = recording.snapshot(setup, round_, losses, local, globals_)
+    return (globals_, remembered), record | judged(setup, round_, models, cases, found)
+
+
+def judged(setup: Setup, round_: Round, models: Params, cases: Cases, found: Found) -> recording.Record:
+    """The circuits of a round, how alike they are to those found again, and all that is measured of them."""
+    record = recording.of_circuits(cases, found.circuit)
     record |= controls.rediscovery(setup.facts.experiment, cases, found.circuit, found.again)
-    return (globals_, remembered), record | measure(setup, round_, models, cases, found)
+    return record | measure(setup, round_, models, cases, found)
 
 
 def differing_when_repeated(setup: Setup) -> list[str]:
@@ -127,7 +135,9 @@ def initial_models(setup: Setup) -> Params:
 def initial_params(facts: Facts, seed: int) -> Params:
     """The fresh model of a seed."""
     dataset, channels = facts.dataset, facts.experiment.model.channels
-    return _initialise(keys.jax_key(seed, keys.INIT), dataset.image_shape, channels, dataset.num_classes, facts.dtype)
+    with keys.same_draws():
+        key = keys.jax_key(seed, keys.INIT)
+        return _initialise(key, dataset.image_shape, channels, dataset.num_classes, facts.dtype)
 
 
 _initialise = jax.jit(model.init, static_argnums=(1, 2, 3, 4))
@@ -138,10 +148,12 @@ def train(setup: Setup, globals_: Params, round_: Round, state: MethodState = NO
 
     state: the method's, as `initial_state` and `aggregate` give it.
     """
-    local = setup.facts.experiment.local
+    local, pooled, everyone = setup.facts.experiment.local, setup.facts.method.pooled, round_.clients.shape[1]
+    if pooled:  # one model for all, whoever takes part
+        round_ = Round(round_.number, 0 * round_.clients[:, :1])
     plans = [
         batches.training_plan(
-            {k: setup.facts.clients[s][k] for k in clients}, local.batch_size, local.epochs, seed, round_.number,
+            {k: setup.facts.training[s][k] for k in clients}, local.batch_size, local.epochs, seed, round_.number,
             setup.plan_shape,
         )
         for s, (seed, clients) in enumerate(zip(setup.facts.experiment.seeds, round_.clients, strict=True))
@@ -149,12 +161,14 @@ def train(setup: Setup, globals_: Params, round_: Round, state: MethodState = NO
     plan = Plan(*(np.concatenate(parts) for parts in zip(*plans, strict=True)))
     which = round_.models
     trained, losses = programs.train_models(
-        globals_, setup.train_images, which[0], plan, setup.facts.keep[which], setup.facts.counts[which],
+        globals_, setup.train_images, which[0], plan, setup.facts.keep[which], setup.facts.training_counts[which],
         state, which[1],
         how=setup.layout, local=local, sparse=setup.facts.experiment.sparsity, method=setup.facts.method,
     )  # fmt: skip
     losses = np.asarray(losses)
     checks.require_finite_losses(setup, round_, losses)
+    if pooled:
+        return programs.repeated(trained, times=everyone, how=setup.layout), np.repeat(losses, everyone, 0)
     return trained, losses
 
 
@@ -168,8 +182,16 @@ def aggregate(
     """
     there = (np.arange(len(round_.clients))[:, None], round_.clients)
     counts, steps = setup.facts.counts[there], setup.facts.steps[there]
-    clients = Clients(local, counts.sum(-1), counts, steps, round_.clients, masks)  # type: ignore[arg-type]
+    images, labels = seen_images(setup) or (None, None)
+    clients = Clients(local, counts.sum(-1), counts, steps, round_.clients, masks, images, labels)  # type: ignore[arg-type]
     return programs.aggregate(state, globals_, clients, how=setup.layout, method=setup.facts.method)
+
+
+def seen_images(setup: Setup) -> tuple[Array, Array] | None:
+    """The images that the server may see, (S, N, H, W, I), and their labels (S, N); None for a method that asks for
+    none."""
+    seen = setup.facts.seen
+    return None if seen is None else programs.seen_images(setup.train_images, *seen, how=setup.layout)
 
 
 def stack(setup: Setup, round_: Round, local: Params, globals_: Params, state: MethodState = NO_STATE) -> Params:
@@ -201,6 +223,8 @@ class Found(NamedTuple):
     """Found by a second search on the same weights, on request."""
     ablation: Ablation
     """What a closed channel of each circuit's own model is replaced by."""
+    decided: Decided | None = None
+    """What else is known, of the second instrument."""
 
 
 def joined(first: Found, second: Found) -> Found:
@@ -210,15 +234,21 @@ def joined(first: Found, second: Found) -> Found:
 
 def discover(setup: Setup, models: Params, cases: Cases, number: int) -> Found:
     """Search these circuits on their models (`stack`), once or twice (`controls.searches`)."""
-    experiment, ablation = setup.facts.experiment, _ablation(setup, models, cases)
+    experiment, searches = setup.facts.experiment, controls.searches(setup.facts.experiment, number)
+    if not experiment.discovery.as_published:
+        circuits, ablation, decided = instrument.discover(setup, models, cases, searches, number)
+        checks.require_scores(experiment, number, cases, [one.score for one in circuits])
+        return Found(circuits[0], circuits[1:], jax.tree.map(np.asarray, ablation), decided)
+    ablation = _ablation(setup, models, cases)
     settings = replace(experiment.discovery, repeat="never")  # one program, whatever the control
     found = []
-    for purposes in controls.searches(experiment, number):
+    for purposes in searches:
         plan = discovery_plans(setup, cases, number, purposes)
         search = partial(programs.discover_circuits, how=setup.layout, settings=settings)
         found.append(jax.tree.map(np.asarray, search(models, setup.train_images, cases.model, plan, ablation)))
     checks.require_scores(experiment, number, cases, [one.score for one in found])
-    return Found(found[0], found[1:], jax.tree.map(np.asarray, ablation))
+    decided = instrument.watched(setup, models, cases) if experiment.decides else None
+    return Found(found[0], found[1:], jax.tree.map(np.asarray, ablation), decided)
 
 
 def discovery_plans(setup: Setup, cases: Cases, number: int, purposes: tuple[int, int] = keys.DISCOVER) -> Plan:
@@ -239,17 +269,26 @@ def measure(setup: Setup, round_: Round, models: Params, cases: Cases, found: Fo
     crossed = own._replace(model=cases.other, ablation=jax.tree.map(lambda v: v[cases.mirror], ablation))
     # Whole models are judged in the same call as circuits, which is then compiled but once.
     rows = programs.stacked([own, crossed, programs.whole_models(models, ablation)])
-    judged = jax.tree.map(np.asarray, judge(models, test, rows, how=setup.layout, measure=evaluation.performance))
-    n = len(cases.model)
-    kept, across, (_, accuracy) = (
+    n, decided = len(cases.model), found.decided
+    if decided is None:
+        judged = judge(models, test, rows, how=setup.layout, measure=evaluation.performance)
+    else:
+        judged = instrument.judge(setup, models, cases, decided, rows)
+    kept, across, (_, accuracy, *_) = (
         jax.tree.map(lambda values, part=part: values[part], judged)
         for part in (slice(n), slice(n, 2 * n), slice(2 * n, None))
     )
     by_class = programs.stacked(controls.by_class(setup.facts, cases, own, crossed, mask, round_.number))
-    accuracies = np.asarray(judge(models, test, by_class, how=setup.layout, measure=evaluation.class_accuracy))
+    accuracies = judge(models, test, by_class, how=setup.layout, measure=evaluation.class_accuracy)
     empty = programs.empty_masks(models, cases.model, ablation, cases.label, how=setup.layout)
     record = recording.of_measures(setup.facts, round_, cases, kept[0], across[0], accuracies[:n], empty, accuracy)
-    return record | controls.random_masks(setup.facts.experiment, cases, accuracies[n:])
+    record |= controls.random_masks(setup.facts.experiment, cases, accuracies[n:])
+    record |= readout.accuracies(setup, round_, models)
+    if decided is not None:
+        record |= instrument.measures(cases, decided, kept[2], across[2])
+        record |= instrument.controls(setup, models, cases, decided, own, crossed, round_.number)
+        record |= thorough.checks(setup, round_, models, cases, decided, own)
+    return record
 
 
 def _ablation(setup: Setup, models: Params, cases: Cases) -> Ablation:

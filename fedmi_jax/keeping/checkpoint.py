@@ -179,5 +179,5 @@ def _path(home: Path, kind: str, number: int) -> Path:
 
 
 def _numbers(home: Path, kind: str) -> list[int]:
-    found = (re.fullmatch(rf"{kind}-(\d{{5,9}})\.npz", path.name) for path in home.glob(f"{kind}-*.npz"))
+    found = (re.fullmatch(rf"{kind}-(\d{{5,10}})\.npz", path.name) for path in home.glob(f"{kind}-*.npz"))
     return [int(match[1]) for match in found if match]

@@ -1,7 +1,7 @@
-"""What a closed channel is replaced by: 0, or its mean output.
+"""What a closed channel is replaced by: 0, its mean output, or its mean output at every position.
 
 Each kind is a NamedTuple of arrays (none for `Zero`), so that it passes through jit, vmap and the devices as any other
-pytree. A third kind is a third class with the same methods.
+pytree. One more kind is one more class with the same methods.
 
 Axes: N images, h x w positions, O_l channels of convolution l, o_l of them in a smaller model, Y classes.
 """
@@ -9,17 +9,19 @@ Axes: N images, h x w positions, O_l channels of convolution l, o_l of them in a
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from fedmi_jax.network.gates import gate_output
-from fedmi_jax.network.ops import relu_pool
+from fedmi_jax.network.gates import gate_output, mix
+from fedmi_jax.network.layers import conv_layers
+from fedmi_jax.network.ops import conv_windows, relu_pool
 
 Gates = Mapping[str, Array]
-"""{"conv1": (O_1,), "conv2": (O_2,), ...}; 1 keeps a channel, 0 closes it."""
+"""{"conv1": (O_1,), "conv2": (O_2,), ...}; 1 keeps a channel, 0 closes it. Or (N, O_l), every image's own."""
 
 
 class Zero(NamedTuple):
@@ -40,6 +42,11 @@ class Zero(NamedTuple):
     def silent_logits(self, params: Mapping[str, Array], last: str) -> Array:
         """The logits (Y,) when every channel is closed; last: name of the last convolution."""
         return params["fc_bias"]
+
+    def folded(self, params: Mapping[str, Array]) -> tuple[Mapping[str, Array], Ablation]:
+        """A model and an ablation that give the same logits for gates of 0 and 1, and in which as many closed channels
+        as possible are silent (`may_speak`)."""
+        return params, self
 
 
 class Mean(NamedTuple):
@@ -67,6 +74,82 @@ class Mean(NamedTuple):
         positions = params["fc_kernel"].shape[0] // mean.shape[0]
         return jnp.tile(mean, positions) @ params["fc_kernel"] + params["fc_bias"]
 
+    def folded(self, params: Mapping[str, Array]) -> tuple[Mapping[str, Array], Ablation]:
+        """As `Zero.folded`."""
+        return params, self
 
-Ablation = Zero | Mean
+
+class MeanMap(NamedTuple):
+    """A closed channel's output is, at every position, its mean output over some images, after ReLU and pool.
+
+    A channel that does not depend on the image is so replaced by itself: it can neither help a circuit nor cost it
+    anything. A mean over positions would not do, because the padding makes the borders differ.
+    """
+
+    outputs: Gates
+    """{"conv1": (h_1, w_1, O_1), ...}, from `circuits.survey`."""
+
+    def activate(self, elements: Array, bias: Array, gate: Array, layer: str) -> Array:
+        """As `Zero.activate`; the gradient is that of `mix`."""
+        return mix(relu_pool(elements, bias), gate, self.outputs[layer])
+
+    def may_speak(self, mask: Gates) -> dict[str, Array]:
+        """As `Zero.may_speak`."""
+        return {layer: is_open | jnp.any(self.outputs[layer] > 0, (0, 1)) for layer, is_open in mask.items()}
+
+    def of_channels(self, channels: Gates | None) -> MeanMap:
+        """As `Zero.of_channels`."""
+        return self if channels is None else MeanMap({k: v[..., channels[k]] for k, v in self.outputs.items()})
+
+    def silent_logits(self, params: Mapping[str, Array], last: str) -> Array:
+        """As `Zero.silent_logits`."""
+        return self.outputs[last].reshape(-1) @ params["fc_kernel"] + params["fc_bias"]
+
+    def folded(self, params: Mapping[str, Array]) -> tuple[Mapping[str, Array], Ablation]:
+        """As `Zero.folded`: a channel's deviation from its mean in place of its output; what the means add is constant.
+
+        Only rounding differs. It may break ties within a pooling window, so this is for values, not for gradients.
+        """
+        layers, offsets = conv_layers(params), {}
+        for before, layer in pairwise(layers):
+            offsets[layer] = conv_windows(self.outputs[before][None], params[f"{layer}_kernel"])
+        return {**params, "fc_bias": self.silent_logits(params, layers[-1])}, Deviation(self.outputs, offsets)
+
+
+class Deviation(NamedTuple):
+    """`MeanMap` in a folded model: a closed channel's output, less its mean, is 0."""
+
+    outputs: Gates
+    """{"conv1": (h_1, w_1, O_1), ...}, the means."""
+    offsets: Gates
+    """{"conv2": (4, 1, h_2, w_2, O_2), ...}: what the means of the layer before add to a convolution's output, as
+    pooling windows."""
+
+    def activate(self, elements: Array, bias: Array, gate: Array, layer: str) -> Array:
+        """As `Zero.activate`."""
+        if layer in self.offsets:
+            elements = elements + self.offsets[layer]
+        return gate * (relu_pool(elements, bias) - self.outputs[layer])
+
+    def may_speak(self, mask: Gates) -> dict[str, Array]:
+        """As `Zero.may_speak`."""
+        return dict(mask)
+
+    def of_channels(self, channels: Gates | None) -> Deviation:
+        """As `Zero.of_channels`."""
+        if channels is None:
+            return self
+        parts = ({k: v[..., channels[k]] for k, v in part.items()} for part in self)
+        return Deviation(*parts)
+
+    def silent_logits(self, params: Mapping[str, Array], last: str) -> Array:
+        """As `Zero.silent_logits`."""
+        return params["fc_bias"]
+
+    def folded(self, params: Mapping[str, Array]) -> tuple[Mapping[str, Array], Ablation]:
+        """As `Zero.folded`."""
+        return params, self
+
+
+Ablation = Zero | Mean | MeanMap | Deviation
 ZERO = Zero()

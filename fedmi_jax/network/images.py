@@ -28,16 +28,17 @@ class Images(NamedTuple):
 
 
 def accumulate(
-    loss: Callable[..., Array], params: Any, index: Array, weight: Array, micro_batch: int
+    loss: Callable[..., Array], params: Any, *batch: Array, micro_batch: int
 ) -> tuple[Array, Any]:  # fmt: skip
-    """Value and gradient of the loss over (B,) images, summed over B / micro_batch pieces one after the other."""
+    """Value and gradient of loss(params, *batch), which is a sum over (B,) images, as the sum over B / micro_batch
+    pieces one after the other. Every array of the batch has the leading axis B."""
     value_and_gradient = jax.value_and_grad(loss)
-    if micro_batch >= index.shape[0]:
-        return value_and_gradient(params, index, weight)
+    if micro_batch >= batch[0].shape[0]:
+        return value_and_gradient(params, *batch)
 
     def piece(total: tuple, part: tuple) -> tuple[tuple, None]:
         return jax.tree.map(jnp.add, total, value_and_gradient(params, *part)), None
 
-    zero = (jnp.zeros((), weight.dtype), jax.tree.map(jnp.zeros_like, params))
-    parts = (index.reshape(-1, micro_batch), weight.reshape(-1, micro_batch))
-    return lax.scan(piece, zero, parts)[0]
+    value, gradient = jax.eval_shape(loss, params, *batch), jax.tree.map(jnp.zeros_like, params)
+    parts = tuple(leaf.reshape(-1, micro_batch, *leaf.shape[1:]) for leaf in batch)
+    return lax.scan(piece, (jnp.zeros((), value.dtype), gradient), parts)[0]

@@ -21,5 +21,10 @@ def conv_layers(names: Iterable[Hashable]) -> tuple[str, ...]:
     return tuple(f"conv{number}" for number in sorted({int(match[1]) for match in found if match}))
 
 
+def is_weight(name: str) -> bool:
+    """Whether the array of a model with this name is a layer's weights, which are pruned, and not its biases."""
+    return name.endswith("_kernel")
+
+
 CONV_LAYERS = conv_names(3)
 """The paper's."""

@@ -44,14 +44,19 @@ class CNN(nn.Module):
         """Logits (N, Y) of normalised images x (N, H, W, I).
 
         gates: as `Gates`, multiplied with the convolution's output, bias included, before ReLU (section 2.2); None: all
-        open. ablation: what a closed channel's output is replaced by.
+        open. ablation: what a closed channel's output is replaced by. Every layer's output, after the pool, is an
+        intermediate value of flax's, for whoever asks for them (`activations`).
         """
         for layer, width in zip(conv_names(len(self.channels)), self.channels, strict=True):
             fan_in = 9 * x.shape[-1]
             kernel = self.param(f"{layer}_kernel", _uniform(fan_in), (3, 3, x.shape[-1], width), x.dtype)
             bias = self.param(f"{layer}_bias", _uniform(fan_in), (width,), x.dtype)
             elements: Any = conv_windows(x, kernel)
-            x = relu_pool(elements, bias) if gates is None else ablation.activate(elements, bias, gates[layer], layer)
+            if gates is None:
+                x = relu_pool(elements, bias)
+            else:
+                x = ablation.activate(elements, bias, _of_images(gates[layer]), layer)
+            self.sow("intermediates", layer, x)
         x = x.reshape(x.shape[0], -1)
         kernel = self.param("fc_kernel", _uniform(x.shape[-1]), (x.shape[-1], self.classes), x.dtype)
         return x @ kernel + self.param("fc_bias", _uniform(x.shape[-1]), (self.classes,), x.dtype)
@@ -64,7 +69,8 @@ def init(
 
     Args: channels (O_1, ..., O_L); neither H nor W may be under 2^L.
     """
-    return CNN(channels, classes).init(key, jnp.zeros((1, *image_shape), dtype))["params"]
+    fresh: Any = CNN(channels, classes).init(key, jnp.zeros((1, *image_shape), dtype))["params"]
+    return dict(fresh)  # flax may be told to give a mapping of its own
 
 
 class SparseModel(NamedTuple):
@@ -86,18 +92,46 @@ def apply(
 
 
 def _apply_sparse(model: SparseModel, x: Array, gates: Gates | None, ablation: Ablation) -> Array:
-    params, x = model.params, x.transpose(3, 1, 2, 0)  # images last
-    gates, ablation = jax.tree.map(_channels_first, (gates, ablation))
+    return _sparse_activations(model, x, gates, ablation)[1]
+
+
+def _sparse_activations(
+    model: SparseModel, x: Array, gates: Gates | None, ablation: Ablation
+) -> tuple[dict[str, Array], Array]:
+    params, x, outputs = model.params, x.transpose(3, 1, 2, 0), {}  # images last
+    gates, ablation = jax.tree.map(_images_last, (gates, ablation))
     for layer in conv_layers(params):
         elements: Any = sparse_ops.conv_windows(x, model.kernels[layer], params[f"{layer}_bias"].shape[0])
-        bias = _channels_first(params[f"{layer}_bias"])
+        bias = _images_last(params[f"{layer}_bias"])
         x = relu_pool(elements, bias) if gates is None else ablation.activate(elements, bias, gates[layer], layer)
+        outputs[layer] = x.transpose(3, 1, 2, 0)
     x = x.transpose(3, 1, 2, 0).reshape(x.shape[-1], -1)
-    return x @ params["fc_kernel"] + params["fc_bias"]
+    return outputs, x @ params["fc_kernel"] + params["fc_bias"]
 
 
-def _channels_first(values: Array) -> Array:
-    return values[:, None, None, None]
+def _of_images(gate: Array) -> Array:
+    """A gate (O,) as it is, or every image's own, (N, O), as (N, 1, 1, O)."""
+    return gate if gate.ndim == 1 else gate[:, None, None]
+
+
+def _images_last(values: Array) -> Array:
+    """Channels first and images last: from (O,), gates (N, O), maps (h, w, O), or windows (4, 1, h, w, O)."""
+    if values.ndim <= 2:
+        return values.T[:, None, None] if values.ndim == 2 else values[:, None, None, None]
+    return values.transpose(2, 0, 1)[..., None] if values.ndim == 3 else values.swapaxes(1, 4)
+
+
+def activations(
+    params: Params | SparseModel, x: Array, gates: Gates | None = None, ablation: Ablation = ZERO
+) -> tuple[dict[str, Array], Array]:
+    """What every convolution puts out, after gate, ReLU and pool, {"conv1": (N, h_1, w_1, O_1), ...}, and the logits
+    (N, Y). Args: as of `apply`."""
+    if isinstance(params, SparseModel):
+        return _sparse_activations(params, x, gates, ablation)
+    channels = tuple(params[f"{layer}_bias"].shape[0] for layer in conv_layers(params))
+    network = CNN(channels, params["fc_bias"].shape[0])
+    logits, seen = network.apply({"params": params}, x, gates, ablation, mutable=["intermediates"])
+    return {layer: values[0] for layer, values in seen["intermediates"].items()}, logits  # type: ignore[return-value]
 
 
 def conv_outputs(params: Params, x: Array) -> dict[str, Array]:
@@ -108,6 +142,12 @@ def conv_outputs(params: Params, x: Array) -> dict[str, Array]:
         outputs[layer] = y + params[f"{layer}_bias"]
         x = relu_pool(windows(y), params[f"{layer}_bias"])
     return outputs
+
+
+def features(params: Params, x: Array) -> Array:
+    """What the linear layer reads of normalised images x (N, H, W, I): (N, h * w * O_L), position-major."""
+    last = activations(params, x)[0][conv_layers(params)[-1]]
+    return last.reshape(last.shape[0], -1)
 
 
 def narrow(params: Params, channels: Mapping[str, Any]) -> Params:

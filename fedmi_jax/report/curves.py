@@ -16,7 +16,7 @@ import xarray as xr
 from fedmi_jax.analysis import measures, nulls
 from fedmi_jax.errors import FedmiError
 from fedmi_jax.report import style
-from fedmi_jax.results.schema import held
+from fedmi_jax.results.schema import class_names, held
 from fedmi_jax.results.statistics import band, estimate
 
 if TYPE_CHECKING:
@@ -238,13 +238,12 @@ def chance(axes: Axes, null: xr.DataArray, label: str) -> None:
 
 
 def names(ds: xr.Dataset, dim: str = "class") -> dict[int, str]:
-    """Classes as the data set names them, with their number where the names do not tell them apart or where
-    matplotlib's legends would leave them out. dim: "class" or "true_class"."""
-    found = [str(name) for name in ds[f"{dim}_name"].values]
-    labels = ds[dim].values.tolist()
-    if len(set(found)) < len(found) or any(name == "" or name.startswith("_") for name in found):
-        found = [f"{label}: {name}" for label, name in zip(labels, found, strict=True)]
-    return dict(zip(labels, found, strict=True))
+    """`schema.class_names`, with the label also where matplotlib's legends would leave a name out. dim: "class" or
+    "true_class"."""
+    found = class_names(ds, dim)
+    if any(name == "" or name.startswith("_") for name in found.values()):
+        return {label: f"{label}: {name}" for label, name in found.items()}
+    return found
 
 
 def own_classes(ds: xr.Dataset, client: int) -> list[int]:

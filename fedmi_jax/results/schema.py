@@ -17,7 +17,7 @@ and the packages). The file ends in its checksum (`fedmi_jax.files`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -32,6 +32,20 @@ CIRCUIT_DIMS = ("seed", "round", "origin", "client", "class")
 """The axes that single out one circuit."""
 LOCAL, GLOBAL = ("seed", "round", "client"), ("seed", "round")
 """The axes that single out one client's model of a round, and one global model."""
+
+
+STATUS = ("none", "found", "not compact", "undefined")
+"""What `status` counts: no such circuit; a circuit that explains enough; all live channels, which explain too little; a
+model that decides nothing about the class, so that there is no circuit to find."""
+
+
+REFITS = ("none", "scale-and-biases", "linear")
+"""How a model's read-out is refitted before it is judged (`fedmi_jax.network.readout`)."""
+
+
+NULLS = ("untrained", "permuted", "shuffled")
+"""Where there is nothing that training made: the model before training; every filter's weights in random order; labels
+that say nothing about the images."""
 
 
 class Variable(NamedTuple):
@@ -89,6 +103,9 @@ COORDINATES = {
     "parameter_layer": _label("parameter_layer", "text", "layer with weights: a convolution, or fc, the linear one"),
     "channel_{layer}": _label("channel_{layer}", "int64", "output channel of {layer}", _IMPORTED),
     "image_channel": _label("image_channel", "int64", "channel of the image", _IMPORTED),
+    "null": _label("null", "text", "where circuits are searched that training did not make", "as the null_ variables"),
+    "refit": _label("refit", "text", "what of the read-out is refitted", "with evaluation.readout_images"),
+    "tried_size": _label("tried_size", "int64", "size of a circuit that was tried", _NEVER),
     "sample": _label("sample", "int64", "random mask", _NEVER),
     "kernel_row": _label("kernel_row", "int64", "row of a kernel", _NEVER),
     "kernel_column": _label("kernel_column", "int64", "column of a kernel", _NEVER),
@@ -121,6 +138,8 @@ def _similarity(iou: str, dims: tuple[str, ...], text: str) -> dict[str, Variabl
     return _rows((*dims, "layer"), "float64", rows)
 
 
+_DECIDES = "with an objective other than class"
+_THOROUGH = f"{_DECIDES} and evaluation.null_samples; in the last round"
 _RANDOM, _AGAIN = "with evaluation.null_samples", "with discovery.repeat"
 _SERVED = "with a method that serves every client a model of its own"
 _WEIGHTS, _COMPACT = "with execution.save_weights", "in place of weights, see `fedmi_jax.analysis.compact`"
@@ -169,6 +188,69 @@ VARIABLES: dict[str, Variable] = {
         "rediscovery_iou": "IoU with the circuit that is found again on the same weights from other batches",
         "empty_pairs_rediscovery": "whether both circuits of rediscovery_iou have no channel",
     }, _AGAIN),
+    **_rows(CIRCUIT_DIMS, "int8", {
+        "status": "1 found; 2 not compact, even all live channels explain less than the target; 3 undefined, the model "
+        "does not decide about the class; 0 no such circuit",
+    }, _DECIDES),
+    **_rows(CIRCUIT_DIMS, "float32", {
+        "spread": "what there was to explain: distance of the best constant answer from the model's, on probe images",
+    }, _DECIDES, "nat"),
+    **_rows(CIRCUIT_DIMS, "float32", {
+        "competence": "balanced accuracy of the whole model on the class, against the classes it is told from",
+        "explained": "share of the decision that the circuit explains: 1 for the model's very answers, at most 0 for a "
+        "constant answer",
+        "explained_plain": "explained, of the probabilities at temperature 1",
+        "auc": "area under the ROC curve of the class's log-odds with only the circuit kept",
+        "decision_accuracy": "balanced accuracy on the class against those it is told from, with only the circuit kept",
+        "cross_evaluation_decision_accuracy": "decision_accuracy of the mask on the other model",
+        "kappa": "agreement of circuit and whole model on what is the class, beyond that of the best constant answer",
+        "cross_evaluation_explained": "explained of the mask on the other model, of that model's own answers",
+        "cross_evaluation_auc": "auc of the mask on the other model",
+        "cross_evaluation_kappa": "kappa of the mask on the other model, with that model's own answers",
+        "removed_explained": "share of the decision that the rest of the model explains without the circuit",
+    }, _DECIDES),
+    **_rows(CIRCUIT_DIMS, "int64", {
+        "untrimmed_size": "channels of the circuit before those that could go were left out",
+    }, _DECIDES),
+    **_rows((*CIRCUIT_DIMS, "layer"), "int64", {
+        "live": "channels of the circuit's model with a path of weights from the image to the linear layer",
+    }, _DECIDES),
+    **_rows((*CIRCUIT_DIMS, _CHANNEL), "bool", {
+        "live_{layer}": "whether the channel of {layer} has such a path",
+    }, _DECIDES),
+    **_rows((*CIRCUIT_DIMS, _CHANNEL), "int16", {
+        "rank_{layer}": "place of the channel of {layer} in the order that sizes were tried in, over all layers, 1 the "
+        "best; 0 without such a path",
+    }, _DECIDES),
+    **_rows((*CIRCUIT_DIMS, "tried_size"), "int64", {"curve_size": "sizes of circuits that were tried"}, _DECIDES),
+    **_rows((*CIRCUIT_DIMS, "tried_size"), "float32", {
+        "curve": "share of the decision that so many of the best channels explain, on probe images",
+    }, _DECIDES),
+    **_rows((*CIRCUIT_DIMS, "true_class"), "float32", {
+        "removed_call_rate": "call_rate of the model without the circuit",
+    }, _DECIDES),
+    **_rows((*CIRCUIT_DIMS, "sample"), "float32", {
+        "random_live_explained": "explained of random live channels, as many per layer as the circuit has",
+        "random_live_auc": "auc of such channels",
+        "random_live_decision_accuracy": "decision_accuracy of such channels",
+        "random_live_cross_evaluation_explained": "cross_evaluation_explained of such channels",
+        "random_live_cross_evaluation_auc": "cross_evaluation_auc of such channels",
+        "random_live_cross_evaluation_decision_accuracy": "cross_evaluation_decision_accuracy of such channels",
+    }, f"{_DECIDES} and evaluation.null_samples"),
+    **_rows(CIRCUIT_DIMS, "float32", {
+        "completeness_gap": "mean over random halves of the circuit: what its other half explains, less what the model "
+        "explains without the first, as a distance",
+        "robust_explained": "explained of the circuit with random halves of all other channels, mean",
+        "robust_explained_worst": "the same, worst",
+        "minimal": "share of the circuit's channels without any one of which it explains at least 0.01 less",
+    }, _THOROUGH),
+    **_rows((*CIRCUIT_DIMS, "null"), "float32", {
+        "null_explained": "explained of the circuit found there, on probe images it was not searched on",
+    }, _THOROUGH),
+    **_rows((*CIRCUIT_DIMS, "null"), "int64", {
+        "null_size": "channels of the circuit found there", "null_live": "live channels there",
+    }, _THOROUGH),
+    **_rows((*CIRCUIT_DIMS, "null"), "int8", {"null_status": "status there"}, _THOROUGH),
     **_similarity("inter_client_iou", ("seed", "round", "origin", "class"),
                   "IoU of two clients' circuits of the class, mean over pairs of clients"),
     **_similarity("stability_iou", CIRCUIT_DIMS, "IoU of the circuit with itself one round before"),
@@ -196,9 +278,19 @@ VARIABLES: dict[str, Variable] = {
     **_rows((*LOCAL, "true_class"), "float", {
         "served_class_accuracy": "accuracy of the model that the server gives the client, on each class",
     }, _SERVED),
+    **_of_models(("refit",), "float", {
+        "readout_accuracy_ORIGIN": "mean accuracy of ORIGIN over the classes that its clients hold, among which alone "
+        "it chooses, with its read-out refitted on a few training images",
+    }, "with evaluation.readout_images"),
     **_of_models(("parameter_layer",), "float32", {
         "realised_sparsity_ORIGIN": "share of weights that are 0 in ORIGIN",
     }),
+    **_rows(("seed", "round", "parameter_layer"), "float", {
+        "support_ratio": "share of weights that any client of the round keeps, over the mean share that one keeps: 1 "
+        "where all keep the same ones",
+        "sign_conflict": "of the weights that two clients or more keep, the share that has both signs",
+        "cancellation": "size of the sum of the clients' weights over the sum of their sizes: 1 where nothing cancels",
+    }, "absent from older files"),
     **_of_models(_ENDS, "bool", {
         "connected_ORIGIN_{layer}": "whether {layer} of ORIGIN has a weight that is not 0 between the two",
     }),
@@ -275,6 +367,22 @@ def held(ds: xr.Dataset) -> xr.DataArray:
     everyone = xr.ones_like(ds["round"], dtype=bool)
     there = ds["analysed"].astype(bool) & (ds["participates"].astype(bool) if "participates" in ds else everyone)
     return there.transpose("seed", "round", "client", "class")
+
+
+def class_names(ds: xr.Dataset, dim: str = "class") -> dict[int, str]:
+    """Of classes by label, as the data set names them; with the label before each where several have one name.
+
+    dim: "class" or "true_class".
+    """
+    labels = ds[dim].values.tolist()
+    return dict(zip(labels, told_apart([str(name) for name in ds[f"{dim}_name"].values], labels), strict=True))
+
+
+def told_apart(names: Sequence[str], labels: Iterable[int]) -> list[str]:
+    """The names; each with its label before it where several are the same."""
+    if len(set(names)) == len(names):
+        return list(names)
+    return [f"{label}: {name}" for label, name in zip(labels, names, strict=True)]
 
 
 # --- documentation ---

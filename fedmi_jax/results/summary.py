@@ -9,7 +9,7 @@ import xarray as xr
 
 from fedmi_jax.data import identity
 from fedmi_jax.results import store, worth
-from fedmi_jax.results.schema import CIRCUIT_DIMS, ORIGINS, VARIABLES, held
+from fedmi_jax.results.schema import CIRCUIT_DIMS, ORIGINS, VARIABLES, class_names, held
 from fedmi_jax.results.similarity import MEASURES
 
 
@@ -19,7 +19,7 @@ def summary(ds: xr.Dataset) -> dict[str, Any]:
     Every figure is of the last round, the mean over seeds (and over what else it has), except cross_evaluation.mean.
     The entries of `_AVERAGES` are there only when the result has the variable.
 
-    - name, seeds, rounds (how many), clients (how many), classes (names)
+    - name, seeds, rounds (how many), clients (how many), classes (names, see `schema.class_names`)
     - dataset: the images (`fedmi_jax.data.identity.ImageSet`), None where they are not known
     - cross_evaluation: of local circuits on the global model: mean (all rounds), last_round,
       per_client_and_class {"0": {"0 - zero": ...}}; degenerate {"0": ["0 - zero"]}, of which circuits at least half of
@@ -47,7 +47,7 @@ def summary(ds: xr.Dataset) -> dict[str, Any]:
         "seeds": [int(seed) for seed in ds["seed"].values],
         "rounds": ds.sizes["round"],
         "clients": ds.sizes["client"],
-        "classes": [str(name) for name in ds["class_name"].values],
+        "classes": list(class_names(ds).values()),
         "dataset": None if images is None else identity.to_values(images),
         "cross_evaluation": _cross_evaluation(ds),
         "degenerate_share": _by(last["degenerate"].where(there), "origin"),
@@ -99,7 +99,7 @@ def _cross_evaluation(ds: xr.Dataset) -> dict[str, Any]:
     local = ds["cross_evaluation"].sel(origin="local")
     last, there = local.isel(round=-1), held(ds).isel(round=-1).any("seed").values
     values = last.astype(np.float64).mean("seed").transpose("client", "class").values
-    names, clients = ds["class_name"].values.tolist(), ds["client"].values.tolist()
+    names, clients = list(class_names(ds).values()), ds["client"].values.tolist()
     per_client = {
         str(client): {
             names[j]: None if np.isnan(values[i, j]) else float(values[i, j]) for j in np.flatnonzero(there[i])

@@ -44,6 +44,7 @@ def train(
     """
     dtype, start = images.mean.dtype, dict(params)
     counts = jnp.asarray(class_counts, dtype)
+    trainable = None if method.trainable is None else method.trainable(start, state)
     optimiser = optax.adam(local.learning_rate)
 
     def loss(params: Params, index: Array, weight: Array) -> Array:
@@ -54,13 +55,15 @@ def train(
     def step(carry: tuple, batch: tuple) -> tuple[tuple, Array]:
         """Gradient, Adam, prune."""
         (params, moments), (index, weight, keep) = carry, batch
-        value, gradient = accumulate(loss, params, index, weight, micro_batch)
+        value, gradient = accumulate(loss, params, index, weight, micro_batch=micro_batch)
         if axis is not None:
             value, gradient = lax.psum((value, gradient), axis)
         gradient: Any = method.correct(gradient, params, start, state)
+        if trainable is not None:  # a fresh Adam moves nothing whose gradient is always 0
+            gradient = {name: jnp.where(trainable[name], gradient[name], 0) for name in params}
         updates, moments = optimiser.update(gradient, moments)
         moved: Any = optax.apply_updates(params, updates)
-        return (pruning.prune(moved, keep, sparse), moments), value
+        return (pruning.prune(moved, keep, sparse, trainable), moments), value
 
     def no_step(carry: tuple, batch: tuple) -> tuple[tuple, Array]:
         return carry, jnp.zeros((), dtype)

@@ -16,12 +16,8 @@ import numpy as np
 from jax import Array, lax
 
 from fedmi_jax.config import Sparsity
+from fedmi_jax.network.layers import is_weight
 from fedmi_jax.network.model import Params
-
-
-def is_weight(name: str) -> bool:
-    """Kernels are pruned; biases are not."""
-    return name.endswith("_kernel")
 
 
 def weight_sizes(params: Mapping[str, Any]) -> dict[str, int]:
@@ -44,16 +40,24 @@ def keep_counts(sparsity: Sparsity, steps: int, sizes: dict[str, int]) -> np.nda
     return np.maximum(1, kept).astype(np.int32)
 
 
-def prune(params: Params, keep: Array, sparsity: Sparsity) -> dict[str, Array]:
+def prune(
+    params: Params, keep: Array, sparsity: Sparsity, trainable: Mapping[str, Array] | None = None
+) -> dict[str, Array]:
     """The parameters with pruned weights set to 0.
 
     Args: params of one model; keep, one row of `keep_counts`. Every weight at least as large in magnitude as the
     k-th largest stays (ties stay too), then the floor of `sparsity` is applied. Pruning a pruned model with the same
     counts changes nothing, so the authors' additional prune after the last step needs no work of its own.
+
+    trainable: bool, broadcasts to each of params: only these are pruned, to the share of them that `keep` is of all,
+    rounded down, but to one weight at least. None: all.
     """
     if sparsity.target == 0:
         return dict(params)
     names, size = list(weight_sizes(params)), {name: jnp.abs(params[name]) for name in params if is_weight(name)}
+    if trainable is not None:
+        size = {name: jnp.where(trainable[name], size[name], 0) for name in names}
+        keep = _own_share(keep, params, trainable, sparsity)
     if sparsity.scope == "layer":
         threshold = {name: kth_largest(size[name].ravel(), keep[i]) for i, name in enumerate(names)}
     else:
@@ -64,8 +68,22 @@ def prune(params: Params, keep: Array, sparsity: Sparsity) -> dict[str, Array]:
         kept = size[name] >= threshold[name]
         if sparsity.floor and params[name].ndim == 4:
             kept |= floor_mask(size[name], kept, sparsity.floor)
+        if trainable is not None:
+            kept |= ~trainable[name]
         pruned[name] = jnp.where(kept, params[name], 0)
     return pruned
+
+
+def _own_share(keep: Array, params: Params, trainable: Mapping[str, Array], sparsity: Sparsity) -> Array:
+    """Weights to keep, (L,) or (1,), of those that are trained."""
+    sizes = weight_sizes(params)
+    own = [jnp.sum(jnp.broadcast_to(trainable[name], params[name].shape), dtype=jnp.int32) for name in sizes]
+    total = list(sizes.values())
+    if sparsity.scope == "global":
+        own, total = [sum(own)], [sum(total)]
+    # In the precision of the model: an integer product of two numbers of weights is too large for 32 bits.
+    share = jnp.stack(own).astype(params["fc_bias"].dtype) / jnp.asarray(total, params["fc_bias"].dtype)
+    return jnp.maximum(1, jnp.floor(keep * share)).astype(jnp.int32)
 
 
 def kth_largest(magnitude: Array, k: Array) -> Array:
@@ -91,8 +109,9 @@ def floor_mask(magnitude: Array, kept: Array, floor: int) -> Array:
 
     Args: magnitude (3, 3, I, O) >= 0; kept (3, 3, I, O). A filter with no more than `floor` weights keeps them all.
     """
-    axes = tuple(range(magnitude.ndim - 1))
-    filters = magnitude.shape[-1]
+    axes, (*of_filter, filters) = tuple(range(magnitude.ndim - 1)), magnitude.shape
+    if floor >= np.prod(of_filter):
+        return jnp.ones_like(kept)
     threshold = jnp.full((filters,), jnp.inf, magnitude.dtype)
     reached = jnp.zeros((filters,), jnp.int32)
     for _ in range(floor):  # next smaller distinct value, until `floor` values are reached

@@ -1,0 +1,34 @@
+"""FedBABU (Oh et al. 2022): the linear layer keeps its initial values, on every client and on the server, for ever.
+
+Nobody prunes it either: clients would prune different weights, and the layer would not be shared. What averaging does
+to the read-out is then nothing, and all that is lost is lost in the convolutions.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jax import Array
+
+from fedmi_jax.aggregation.base import Clients, Method, State
+from fedmi_jax.aggregation.fedavg import Weighting, fedavg
+from fedmi_jax.methods import METHODS
+from fedmi_jax.network.model import Params
+
+HEAD = ("fc_kernel", "fc_bias")
+
+
+def fedbabu(weighting: Weighting = "uniform") -> Method:
+    """FedAvg of the convolutions."""
+    plain = fedavg(weighting)
+
+    def apply(state: State, params: Params, clients: Clients) -> tuple[Params, State]:
+        mean, state = plain.apply(state, params, clients)
+        return dict(mean) | {name: params[name] for name in HEAD}, state  # the mean of equals may round
+
+    def trainable(params: Params, state: State) -> dict[str, Array]:
+        return {name: jnp.asarray(name not in HEAD) for name in params}
+
+    return plain._replace(
+        name="fedbabu", apply=apply, trainable=trainable, summary=METHODS["fedbabu"],
+        source="Oh et al. 2022, FedBABU, arXiv 2106.06042",
+    )  # fmt: skip

@@ -1,0 +1,122 @@
+"""The second instrument: a circuit of one model that decides between a class and others, with the smallest size that
+explains enough of what the whole model, or the truth, says.
+
+The steps are files of their own: what the model makes of the probe images (`survey`), what there is to explain
+(`question`), the search (`discovery`), the size (`choice`).
+
+Axes: P probe images, S of them to search on, G groups of B to choose a size on, Y classes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from fedmi_jax.circuits import question as q
+from fedmi_jax.circuits.choice import Choice, Judged, choose
+from fedmi_jax.circuits.discovery import search
+from fedmi_jax.circuits.objective import class_task, decision_task, objective_of
+from fedmi_jax.config import Discovery
+from fedmi_jax.data.batches import Plan
+from fedmi_jax.network.ablation import ZERO, Ablation, MeanMap
+from fedmi_jax.network.images import Images
+from fedmi_jax.network.model import Params
+
+
+class Probed(NamedTuple):
+    """What a whole model makes of the probe images."""
+
+    logits: Array
+    """(P, Y)."""
+    means: MeanMap
+    """Over the S images to search on, as many of every class."""
+
+
+class Task(NamedTuple):
+    """Which circuit is looked for, and with which draws."""
+
+    label: Any
+    """(): the class."""
+    others: Any
+    """bool (Y,): the classes it is told from."""
+    plan: Plan
+    """(T, B), places among the first S probe images."""
+    draws: Any
+    """uint8 (T, M / 2, sum of O_l)."""
+    chosen: Any
+    """(G, B): places among the probe images, on which the size is chosen."""
+    valid: Any
+    """bool (G, B): False for padding."""
+
+
+class Found(NamedTuple):
+    """A circuit, and what there was to explain."""
+
+    choice: Choice
+    spread: Array
+    """(), in nats, over the images to search on."""
+    temperature: Array
+    """()."""
+
+
+def decide(
+    params: Params, images: Images, probed: Probed, task: Task, *, settings: Discovery, searched: int,
+    micro_batch: int, narrowing: bool,
+) -> Found:  # fmt: skip
+    """The circuit that explains what there is to explain on the P probe images, S = `searched` of them to search on.
+
+    Where the spread is under `question.LEAST_SPREAD` there is nothing to find, and what is returned means nothing.
+    """
+    first = jnp.arange(searched)
+    asked = _asked(probed.logits[first], images.labels[first], task, settings, None)
+    ablation = _replaced(probed.means, settings)
+    loss = class_task(images) if settings.objective == "class" else decision_task(asked)
+    draws = None if settings.gates == "step" else jnp.asarray(task.draws)
+    found = search(
+        params, images, task.plan, ablation, draws,
+        objective=objective_of(settings, loss), micro_batch=micro_batch, narrowing=narrowing,
+    )  # fmt: skip
+    rows = jnp.where(task.valid, images.labels[task.chosen], -1).ravel()
+    judged = _asked(probed.logits[task.chosen.ravel()], rows, task, settings, asked.temperature)
+    choice = choose(
+        params, found, ablation, Judged(images, task.chosen, judged), _target(settings, probed, judged, task),
+        by_size=settings.objective != "class" and settings.gates == "bernoulli", narrowing=narrowing,
+    )  # fmt: skip
+    return Found(choice, asked.spread, asked.temperature)
+
+
+def status(spread: float, competence: float, compact: bool) -> str:
+    """Of a circuit: "undefined" where the model decides nothing about the class, which is not an empty circuit.
+
+    spread in nats; competence: balanced accuracy of the whole model on the class.
+    """
+    if spread < q.LEAST_SPREAD or competence < q.LEAST_COMPETENCE:
+        return "undefined"
+    return "found" if compact else "not compact"
+
+
+def _asked(logits: Array, labels: Array, task: Task, settings: Discovery, temperature: Array | None) -> q.Question:
+    """The question on these images, (N, Y) and (N,); labels below 0 are padding."""
+    weights = q.balanced(labels, task.label, task.others, logits.dtype)
+    if temperature is None:
+        temperature = q.temperature(logits, task.label, weights)
+    truth = labels == task.label if settings.objective == "contrast" else None
+    return q.ask(logits, task.label, temperature, weights, truth)
+
+
+def _target(settings: Discovery, probed: Probed, judged: q.Question, task: Task) -> Array | float:
+    """What a circuit must explain. The truth is explained by the whole model itself in part only."""
+    if settings.objective != "contrast":
+        return settings.target
+    return settings.target * q.explained(probed.logits[task.chosen.ravel()], judged)
+
+
+def _replaced(means: MeanMap, settings: Discovery) -> Ablation:
+    """What a closed channel is replaced by. Zeros of sampled gates leave closed ones a gradient; under step gates they
+    are the paper's, where closed is closed for good."""
+    if settings.ablation == "mean-map":
+        return means
+    return ZERO if settings.gates == "step" else jax.tree.map(jnp.zeros_like, means)

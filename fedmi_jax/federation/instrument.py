@@ -1,0 +1,274 @@
+"""The second instrument in a round: circuits that decide, searched on the probe images, and how far they do.
+
+Axes: S seeds, P probe images, n cases, m models that cases are of, N test images, Y classes, G groups of B images, L
+sizes of a grid, O_l channels of convolution l.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import numpy as np
+
+from fedmi_jax import keys
+from fedmi_jax.circuits.deciding import Probed, Task, status
+from fedmi_jax.circuits.discovery import Circuit
+from fedmi_jax.circuits.evaluation import Asked, groups
+from fedmi_jax.circuits.question import Explained
+from fedmi_jax.data import probe
+from fedmi_jax.federation import programs
+from fedmi_jax.federation.programs import Masked
+from fedmi_jax.network.ablation import ZERO, Ablation
+from fedmi_jax.network.layers import conv_layers
+from fedmi_jax.results.schema import STATUS
+
+if TYPE_CHECKING:
+    from fedmi_jax.federation.cases import Cases
+    from fedmi_jax.federation.recording import Record
+    from fedmi_jax.federation.setup import Setup
+    from fedmi_jax.network.model import Params
+
+
+class Decided(NamedTuple):
+    """What is known of the searches besides their circuits, on the host."""
+
+    status: np.ndarray
+    """int8 (n,), as in `schema.STATUS`."""
+    spread: np.ndarray
+    """(n,), nats that there were to explain on the probe images."""
+    competence: np.ndarray
+    """(n,), balanced accuracy of the whole model on the test images."""
+    reached: np.ndarray | None
+    """(n,): what the circuits explain on the probe images that their sizes were chosen on."""
+    live: dict[str, np.ndarray]
+    """bool (n, O_l) a layer: channels that could be part."""
+    rank: dict[str, np.ndarray] | None
+    """int (n, O_l) a layer: the order in which sizes were tried, 1 the best; 0 for dead channels."""
+    untrimmed: np.ndarray | None
+    """(n,) channels before those that could go were left out."""
+    sizes: np.ndarray | None
+    """(n, L)."""
+    curve: np.ndarray | None
+    """(n, L), on probe images."""
+    others: np.ndarray
+    """bool (n, Y): the classes that the class is told from."""
+    rows: np.ndarray
+    """(m,): rows of the stacked models."""
+    whole: np.ndarray
+    """(m, N, Y): their logits on the test images."""
+
+
+def discover(
+    setup: Setup, models: Params, cases: Cases, searches: list[tuple[int, int]], number: int
+) -> tuple[list[Circuit], Ablation, Decided]:  # fmt: skip
+    """The circuits (n, ...) of every search, what replaces a closed channel, and what else is known of the first."""
+    settings, facts = setup.facts.experiment.discovery, setup.facts
+    rows, first, back = np.unique(cases.model, return_index=True, return_inverse=True)
+    each, classes = survey(setup, models, rows, cases.seed[first]), facts.dataset.num_classes
+    probed = jax.tree.map(lambda leaf: leaf[back], each)  # by case, so that no program is one of how many models
+    whole = np.asarray(programs.whole_logits(models, rows, setup.test, how=setup.layout))
+    others = _others(setup, cases)
+    competence = _competence(setup, whole[back], cases.label, others)
+    ablation = probed.means if settings.ablation == "mean-map" else ZERO
+    found, decided = [], None
+    for purposes in searches:
+        tasks = _tasks(setup, cases, others, cases.keys(facts.experiment.seeds, purposes, number), models)
+        one: Any = programs.decide_circuits(
+            models, cases.model, setup.probe, cases.seed, probed, tasks,
+            how=setup.layout, settings=settings, searched=classes * settings.probe[0],
+        )  # fmt: skip
+        one = jax.tree.map(np.asarray, one)
+        state = _status(one.spread, competence, one.choice.compact)
+        found.append(_circuit(one.choice, state))
+        choice = one.choice
+        decided = decided or Decided(
+            state, one.spread, competence, choice.explained, choice.live, choice.rank, choice.untrimmed, choice.sizes,
+            choice.curve, others, rows, whole,
+        )  # fmt: skip
+    assert decided is not None
+    return found, ablation, decided
+
+
+def watched(setup: Setup, models: Params, cases: Cases) -> Decided:
+    """What there was to explain for circuits of the paper's search, and by which channels; no size was tried."""
+    rows, back = np.unique(cases.model, return_inverse=True)
+    whole = np.asarray(programs.whole_logits(models, rows, setup.test, how=setup.layout))
+    others = _others(setup, cases)
+    competence = _competence(setup, whole[back], cases.label, others)
+    live, spread = programs.to_explain(
+        models, cases.model, whole[back], setup.test, cases.label, others, how=setup.layout
+    )
+    live, spread = jax.tree.map(np.asarray, (live, spread))
+    state = _status(spread, competence, np.ones(len(spread), bool))
+    return Decided(state, spread, competence, None, live, None, None, None, None, others, rows, whole)
+
+
+def _others(setup: Setup, cases: Cases) -> np.ndarray:
+    """The classes (n, Y) that every case's class is told from."""
+    facts = setup.facts
+    held, negatives = facts.counts[cases.seed, cases.client] > 0, facts.experiment.discovery.negatives
+    rows = zip(cases.label.tolist(), held, strict=True)
+    return np.stack([probe.others(label, own, facts.dataset.num_classes, negatives) for label, own in rows])
+
+
+def survey(setup: Setup, models: Params, rows: np.ndarray, seeds: np.ndarray) -> Probed:
+    """What these models (m,) make of the probe images of their seeds (m,): (m, P, Y), and means (m, ...)."""
+    assert setup.facts.probe is not None
+    count, searched = setup.facts.probe.shape[1], setup.facts.experiment.discovery.probe[0]
+    index, valid = groups(np.arange(count), setup.layout.forward_batch)
+    to_search = valid & (index < searched * setup.facts.dataset.num_classes)
+    logits, means = programs.survey_models(models, rows, setup.probe, seeds, index, to_search, how=setup.layout)
+    return Probed(np.asarray(logits)[:, :count], jax.tree.map(np.asarray, means))  # type: ignore[arg-type]
+
+
+def _tasks(setup: Setup, cases: Cases, others: np.ndarray, keyed: list[tuple[int, ...]], models: Params) -> Task:
+    """Every case's task, stacked."""
+    settings, batch = setup.facts.experiment.discovery, setup.layout.forward_batch
+    channels = sum(models[f"{layer}_bias"].shape[-1] for layer in conv_layers(models))
+    tasks = [
+        Task(
+            np.int32(label), apart, *probe.search_plan(label, apart, settings, key, channels),
+            *probe.selection(label, apart, settings.probe, batch),
+        )
+        for label, apart, key in zip(cases.label.tolist(), others, keyed, strict=True)
+    ]  # fmt: skip
+    return jax.tree.map(lambda *parts: np.stack(parts), *tasks)
+
+
+def _competence(setup: Setup, whole: np.ndarray, label: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Balanced accuracy (n,) of whole models, logits (n, N, Y), on the class; 0 where there is no other class."""
+    test = setup.test
+    labels = np.where(test.valid, np.asarray(test.images.labels)[np.asarray(test.indices)], -1).ravel()
+    called, found = whole.argmax(-1) == label[:, None], np.zeros(len(label))
+    for i, (c, apart) in enumerate(zip(label, others, strict=True)):
+        wrong = [called[i, labels == other].mean() for other in np.flatnonzero(apart) if (labels == other).any()]
+        if wrong and (labels == c).any():
+            found[i] = (called[i, labels == c].mean() + 1 - np.mean(wrong)) / 2
+    return found
+
+
+def _status(spread: np.ndarray, competence: np.ndarray, compact: np.ndarray) -> np.ndarray:
+    named = [status(*one) for one in zip(spread.tolist(), competence.tolist(), compact.tolist(), strict=True)]
+    return np.array([STATUS.index(name) for name in named], np.int8)
+
+
+def _circuit(choice: Any, state: np.ndarray) -> Circuit:
+    """Nothing is open, and no score is a number, where there was nothing to find."""
+    defined = (state != STATUS.index("undefined"))[:, None]
+    score = {layer: np.where(defined, score, -np.inf).astype(score.dtype) for layer, score in choice.score.items()}
+    return Circuit(score, {layer: mask & defined for layer, mask in choice.mask.items()})
+
+
+def judge(setup: Setup, models: Params, cases: Cases, decided: Decided, rows: Masked) -> Any:
+    """`programs.judge_decisions` of rows that are the circuits on their own model, then on the other one, then whole
+    models: each compared with the answers of the model that it is on."""
+    asked = _asked(decided, cases, len(rows.label))
+    whole = whole_table(decided, len(models["fc_bias"]))
+    return programs.judge_decisions(models, setup.test, rows, asked, whole, how=setup.layout)
+
+
+def _asked(decided: Decided, cases: Cases, rows: int) -> Asked:
+    """For so many rows, the first ones circuits on their own and on the other model."""
+    n = len(cases.model)
+    model, others = np.zeros(rows, int), np.ones((rows, decided.others.shape[1]), bool)
+    model[: 2 * n], others[: 2 * n] = np.concatenate([cases.model, cases.other]), np.tile(decided.others, (2, 1))
+    return Asked(others, model)  # type: ignore[arg-type]
+
+
+def whole_table(decided: Decided, models: int) -> np.ndarray:
+    """The logits of all stacked models, (models, N, Y); zeros for those without cases."""
+    table = np.zeros((models, *decided.whole.shape[1:]), decided.whole.dtype)
+    table[decided.rows] = decided.whole
+    return table
+
+
+def measures(cases: Cases, decided: Decided, kept: Explained, across: Explained) -> Record:
+    """Of every circuit on its own model, and on the other one; NaN where there is no circuit."""
+    defined = decided.status != STATUS.index("undefined")
+    there = defined & defined[cases.mirror]  # of a model that decides nothing nothing can be explained
+
+    def of(values: Any, wanted: np.ndarray = defined) -> np.ndarray:
+        return cases.place(np.where(wanted, values, np.nan))
+
+    kappa = [
+        (one.agreement - one.constant_agreement) / np.maximum(1 - one.constant_agreement, 1e-9)
+        for one in (kept, across)
+    ]
+    return {
+        "status": cases.place(decided.status),
+        "spread": cases.place(decided.spread),
+        "competence": cases.place(decided.competence),
+        "live": cases.place(np.stack([live.sum(-1) for live in decided.live.values()], -1)),
+        "explained": of(kept.explained),
+        "explained_plain": of(kept.explained_plain),
+        "auc": of(kept.auc),
+        "decision_accuracy": of(kept.accuracy),
+        "kappa": of(kappa[0]),
+        "cross_evaluation_explained": of(across.explained, there),
+        "cross_evaluation_auc": of(across.auc),
+        "cross_evaluation_decision_accuracy": of(across.accuracy),
+        "cross_evaluation_kappa": of(kappa[1], there),
+        **{f"live_{layer}": cases.place(live) for layer, live in decided.live.items()},
+        **_tried(cases, decided, defined),
+    }
+
+
+def _tried(cases: Cases, decided: Decided, defined: np.ndarray) -> Record:
+    """How sizes were chosen, where they were."""
+    if decided.sizes is None or decided.curve is None or decided.untrimmed is None or decided.rank is None:
+        return {}
+    return {
+        "untrimmed_size": cases.place(np.where(defined, decided.untrimmed, 0)),
+        "curve_size": cases.place(decided.sizes),
+        "curve": cases.place(np.where(defined[:, None], decided.curve, np.nan)),
+        **{
+            f"rank_{layer}": cases.place(np.where(defined[:, None], rank, 0).astype(np.int16))
+            for layer, rank in decided.rank.items()
+        },
+    }
+
+
+def controls(
+    setup: Setup, models: Params, cases: Cases, decided: Decided, own: Masked, crossed: Masked, number: int
+) -> Record:
+    """What is judged on some of the test images: the rest of the model without the circuit, and N random sets of live
+    channels, as many in each layer as the circuit has, on the circuit's own model and on the other one."""
+    assert setup.some is not None
+    samples, n = setup.facts.experiment.evaluation.null_samples, len(cases.model)
+    removed = own._replace(gates={layer: 1 - gate for layer, gate in own.gates.items()})
+    sets = _live_sets(setup, cases, decided, own, number)
+    random = [part._replace(gates=gates) for gates in sets for part in (own, crossed)]
+    rows = programs.stacked([removed, *random])
+    all_models = np.arange(len(models["fc_bias"]))
+    whole = programs.whole_logits(models, all_models, setup.some, how=setup.layout)
+    asked = Asked(np.tile(decided.others, (len(rows.label) // n, 1)), rows.model)  # type: ignore[arg-type]
+    judged = programs.judge_decisions(models, setup.some, rows, asked, whole, how=setup.layout)
+    performance, _, compared = jax.tree.map(lambda leaf: leaf.reshape(-1, n, *leaf.shape[1:]), judged)
+    defined = decided.status != STATUS.index("undefined")
+    there = defined & defined[cases.mirror]
+    record = {
+        "removed_explained": cases.place(np.where(defined, compared.explained[0], np.nan)),
+        "removed_call_rate": cases.place(performance.call_rate[0]),
+    }
+    if not samples:
+        return record
+    measured = {"explained": compared.explained, "auc": compared.auc, "decision_accuracy": compared.accuracy}
+    for prefix, first, explains in (("random_live", 1, defined), ("random_live_cross_evaluation", 2, there)):
+        for name, values in measured.items():
+            known = explains if name == "explained" else defined
+            record[f"{prefix}_{name}"] = cases.place(np.where(known[:, None], values[first::2].T, np.nan))
+    return record
+
+
+def _live_sets(setup: Setup, cases: Cases, decided: Decided, own: Masked, number: int) -> list[dict[str, np.ndarray]]:
+    """N times gates (n, O_l) a layer: random live channels, as many as the circuit has in the layer, or all."""
+    samples, dtype = setup.facts.experiment.evaluation.null_samples, setup.facts.dtype
+    sets = [{layer: np.zeros(gate.shape, dtype) for layer, gate in own.gates.items()} for _ in range(samples)]
+    for row, key in enumerate(cases.keys(setup.facts.experiment.seeds, keys.LIVE_MASK, number)):
+        for sample, gates in enumerate(sets):
+            rng = keys.generator(*key, sample)
+            for layer, gate in gates.items():
+                alive = np.flatnonzero(decided.live[layer][row])
+                gate[row, rng.permutation(alive)[: int(own.gates[layer][row].sum())]] = 1
+    return sets

@@ -1,0 +1,216 @@
+"""A stored run's models and test images on the devices, and judging many changed models in one compiled call.
+
+Axes: M moments (one round of one seed each), K clients, n rows (models to be judged), c classes whose images are
+looked at, g * B images of a class (padded), Y classes of the network, O_l channels of convolution l.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from fedmi_jax import config
+from fedmi_jax.circuits.evaluation import EvaluationSet, divided, make_evaluation_set, masked_logits
+from fedmi_jax.config import Evaluation, Execution
+from fedmi_jax.data import datasets, identity
+from fedmi_jax.data.datasets import Dataset
+from fedmi_jax.devices import lift
+from fedmi_jax.devices.layout import Layout, resolve
+from fedmi_jax.devices.session import session
+from fedmi_jax.errors import FedmiError
+from fedmi_jax.federation import programs
+from fedmi_jax.federation.setup import activations
+from fedmi_jax.network.ablation import ZERO
+from fedmi_jax.network.images import Images
+from fedmi_jax.network.layers import conv_layers
+from fedmi_jax.network.model import Params
+from fedmi_jax.results import store
+from fedmi_jax.results.authors import CLASS_NAMES
+from fedmi_jax.studies.stored import Stored
+
+
+class Answers(NamedTuple):
+    """What a model says to the images of c classes; NaN for a class without test images."""
+
+    called: Any
+    """(c, Y): share of the images of each class that are called each class."""
+    top3: Any
+    """(c,): share whose own class is among the three largest logits."""
+    softmax: Any
+    """(c,): mean softmax of the own class."""
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """All that judging needs."""
+
+    how: Layout
+    test: EvaluationSet
+    globals_: Params
+    """(M, ...)."""
+    locals_: Params
+    """(M * K, ...); NaN for clients that did not take part."""
+    clients: list[int]
+    images: np.ndarray
+    """(Y,): how many test images there are of each class."""
+
+    def local(self, moment: int, client: int) -> int:
+        """The place of a client's model in `locals_`."""
+        return moment * len(self.clients) + self.clients.index(client)
+
+    def judge(self, fn: Callable[..., Any], models: Params, which: Any, rows: tuple, shared: tuple) -> Any:
+        """fn(params, *one of rows, *shared, narrowing=...) of every row, as host arrays; fn: a module's function."""
+        if not len(which):
+            raise FedmiError("there is nothing to judge: no pair of classes whose experts are different clients")
+        found = _over(fn, models, np.asarray(which), rows, shared, how=self.how)
+        return divided(found)
+
+    def gates(self, sets: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        """Rows of gates (n, O_l) that keep these channels."""
+        dtype = self.globals_["fc_bias"].dtype
+        return {layer: np.stack([one[layer] for one in sets]).astype(dtype) for layer in conv_layers(self.globals_)}
+
+    def answers(self, moments: Any, sets: Sequence[Mapping[str, np.ndarray]], classes: Any) -> Answers:
+        """Of the global models of these moments with only these channels open: leading axis n."""
+        return self.judge(answers, self.globals_, moments, (self.gates(sets),), (np.asarray(classes), self.test))
+
+    def whole(self, count: int) -> list[dict[str, np.ndarray]]:
+        """So many sets of all channels."""
+        widths = {layer: self.globals_[f"{layer}_bias"].shape[-1] for layer in conv_layers(self.globals_)}
+        return [{layer: np.ones(width, bool) for layer, width in widths.items()}] * count
+
+
+@partial(jax.jit, static_argnames=("fn", "how"))
+def _over(fn: Callable[..., Any], models: Params, which: Array, rows: tuple, shared: tuple, *, how: Layout) -> Any:
+    return programs.over_rows(partial(fn, narrowing=how.narrowing), how, models, which, rows, shared)
+
+
+def of_classes(classes: Array, test: EvaluationSet) -> tuple[Array, Array]:
+    """Which images of the test set are of these classes, (c, g * B) each: places in the set, and which are real."""
+    return tuple(part[classes].reshape(len(classes), -1) for part in (test.class_indices, test.class_valid))  # type: ignore[return-value]
+
+
+def logits_of(params: Params, gates: Any, classes: Array, test: EvaluationSet, narrowing: bool) -> Array:
+    """Of the masked model on the images of these classes, (c, g * B, Y)."""
+    index = test.class_indices[classes]
+    logits = masked_logits(params, gates, ZERO, test.images, index.reshape(-1, index.shape[-1]), narrowing)
+    return logits.reshape(len(classes), -1, logits.shape[-1])
+
+
+def answers(params: Params, gates: Any, classes: Array, test: EvaluationSet, *, narrowing: bool) -> Answers:
+    """Of the masked model."""
+    logits, (_, valid) = logits_of(params, gates, classes, test, narrowing), of_classes(classes, test)
+    own = jnp.take_along_axis(logits, classes[:, None, None], 2)
+    before = jnp.arange(logits.shape[-1]) < classes[:, None, None]
+    ahead = jnp.sum((logits > own) | ((logits == own) & before), -1)  # of equals the first wins, as in argmax
+    called = jax.nn.one_hot(jnp.argmax(logits, -1), logits.shape[-1], dtype=logits.dtype)
+    softmax = jnp.take_along_axis(jax.nn.softmax(logits), classes[:, None, None], 2)[..., 0]
+    return Answers(mean(called, valid), mean(ahead < 3, valid), mean(softmax, valid))
+
+
+def mean(values: Array, valid: Array) -> Array:
+    """Over the valid images of each class: (c, N, ...) -> (c, ...)."""
+    weight = valid.reshape(*valid.shape, *(1,) * (values.ndim - 2))
+    return jnp.sum(values * weight, 1) / jnp.sum(weight, 1)
+
+
+def all_open(params: Params) -> dict[str, Array]:
+    return {layer: jnp.ones_like(params[f"{layer}_bias"]) for layer in conv_layers(params)}
+
+
+def replaced(params: Params, source: Params, channels: Mapping[str, Array]) -> Params:
+    """The model with the kernels and biases of these channels, (O_l,) each, taken from another model. What the next
+    layer does with them stays."""
+    changed = dict(params)
+    for layer, put in channels.items():
+        for part in ("kernel", "bias"):
+            name = f"{layer}_{part}"
+            changed[name] = jnp.where(put > 0, source[name], params[name])
+    return changed
+
+
+# --- from the stored result ---
+
+
+@contextmanager
+def opened(stored: Stored, dataset: Dataset | None = None) -> Iterator[Bench]:
+    """Within it the models are on the devices, in the precision that they were stored in.
+
+    dataset: the images, where the run was made of images of one's own. The result must have weights
+    (`stored.require_weights`). Raises FedmiError where images and network do not go together.
+    """
+    settings = _settings(stored)
+    execution, judged = (settings.execution, settings.evaluation) if settings else (Execution(), Evaluation())
+    precision = str(stored.ds["weights_local_fc_bias"].dtype)
+    execution = config.replace(execution, precision="float64" if precision == "float64" else "float32")
+    dataset = dataset or datasets.load(config.Data(name=_images_of(stored)) if settings is None else settings.data)
+    _require_images(stored, dataset)
+    with session(execution):
+        how = resolve(execution, judged, len(stored.moments), _bytes(stored, dataset))
+        yield _place(stored, dataset, how, judged.images_per_class)
+
+
+def _bytes(stored: Stored, dataset: Dataset) -> int:
+    """Roughly what judging one more model side by side takes: parameters, and outputs of all layers."""
+    models = [stored.ds[name] for name in stored.ds if str(name).startswith("weights_global_")]
+    size = models[0].dtype.itemsize
+    channels = tuple(stored.ds.sizes[f"channel_{layer}"] for layer in stored.layers)
+    params = sum(model.size // (model.sizes["seed"] * model.sizes["round"]) for model in models)
+    return size * (5 * params + 3 * FORWARD * activations(dataset.image_shape, channels))
+
+
+FORWARD = 500
+"""Images of a forward pass where models stand side by side (`devices.layout`)."""
+
+
+def _place(stored: Stored, dataset: Dataset, how: Layout, per_class: int | None) -> Bench:
+    locals_, globals_ = (_models(stored, origin) for origin in ("local", "global"))
+    locals_ = {name: value.reshape(-1, *value.shape[2:]) for name, value in locals_.items()}
+    dtype = globals_["fc_bias"].dtype
+    moments = (np.asarray(moment, dtype) for moment in (dataset.mean, dataset.std))
+    images = Images(dataset.test_images, dataset.test_labels, *moments)  # type: ignore[arg-type]
+    test = make_evaluation_set(images, dataset.test_labels, dataset.num_classes, how.forward_batch, per_class)
+    test, globals_, locals_ = lift.replicate((test, globals_, locals_), how)
+    return Bench(how, test, globals_, locals_, stored.clients, np.asarray(test.class_valid).sum((1, 2)))
+
+
+def _models(stored: Stored, origin: str) -> dict[str, np.ndarray]:
+    """(M, ...), or (M, K, ...) of local models."""
+    lead = ("seed", "round", "client") if origin == "local" else ("seed", "round")
+    at = tuple(np.array([moment.at for moment in stored.moments]).T)
+    names = [f"{layer}_{part}" for layer in (*stored.layers, "fc") for part in ("kernel", "bias")]
+    return {name: stored.ds[f"weights_{origin}_{name}"].transpose(*lead, ...).values[at] for name in names}
+
+
+def _settings(stored: Stored) -> config.Experiment | None:
+    return config.from_json(stored.ds.attrs["config"]) if "config" in stored.ds.attrs else None
+
+
+def _images_of(stored: Stored) -> str:
+    """The set that an imported file is of, by its classes' names."""
+    names = set(map(str, stored.ds["class_name"].values))
+    return next((dataset for dataset, known in CLASS_NAMES.items() if names <= set(known)), "mnist")
+
+
+def _require_images(stored: Stored, dataset: Dataset) -> None:
+    known, here = store.images(stored.ds), identity.describe(dataset)
+    if known is not None and not known.is_same(here):
+        raise FedmiError(f"its images are {known}, not {here}; give them from Python, as in study(..., dataset=...)")
+    weight, (height, width, channels) = stored.ds["weights_global_conv1_kernel"], dataset.image_shape
+    inputs, classes = weight.sizes["image_channel"], stored.ds.sizes["true_class"]
+    pools, last = len(stored.layers), stored.ds.sizes[f"channel_{stored.layers[-1]}"]
+    features = (height >> pools) * (width >> pools) * last
+    own = (inputs, stored.ds["weights_global_fc_kernel"].sizes["feature"], classes)
+    if own != (channels, features, dataset.num_classes):
+        raise FedmiError(
+            f"its network takes {own[0]} image channels and has {own[1]} features and {own[2]} classes; images of "
+            f"{dataset.name} give {channels}, {features} and {dataset.num_classes}"
+        )

@@ -1,0 +1,135 @@
+"""A stored result with made-up weights and circuits, on images whose last maps are 2 x 3, and models in plain numpy.
+
+Axes: S seeds, R rounds, K clients, C classes with circuits, O_l channels of convolution l, Y classes.
+"""
+
+import jax
+import numpy as np
+import plain
+import xarray as xr
+
+from fedmi_jax.data import datasets
+from fedmi_jax.network.layers import CONV_LAYERS
+from fedmi_jax.results import connectivity, schema, similarity, store
+from fedmi_jax.results.schema import CIRCUIT_DIMS
+
+SIZE, CLASSES, CHANNELS = (16, 24), 4, (5, 6, 7)
+SEEDS, ROUNDS, OWN = (3, 8), (1, 2), ((0, 1), (1, 3), (0,))
+"""Class 0 is that of clients 0 and 2, class 1 of 0 and 1, class 3 of client 1, class 2 nobody's."""
+EXPERTS = {0: 0, 1: 1, 3: 1}
+SAMPLES = ((9, 2, 0, 0), (0, 5, 0, 5), (3, 0, 0, 0))
+
+
+def images(count=90):
+    """Test images: noise, with a bright bar whose place says the class."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, CLASSES, count)
+    pixels = rng.integers(0, 120, (count, *SIZE))
+    pixels[np.arange(count), 4 * labels + 1] += 130
+    made = (pixels.astype(np.uint8), labels)
+    return datasets.from_arrays(*made, *made, name="bars", class_names=[f"{c} - bar" for c in range(CLASSES)])
+
+
+def shapes():
+    """Of a model's parameters."""
+    widths, found = (1, *CHANNELS), {}
+    for layer, below, width in zip(CONV_LAYERS, widths, CHANNELS, strict=False):
+        found |= {f"{layer}_kernel": (3, 3, below, width), f"{layer}_bias": (width,)}
+    return found | {"fc_kernel": (2 * 3 * CHANNELS[-1], CLASSES), "fc_bias": (CLASSES,)}
+
+
+def result(density=0.5):
+    """Local models are random and half empty; the global one is their mean."""
+    rng = np.random.default_rng(1)
+    classes, lead = sorted(set().union(*OWN)), (len(SEEDS), len(ROUNDS))
+    coords = {
+        "seed": list(SEEDS), "round": list(ROUNDS), "origin": list(schema.ORIGINS), "client": range(len(OWN)),
+        "class": classes, "class_name": ("class", [f"{c} - bar" for c in classes]), "true_class": range(CLASSES),
+        "true_class_name": ("true_class", [f"{c} - bar" for c in range(CLASSES)]), "image_channel": [0],
+    }  # fmt: skip
+    analysed = np.array([[c in own for c in classes] for own in OWN])
+    data = {
+        "analysed": (("seed", "client", "class"), np.stack([analysed] * len(SEEDS))),
+        "samples": (("seed", "client", "true_class"), np.stack([SAMPLES] * len(SEEDS))),
+    }
+    for layer, width in zip(CONV_LAYERS, CHANNELS, strict=True):
+        mask = rng.random((*lead, 2, len(OWN), len(classes), width)) < density
+        data[f"mask_{layer}"] = ((*CIRCUIT_DIMS, f"channel_{layer}"), mask & analysed[..., None])
+    rows = schema.variables(CONV_LAYERS)
+    for name, shape in shapes().items():
+        local = rng.normal(size=(*lead, len(OWN), *shape))
+        if name.endswith("kernel"):
+            local *= rng.random(local.shape) < 0.5
+        for origin, values in (("local", local), ("global", local.mean(2))):
+            data[f"weights_{origin}_{name}"] = (rows[f"weights_{origin}_{name}"].dims, values)
+            if name.startswith("conv") and name.endswith("kernel"):
+                ends = rows[f"connected_{origin}_{name[:5]}"].dims
+                data[f"connected_{origin}_{name[:5]}"] = (ends, (values != 0).any((-4, -3)).swapaxes(-1, -2))
+    ds = similarity.measures(similarity.sizes(xr.Dataset(data, coords)))
+    return store.stamp(connectivity.edges(ds), name="studied")
+
+
+def model(ds, seed, number, client=None):
+    """Parameters of one model, numpy."""
+    at, origin = ({}, "global") if client is None else ({"client": client}, "local")
+    return {name: ds[f"weights_{origin}_{name}"].sel(seed=seed, round=number, **at).values.copy() for name in shapes()}
+
+
+def circuit(ds, seed, number, client, label, origin="local"):
+    """{layer: bool (O_l,)}"""
+    at = {"seed": seed, "round": number, "origin": origin, "client": client, "class": label}
+    return {layer: ds[f"mask_{layer}"].sel(at).values for layer in CONV_LAYERS}
+
+
+def inputs(dataset):
+    """(N, H, W, 1) in double precision, and labels."""
+    return (dataset.test_images / 255 - dataset.mean[0]) / dataset.std[0], dataset.test_labels
+
+
+def without(params, gone):
+    """With kernels and biases of these channels 0."""
+    changed = {name: value.copy() for name, value in params.items()}
+    for layer, channels in gone.items():
+        for channel in np.flatnonzero(channels):
+            changed[f"{layer}_kernel"][..., channel] = 0
+            changed[f"{layer}_bias"][channel] = 0
+    return changed
+
+
+def overwritten(params, source, put):
+    changed = {name: value.copy() for name, value in params.items()}
+    for layer, channels in put.items():
+        for channel in np.flatnonzero(channels):
+            changed[f"{layer}_kernel"][..., channel] = source[f"{layer}_kernel"][..., channel]
+            changed[f"{layer}_bias"][channel] = source[f"{layer}_bias"][channel]
+    return changed
+
+
+def logits(params, x):
+    with jax.enable_x64(True):
+        return np.asarray(plain.logits(params, x))
+
+
+def outputs(params, x):
+    """Every convolution's, before ReLU."""
+    found = {}
+    with jax.enable_x64(True):
+        for layer in CONV_LAYERS:
+            y = plain.conv(x, params[f"{layer}_kernel"]) + params[f"{layer}_bias"]
+            found[layer] = np.asarray(y)
+            x = plain.max_pool(jax.nn.relu(y))
+    return found
+
+
+def onward(params, y, layer):
+    """Logits from the output of a convolution."""
+    with jax.enable_x64(True):
+        x = plain.max_pool(jax.nn.relu(y))
+        for later in CONV_LAYERS[CONV_LAYERS.index(layer) + 1 :]:
+            x = plain.max_pool(jax.nn.relu(plain.conv(x, params[f"{later}_kernel"]) + params[f"{later}_bias"]))
+        return np.asarray(x.reshape(len(x), -1) @ params["fc_kernel"] + params["fc_bias"])
+
+
+def accuracy(params, x, labels, label):
+    """On the images of one class."""
+    return np.mean(logits(params, x[labels == label]).argmax(-1) == label)
