@@ -12,7 +12,7 @@ import plain
 import pytest
 import tiny
 
-from fedmi_jax.aggregation import chosen, fedavg
+from fedmi_jax.aggregation import chosen
 from fedmi_jax.config import Aggregation, Local, Sparsity
 from fedmi_jax.data import batches
 from fedmi_jax.federation import programs
@@ -52,13 +52,8 @@ def train(clients, *, how, local=LOCAL, sparse=SPARSE, extra=(0, 0), method=None
 
 def slow(k, plan, local=LOCAL, sparse=SPARSE, start=None, watch=None):
     """The k-th of CLIENTS, batch by batch. watch(t, before, after): called with the weights at each pruning."""
-    images, start, own, steps = tiny.noise(), start or tiny.params(k), real(plan), int(plan.steps)
+    start, own, steps = start or tiny.params(k), real(plan), int(plan.steps)
     restrict = local.fedrs + (1 - local.fedrs) * COUNTS[k] / COUNTS[k].max()
-
-    def loss(params, batch):
-        logits = plain.logits(params, plain.normalised(images, batch)) * restrict
-        away = sum(jnp.sum((params[name] - start[name]) ** 2) for name in params)
-        return plain.cross_entropy(logits, images.labels[batch]) + local.fedprox / 2 * away
 
     def prune(params, t):
         pruned = plain.prune(params, plain.ramp(sparse.target, t, steps), sparse.floor) if sparse.target else params
@@ -66,7 +61,14 @@ def slow(k, plan, local=LOCAL, sparse=SPARSE, start=None, watch=None):
             watch(t, params, pruned)
         return pruned
 
-    return plain.adam(loss, start, own, local.learning_rate, prune)
+    given = (tiny.noise(), start, restrict, local.fedprox)
+    return plain.adam(loss, start, own, local.learning_rate, prune, given)
+
+
+def loss(params, batch, images, start, restrict, mu):
+    logits = plain.logits(params, plain.normalised(images, batch)) * restrict
+    away = sum(jnp.sum((params[name] - start[name]) ** 2) for name in params)
+    return plain.cross_entropy(logits, images.labels[batch]) + mu / 2 * away
 
 
 def real(plan):
@@ -200,7 +202,7 @@ def test_adam_is_fresh_every_round():
     for _ in range(2):  # the program of "dense", so that there is nothing to compile
         moved, _ = programs.train_models(
             start, tiny.noise(), np.arange(3), plan, np.ones((3, 6, 4), np.int32), COUNTS,
-            how=tiny.layout(1), local=local, sparse=sparse, method=fedavg(),
+            how=tiny.layout(1), local=local, sparse=sparse, method=chosen(Aggregation(), local),
         )  # fmt: skip
         step = np.abs(moved["fc_bias"] - start["fc_bias"])
         np.testing.assert_allclose(step, 0.01, rtol=1e-4)
