@@ -1,10 +1,12 @@
 """Whether clients agree on weights and signs: by hand, and against a count in numpy."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
 
+from fedmi_jax.circuits.evaluation import divided
 from fedmi_jax.federation import agreement
 
 
@@ -19,7 +21,8 @@ from fedmi_jax.federation import agreement
     ],
 )
 def test_by_hand(kernels, ratio, conflict, cancellation):
-    found = agreement.of_layer(jnp.array(kernels, float))
+    with jax.debug_nans(True):
+        found = divided(jax.jit(agreement.of_layer)(jnp.array(kernels, float)))
     expected = {"support_ratio": ratio, "sign_conflict": conflict, "cancellation": cancellation}
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], np.nan if value is None else value, rtol=1e-6)

@@ -40,8 +40,7 @@ def snapshot(setup: Setup, round_: Round, losses: np.ndarray, local: Params, glo
         "participates": of_client(np.ones(len(steps), bool)),
         "train_loss": of_client(losses.sum(1, where=own) / steps),
     }
-    measured = agreement.measures(local, seeds=len(round_.clients), how=how)
-    record |= {name: np.asarray(values) for name, values in measured.items()}
+    record |= agreement.measures(local, seeds=len(round_.clients), how=how)
     for where, params, placed in (("local", local, of_client), ("global", globals_, np.asarray)):
         zeros, connected = programs.wiring(params, how=how)
         layers = (*conv_layers(params), "fc")
