@@ -29,11 +29,12 @@ hypothesis.settings.load_profile("untimed")
 
 SHARED_RUNS = {"counted_run", "deciding_run", "some"}
 GROUPS = (
-    "test_golden", "run", "test_readme", "test_local", "test_discovery", "test_model", "test_evaluation",
-    "test_benchmarks", "test_devices", "test_ops", "test_sparse_ops", "test_pruning",
+    "run", "test_local", "test_golden", "test_readme", "test_depth", "test_discovery", "test_methods", "test_model",
+    "test_figures", "test_figures_whole", "test_evaluation", "test_benchmarks", "test_ops", "test_sparse_ops",
+    "test_pruning", "test_devices",
 )  # fmt: skip
-"""Tests of one group go to one worker, because they share programs, or a run: the longest first. The others come last,
-one by one, to whichever worker has nothing left to do."""
+"""Tests of one group go to one worker, because they share programs, runs or figures: the longest first. The others come
+last, one by one, to whichever worker has nothing left to do."""
 
 
 def group(item):

@@ -13,7 +13,7 @@ from fedmi_jax.errors import FedmiError
 from fedmi_jax.network.layers import CONV_LAYERS
 from fedmi_jax.results.authors import import_authors
 from fedmi_jax.results.authors_log import with_log
-from fedmi_jax.studies import patching, stored, study
+from fedmi_jax.studies import drawing, patching, stored, study
 
 DATA = Path(__file__).parent / "data"
 GOLDEN = json.loads((DATA / "studies_golden.json").read_text())
@@ -259,3 +259,13 @@ def test_experts_can_be_chosen(imported):
         for k in CONV_LAYERS
     ]
     assert shared == {int(np.sum([one.sum() for one in both]))}
+
+
+def test_figure_shows_what_there_is(imported):
+    """A series without values has no place in the legend, and random sets are spoken of where they are drawn."""
+    found = study("ablation", imported[TWO], rounds=[5, 10], nulls=2)
+    (page,) = drawing.draw(found.study, found.rows, "two-class")
+    assert [text.get_text() for text in page.legends[0].get_texts()] == ["global model", "its circuit only"]
+    assert [axes.get_title() for axes in page.axes] == [f"accuracy on the class, round {n}" for n in (5, 10)]
+    assert [tick.get_text() for tick in page.axes[0].get_xticklabels()] == ["0", "1", "3", "4", "6", "7"]
+    assert "random sets" not in page.get_supxlabel()

@@ -49,8 +49,8 @@ def require_fit(params: Params, masks: Mapping[str, Any], others: np.ndarray, ab
     """Raise FedmiError for a circuit, or means, of a model with other channels or classes."""
     channels = {layer: params[f"{layer}_bias"].shape[0] for layer in conv_layers(params)}
     kept = {layer: len(mask) for layer, mask in masks.items()}
-    means = {layer: np.shape(leaf)[-1] for layer, leaf in getattr(ablation, "outputs", kept).items()}
-    for what, found in (("circuit", kept), ("ablation", means)):
+    means = {layer: np.shape(leaf)[-1] for layer, leaf in getattr(ablation, "outputs", {}).items()}
+    for what, found in (("circuit", kept), ("ablation", means or channels)):
         if found != channels:
             raise FedmiError(f"{what}: of a model with channels {_said(found)}; this one has {_said(channels)}")
     if len(others) != len(params["fc_bias"]):

@@ -18,7 +18,7 @@ import numpy as np
 from jax import Array
 
 from fedmi_jax import config
-from fedmi_jax.circuits.evaluation import EvaluationSet, divided, make_evaluation_set, masked_logits
+from fedmi_jax.circuits.evaluation import EvaluationSet, Fraction, divided, make_evaluation_set, masked_logits
 from fedmi_jax.config import Evaluation, Execution
 from fedmi_jax.data import datasets, identity
 from fedmi_jax.data.datasets import Dataset
@@ -38,7 +38,7 @@ from fedmi_jax.studies.stored import Stored
 
 
 class Answers(NamedTuple):
-    """What a model says to the images of c classes; NaN for a class without test images."""
+    """What a model says to the images of c classes; in programs of `Fraction`s. NaN for a class without test images."""
 
     called: Any
     """(c, Y): share of the images of each class that are called each class."""
@@ -116,10 +116,11 @@ def answers(params: Params, gates: Any, classes: Array, test: EvaluationSet, *, 
     return Answers(mean(called, valid), mean(ahead < 3, valid), mean(softmax, valid))
 
 
-def mean(values: Array, valid: Array) -> Array:
+def mean(values: Array, valid: Array) -> Fraction:
     """Over the valid images of each class: (c, N, ...) -> (c, ...)."""
     weight = valid.reshape(*valid.shape, *(1,) * (values.ndim - 2))
-    return jnp.sum(values * weight, 1) / jnp.sum(weight, 1)
+    total = jnp.sum(values * weight, 1)
+    return Fraction(total, jnp.broadcast_to(jnp.sum(weight, 1), total.shape).astype(total.dtype))
 
 
 def all_open(params: Params) -> dict[str, Array]:
