@@ -94,6 +94,15 @@ def test_one_weight_by_hand(name):
 
 
 @pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("kind", ["support-mean", "support-and-holders"])
+def test_a_bias_of_zero_is_no_pruned_bias(kind):
+    params = models()
+    params["conv1_bias"][0] = 0
+    new, _ = step(of(kind), first(params), params)
+    np.testing.assert_allclose(new["conv1_bias"], params["conv1_bias"].mean(0), rtol=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
 def test_of_each_clients_votes_the_largest_are_counted():
     """As in the published code one more than density * d, of all parameters together."""
     params = first(models())
