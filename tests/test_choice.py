@@ -167,9 +167,18 @@ def both(params, images, label, others, plan, draws, chosen, valid):
     return found, jax.lax.map(of, EVERY, batch_size=64)
 
 
+@jax.jit
+def most_decided(params, images):
+    """The class about which the model says most."""
+    logits = model.apply(params, images.normalised(np.arange(len(images.labels))))
+    spreads = [question.spread(logits, images.labels, c, np.arange(tiny.CLASSES) != c) for c in range(tiny.CLASSES)]
+    return jnp.argmax(jnp.stack(spreads))
+
+
 def excess(seed):
     """Channels of the found circuit beyond the smallest one that explains enough; None: the model decides nothing."""
-    images, label = probed_images(), seed % tiny.CLASSES
+    images = probed_images()
+    label = int(most_decided(tiny.params(seed, channels=SMALL), images))
     others = np.arange(tiny.CLASSES) != label
     plan, draws = probe.search_plan(label, others, SETTINGS, (seed, 0), sum(SMALL))
     chosen, valid = probe.selection(label, others, SETTINGS.probe, 50)

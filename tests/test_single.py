@@ -1,6 +1,5 @@
 """The second instrument on a model of one's own: what it returns, and what it refuses."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import plain
@@ -175,7 +174,7 @@ def test_a_circuit_of_another_model():
             shallow(), PIXELS, LABELS)  # fmt: skip
     refused("circuit: of a model with 5 classes; this one has 4", fedmi_jax.evaluate, ARRAYS, circuit(classes=5),
             PIXELS, LABELS)  # fmt: skip
-    narrow = fedmi_jax.means(jax.tree.map(np.asarray, tiny.params(0, channels=(4, 6, 7))), PIXELS)
+    narrow = fedmi_jax.means(tiny.params(0, channels=(4, 6, 7), dtype=jnp.float32), PIXELS)
     refused("ablation: of a model with channels 4 6 7; this one has 4 6 8", fedmi_jax.evaluate, ARRAYS, circuit(),
             PIXELS, LABELS, ablation=narrow)  # fmt: skip
 
