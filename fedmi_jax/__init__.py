@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from fedmi_jax.results.store import load as load
     from fedmi_jax.results.store import save as save
     from fedmi_jax.results.summary import summary as summary
+    from fedmi_jax.studies import study as study
 
 _HOME = {
     "Checkpoint": "config",
@@ -57,6 +58,7 @@ _HOME = {
     "save": "results.store",
     "summary": "results.summary",
     "view": "report.html.notebook",
+    "study": "studies",
 }
 __all__ = ["resume", "run", *_HOME]
 __version__ = "0.1.0"

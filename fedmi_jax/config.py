@@ -189,8 +189,11 @@ DEFAULTS_OF = {
 
 def defaults_of(values: Mapping[str, Any]) -> dict[str, Any]:
     """Those that these values of `Discovery` bring with them."""
-    found = dict(DEFAULTS_OF["objective"].get(values.get("objective", ""), {}))
-    return found | DEFAULTS_OF["gates"].get({**found, **values}.get("gates", ""), {})
+    found: dict[str, Any] = {}
+    for name, rows in DEFAULTS_OF.items():
+        value = {**found, **values}.get(name)
+        found |= rows.get(value, {}) if isinstance(value, str) else {}  # what is no text is refused later
+    return found
 
 
 def with_objective(settings: Discovery, **changes: Any) -> Discovery:

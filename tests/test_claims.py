@@ -78,7 +78,7 @@ def test_several_definitions(verdicts_, expected):
     ],
 )
 def test_trend(trend, at_every_level, fall, expected):
-    assert findings._trend_verdict(trend and Trend(*trend), at_every_level, Estimate(*fall)) == expected
+    assert findings.trend_verdict(trend and Trend(*trend), at_every_level, Estimate(*fall)) == expected
 
 
 def test_a_ceiling_that_decides_is_marked():

@@ -415,7 +415,7 @@ def test_files_are_utf8_wherever_they_are_written():
 
 
 def test_the_package_offers_what_it_lists():
-    (block,) = [node for node in ast.parse(inspect.getsource(fedmi_jax)).body if isinstance(node, ast.If)]
+    block = next(node for node in ast.parse(inspect.getsource(fedmi_jax)).body if isinstance(node, ast.If))
     imports = [node for node in block.body if isinstance(node, ast.ImportFrom)]
     said = {a.name: node.module.removeprefix("fedmi_jax.") for node in imports for a in node.names if a.asname}
     assert said == fedmi_jax._HOME

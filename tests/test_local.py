@@ -7,6 +7,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import plain
 import pytest
 import tiny
@@ -124,6 +125,26 @@ def test_neither_company_nor_padding_nor_pieces_nor_devices_change_a_client(one_
     assert plan.indices.shape == shape
     chex.assert_trees_all_close(one(together, k), one(alone, 0), rtol=1e-9, atol=1e-11)
     np.testing.assert_allclose(losses[k, : plan.steps[0]], own_losses[0], rtol=1e-10)
+
+
+@pytest.mark.usefixtures("x64")
+def test_with_fedprox_too_neither_pieces_nor_devices_change_a_client():
+    local, sparse = VARIANTS["FedProx"]
+    whole, in_pieces = (
+        train([0, 1, 2], how=how, local=local, sparse=sparse)[0] for how in (tiny.layout(1), tiny.layout(1, 3, "batch"))
+    )
+    chex.assert_trees_all_close(in_pieces, whole, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.usefixtures("x64")
+def test_adam_multiplies_rounding_by_the_learning_rate_over_its_eps_at_most():
+    """What docs/scaling.md says of gradients that are nearly zero, and that nearly as much happens."""
+    optimiser, noise = optax.adam(LOCAL.learning_rate), 1e-17
+    gradients = np.array([0.0, 1e-16, 1e-10, 1e-3, 1.0])
+    moved, moved_otherwise = (optimiser.update(g, optimiser.init(g))[0] for g in (gradients, gradients + noise))
+    amplified = np.abs(np.asarray(moved_otherwise) - np.asarray(moved)) / noise
+    assert amplified.max() <= 1.001 * LOCAL.learning_rate / 1e-8
+    assert amplified[0] > 0.999 * LOCAL.learning_rate / 1e-8
 
 
 # --- single precision ---

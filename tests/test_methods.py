@@ -5,6 +5,7 @@ round, K_total clients in all, Y classes.
 """
 
 import typing
+from pathlib import Path
 
 import chex
 import jax
@@ -259,12 +260,13 @@ def test_registry_settings_and_list_name_the_same_methods(capsys):
     assert typing.get_args(typing.get_type_hints(Aggregation)[kind.name]) == tuple(aggregation.METHODS)
     assert list(config.METHODS) == list(aggregation.METHODS)
     assert main.main(["list"]) == 0
-    printed = capsys.readouterr().out
+    printed, documented = capsys.readouterr().out, (Path(__file__).parent.parent / "docs/methods.md").read_text("utf-8")
     for name, line in config.METHODS.items():
         one = chosen(Aggregation(kind=name), Local())
         assert (one.name, one.summary) == (name, line)
         assert one.source
         assert name in printed
+        assert f"| `{name}` | " in documented
 
 
 def test_equal_settings_give_the_very_same_method():

@@ -173,7 +173,7 @@ def test_a_method_that_was_given_is_refused_where_the_settings_name_it(squares, 
     with pytest.raises(
         ConfigError, match=r"^[^\n]*with the method that its settings name; leave the method 'toy' out$"
     ):
-        fedmi_jax.run(tiny.experiment(), squares, folder=tmp_path, method=TOY)
+        fedmi_jax.resume(tmp_path, squares, method=TOY)
 
 
 def test_runs_of_different_methods_are_not_put_in_one_table():

@@ -302,6 +302,8 @@ def test_report(folder, capsys):
     assert len(one.all("figure")) == 1 + 2
     assert all(label.get("for") in {None, *ids} for label in one.all("label"))
     assert [run["name"] for run in one.data] == ["iid", "two-class"]
+    groups = re.findall(r"<details><summary>([^<]*)</summary><div class=\"drawings\">", text)
+    assert groups == ["iid (1)", "two-class (1)"]
     for word in ("C1", "cannot tell yet", "sparsity.target", "0.995", "Versions", "jaxlib", "client 2"):
         assert word in text
     only_self_contained(text)
@@ -315,7 +317,8 @@ def only_self_contained(text):
     for tag, attributes in one.tags:
         assert tag not in ("link", "base", "object", "embed", "iframe", "img")
         for name in ("src", "href", "action", "data"):
-            assert attributes.get(name, "#").startswith("#"), (tag, attributes)
+            within = ("#", "data:image/png;base64,") if tag == "image" else ("#",)
+            assert attributes.get(name, "#").startswith(within), (tag, attributes)
     (policy,) = [meta["content"] for meta in one.all("meta") if "http-equiv" in meta]
     digest = base64.b64encode(hashlib.sha256(one.script.encode()).digest()).decode()
     assert f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'" in policy

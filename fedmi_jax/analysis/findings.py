@@ -232,14 +232,14 @@ def _trend(label: str, per_level: list[xr.DataArray], names: list[str], beside: 
     found = interference.trend(values)
     if found is not None:
         said += f"; Page's p {found.falling:.3f}" + (f", of a rise {found.rising:.3f}" if found.rising < ALPHA else "")
-    verdict = _trend_verdict(found, at_every_level, fall)
+    verdict = trend_verdict(found, at_every_level, fall)
     return Finding(f"{label}, falling at every level", fall, MORE, verdict, at_every_level, detail=said, rule=TREND)
 
 
 TREND = f"falls at every level and Page's p < {ALPHA}"
 
 
-def _trend_verdict(found: interference.Trend | None, at_every_level: bool, fall: Estimate) -> Verdict:
+def trend_verdict(found: interference.Trend | None, at_every_level: bool, fall: Estimate) -> Verdict:
     """That no fall is significant does not yet say that there is none: a rise must be, or the fall's whole interval lie
     below what counts as one."""
     if found is None or fall.seeds < verdicts.MIN_SEEDS:

@@ -78,6 +78,20 @@ class Claims:
 
 
 @dataclass(frozen=True)
+class Predictions:
+    """Judge the predictions about circuits that decide, on results of both searches."""
+
+    folders: Positional[tuple[Path, ...]]
+    """Folders of runs, or folders that hold such folders at any depth."""
+    objective: Literal["decision", "contrast"] = "decision"
+    """Whose circuits to judge. Results of the paper's search on the same models are used beside them."""
+    json: bool = False
+    """As one JSON object."""
+    out: Path | None = None
+    """Also write the table as markdown to this file."""
+
+
+@dataclass(frozen=True)
 class Figures:
     """Draw the paper's figures, and more, from results."""
 
@@ -212,6 +226,24 @@ def _claims(option: Claims) -> int:
     return 0
 
 
+def _predictions(option: Predictions) -> int:
+    from fedmi_jax.analysis import instruments, predictions
+    from fedmi_jax.report import predictions_table
+
+    if not option.folders:
+        raise ConfigError("folders: give at least one folder of runs, as in `fedmi predictions runs`")
+    found = instruments.gather(option.folders)
+    rows = predictions.judge(found.results, option.objective)
+    if option.json:
+        print(json.dumps(predictions_table.as_values(rows, found, option.objective), indent=2))
+    else:
+        terminal.console().print(predictions_table.render(rows, found, option.objective))
+    if option.out is not None:
+        with files.replacing(option.out) as temporary:
+            temporary.write_text(predictions_table.markdown(rows, found, option.objective), "utf-8")
+    return 0
+
+
 def _figures(option: Figures) -> int:
     """Status 1 when a figure could not be drawn."""
     from fedmi_jax.analysis import runs
@@ -288,6 +320,7 @@ COMMANDS: dict[str, tuple[type, Callable]] = {
     "show": (Show, _show),
     "figures": (Figures, _figures),
     "claims": (Claims, _claims),
+    "predictions": (Predictions, _predictions),
     "report": (Report, _report),
     "study": (Study, study),
     "import": (Import, _import),

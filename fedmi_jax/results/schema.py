@@ -285,6 +285,12 @@ VARIABLES: dict[str, Variable] = {
     **_of_models(("parameter_layer",), "float32", {
         "realised_sparsity_ORIGIN": "share of weights that are 0 in ORIGIN",
     }),
+    **_rows(("seed", "round", "parameter_layer"), "float", {
+        "support_ratio": "share of weights that any client of the round keeps, over the mean share that one keeps: 1 "
+        "where all keep the same ones",
+        "sign_conflict": "of the weights that two clients or more keep, the share that has both signs",
+        "cancellation": "size of the sum of the clients' weights over the sum of their sizes: 1 where nothing cancels",
+    }, "absent from older files"),
     **_of_models(_ENDS, "bool", {
         "connected_ORIGIN_{layer}": "whether {layer} of ORIGIN has a weight that is not 0 between the two",
     }),

@@ -27,6 +27,7 @@ from fedmi_jax.devices.layout import Layout, resolve
 from fedmi_jax.devices.session import session
 from fedmi_jax.errors import FedmiError
 from fedmi_jax.federation import programs
+from fedmi_jax.federation.setup import activations
 from fedmi_jax.network.ablation import ZERO
 from fedmi_jax.network.images import Images
 from fedmi_jax.network.layers import conv_layers
@@ -153,8 +154,21 @@ def opened(stored: Stored, dataset: Dataset | None = None) -> Iterator[Bench]:
     dataset = dataset or datasets.load(config.Data(name=_images_of(stored)) if settings is None else settings.data)
     _require_images(stored, dataset)
     with session(execution):
-        how = resolve(execution, judged)
+        how = resolve(execution, judged, len(stored.moments), _bytes(stored, dataset))
         yield _place(stored, dataset, how, judged.images_per_class)
+
+
+def _bytes(stored: Stored, dataset: Dataset) -> int:
+    """Roughly what judging one more model side by side takes: parameters, and outputs of all layers."""
+    models = [stored.ds[name] for name in stored.ds if str(name).startswith("weights_global_")]
+    size = models[0].dtype.itemsize
+    channels = tuple(stored.ds.sizes[f"channel_{layer}"] for layer in stored.layers)
+    params = sum(model.size // (model.sizes["seed"] * model.sizes["round"]) for model in models)
+    return size * (5 * params + 3 * FORWARD * activations(dataset.image_shape, channels))
+
+
+FORWARD = 500
+"""Images of a forward pass where models stand side by side (`devices.layout`)."""
 
 
 def _place(stored: Stored, dataset: Dataset, how: Layout, per_class: int | None) -> Bench:

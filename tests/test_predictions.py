@@ -1,0 +1,467 @@
+"""Verdicts of the predictions on results whose verdict is known, both ways."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from decided import decided
+from made_up import complete, result
+from rich.console import Console
+from scipy import stats
+
+from fedmi_jax.analysis import instruments, parts, predicted, predicted_sizes, predictions
+from fedmi_jax.analysis.instruments import Found, Key
+from fedmi_jax.analysis.parts import IN_PART, holm, missing, one_sided, part
+from fedmi_jax.analysis.predictions import PREDICTIONS
+from fedmi_jax.analysis.verdicts import FAILS, HOLDS, OPEN, Criterion
+from fedmi_jax.cli import main
+from fedmi_jax.config import Discovery, Evaluation
+from fedmi_jax.errors import FedmiError
+from fedmi_jax.network.layers import CONV_LAYERS
+from fedmi_jax.report import predictions_table
+from fedmi_jax.results import store
+from fedmi_jax.results.statistics import Estimate
+
+SEEDS = 5
+
+
+# --- rules ---
+
+
+def test_one_sided_tests_by_hand():
+    """Mean 0.96, deviation 0.01 of three seeds: t = 0.06 / (0.01 / sqrt 3)."""
+    values = np.array([0.95, 0.96, 0.97])
+    t = 0.06 / (0.01 / np.sqrt(3))
+    holds, fails = one_sided(values, Criterion(low=0.9))
+    assert holds == pytest.approx(stats.t.sf(t, 2))
+    assert fails == pytest.approx(1 - holds)
+    assert one_sided(-values, Criterion(high=-0.9)) == pytest.approx((holds, fails))
+    assert one_sided(values[:2], Criterion(low=0.9)) == (1, 1)
+    assert one_sided(np.array([*values, np.nan]), Criterion(low=0.9)) == pytest.approx((holds, fails))
+    assert one_sided(np.full(3, 0.9), Criterion(low=0.9)) == (0, 1)
+    assert one_sided(np.full(3, 0.8), Criterion(low=0.9)) == (1, 0)
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, 0.9, 1]) == [1, 1, 1]
+
+
+def made(verdict, holds_p=1.0, fails_p=1.0, **more):
+    return parts.Part("x", ("two-class",), verdict=verdict, holds_p=holds_p, fails_p=fails_p, **more)
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "expected"),
+    [("HH", HOLDS), ("HF", FAILS), ("FF", FAILS), ("HO", OPEN), ("FO", FAILS), ("O", OPEN), ("", OPEN), ("I", IN_PART),
+     ("HI", OPEN)],
+)  # fmt: skip
+def test_a_prediction_holds_when_all_parts_do(verdicts, expected):
+    of = {"H": HOLDS, "F": FAILS, "O": OPEN, "I": IN_PART}
+    told = [made(of[v]) for v in verdicts]
+    assert parts.together(told) == expected
+    assert parts.together([*told, made(FAILS, beside=True)]) == expected
+
+
+def test_p_of_several_parts():
+    """All must hold; one is enough to fail, and there are two chances of it."""
+    assert parts.p_values([made(HOLDS, 0.01, 0.9), made(HOLDS, 0.03, 0.2)]) == (0.03, 0.4)
+    assert parts.p_values([made(HOLDS, 0.01, 0.9), made(HOLDS, beside=True)]) == (0.01, 0.9)
+    assert parts.p_values([]) == (1, 1)
+
+
+def test_a_verdict_stands_by_its_corrected_p():
+    assert parts.corrected(HOLDS, 0.04, 1) == HOLDS
+    assert parts.corrected(HOLDS, 0.06, 0) == OPEN
+    assert parts.corrected(FAILS, 1, 0.01) == FAILS
+    assert parts.corrected(IN_PART, 1, 1) == IN_PART
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "seeds", "evidence", "growth"),
+    [
+        (0.91, 0.99, 3, HOLDS, FAILS), (0.5, 0.7, 3, FAILS, FAILS), (0.78, 0.88, 3, IN_PART, FAILS),
+        (0.7, 0.95, 3, OPEN, FAILS), (0.91, 0.99, 2, OPEN, OPEN), (None, None, 1, OPEN, OPEN),
+        (1.6, 1.9, 3, HOLDS, HOLDS), (1.1, 1.4, 3, HOLDS, IN_PART), (0.9, 1.4, 3, HOLDS, FAILS),
+        (0.9, 1.7, 3, HOLDS, OPEN), (1.2, 1.7, 3, HOLDS, OPEN),
+    ],
+)  # fmt: skip
+def test_three_answers(low, high, seeds, evidence, growth):
+    found = Estimate(1.0, low, high, seeds)
+    assert predicted.between(found) == evidence
+    assert predicted_sizes.growth(found) == growth
+
+
+def test_nine_predictions_are_corrected_together():
+    assert [one.id for one in PREDICTIONS if one.counts] == [f"P{i}" for i in range(1, 10)]
+    assert PREDICTIONS[0].id == "P0"
+
+
+# --- results of a known verdict ---
+
+
+def both(kind, objective="decision", negatives=None, paper=None, **how):
+    """Both searches in one experiment; the paper's circuits answer always."""
+    negatives = negatives or ("probe" if kind in ("iid", "one-class") else "own")
+    name = kind if kind != "sparsity-ablation" else f"{kind}-{how['sparsity']:g}"
+    usual = {"decision_accuracy": 0.52, "explained": -0.2} | (paper or {})
+    shared = {k: v for k, v in how.items() if k in ("sparsity", "seeds", "rounds", "numbers")}
+    return {
+        Key(name, objective, negatives): decided(kind, objective, negatives, **{"seeds": SEEDS} | how),
+        Key(name, "class", negatives): decided(kind, "class", negatives, **{"seeds": SEEDS} | shared | usual),
+    }
+
+
+def dense(**how):
+    """A dense model of two classes per client."""
+    (decision, ds), (paper, other) = both("two-class", sparsity=0.0, **how).items()
+    return {one._replace(experiment="two-class-0"): of for one, of in ((decision, ds), (paper, other))}
+
+
+def ablation(sizes=(16, 12, 8, 4), out=(0, 0, 0, 0), **how):
+    """Four levels, each with circuits of so many channels and so many rounds out of four out on the global model."""
+    found = {}
+    for level, size, rounds in zip((0.95, 0.97, 0.99, 0.995), sizes, out, strict=True):
+
+        def across(s, r, o, k, c, rounds=rounds):
+            return 0.5 if r <= rounds else 0.9
+
+        how |= {"size": size, "cross_evaluation_decision_accuracy": across}
+        found |= both("sparsity-ablation", sparsity=level, **how)
+    return found
+
+
+def fake(size=20, explained=0.0):
+    """With controls of what is not there; true circuits have 10 of 30 live channels in every layer."""
+    found = both("two-class")
+    ds = found[Key("two-class", "decision", "own")]
+    ds["permuted_size"], ds["permuted_live"] = ds["size"] * 0 + size, ds["live"]
+    ds["shuffled_explained"] = ds["explained"] * 0 + explained
+    return found
+
+
+def noisy(value, by=0.002):
+    """The same in every circuit of a seed; seeds differ a little."""
+    return lambda s, r, o, k, c: value + by * s
+
+
+def is_global(value, other):
+    return lambda s, r, o, k, c: value if o == "global" else other
+
+
+def competent(client_share):
+    """The first clients of three are."""
+    return lambda s, r, o, k, c: 1 if k < 3 * client_share else 3
+
+
+def silent(share):
+    """Classes that the global model does not call, in the first rounds of four."""
+    return lambda s, r, c: 0.0 if r <= 4 * share else 0.9
+
+
+def shift(by):
+    return lambda s, r, k, c: by * k
+
+
+def halves(s, r, k, c):
+    """Where the global circuit begins: later in the second half of the rounds."""
+    return 0 if r <= 2 else 2
+
+
+OUT = {"cross_evaluation_decision_accuracy": noisy(0.5)}
+CASES = [
+    ("P0", both("two-class"), HOLDS),
+    ("P0", both("two-class", explained=0.7), FAILS),
+    ("P0", both("two-class", explained=is_global(0.7, 0.9)), FAILS),
+    ("P0", both("two-class", decision_accuracy=0.9), FAILS),  # the whole model has 0.98
+    ("P0", both("two-class", random={"explained": 0.9, "decision_accuracy": 0.97}), FAILS),
+    ("P0", both("two-class", paper={"explained": 0.9, "decision_accuracy": 0.97}), FAILS),
+    ("P0", both("two-class", seeds=2), OPEN),
+    ("P0", both("two-class", explained=lambda s, r, o, k, c: 0.9 if s % 2 else 0.7), OPEN),
+    ("P1", dense() | ablation(), HOLDS),
+    ("P1", dense(local=-1, global_=-1) | ablation(), FAILS),
+    ("P1", ablation(), OPEN),
+    ("P2", both("one-class", status=3, competence=0.5), HOLDS),
+    ("P2", both("one-class", status=competent(1 / 3)), FAILS),
+    ("P2", both("one-class", status=3, negatives="own"), OPEN),
+    ("P3", both("two-class"), HOLDS),
+    ("P3", both("two-class", status=competent(2 / 3)), FAILS),
+    ("P3", both("two-class", paper={"decision_accuracy": 0.7}), FAILS),
+    ("P3", both("two-class", decision_accuracy=0.94, competence=0.94), FAILS),
+    ("P4", both("two-class", cross_evaluation_decision_accuracy=noisy(0.6))
+     | both("iid", cross_evaluation_decision_accuracy=noisy(0.96)), HOLDS),
+    ("P4", both("two-class", cross_evaluation_decision_accuracy=noisy(0.9))
+     | both("iid", cross_evaluation_decision_accuracy=noisy(0.96)), FAILS),
+    ("P4", both("two-class", cross_evaluation_decision_accuracy=noisy(0.6))
+     | both("iid", cross_evaluation_decision_accuracy=noisy(0.8)), FAILS),
+    ("P4", both("two-class", cross_evaluation_decision_accuracy=lambda s, r, o, k, c: 0.6 if r == 4 else 0.9)
+     | both("iid", cross_evaluation_decision_accuracy=0.96), HOLDS),
+    ("P4", both("two-class"), OPEN),
+    ("P5", both("two-class", cross_evaluation_auc=noisy(0.97)), HOLDS),
+    ("P5", both("two-class", cross_evaluation_auc=noisy(0.6)), FAILS),
+    ("P5", both("two-class", cross_evaluation_auc=noisy(0.82)), IN_PART),
+    ("P5", both("two-class", cross_evaluation_auc=lambda s, r, o, k, c: 0.8 + 0.05 * s), OPEN),
+    ("P5", both("two-class", cross_evaluation_decision_accuracy=0.8), OPEN),  # no circuit works badly
+    ("P5", both("two-class", cross_evaluation_decision_accuracy=lambda s, r, o, k, c: 0.9 if k else 0.6,
+                cross_evaluation_auc=lambda s, r, o, k, c: 0.2 if k else 0.95), HOLDS),
+    ("P5-refit", both("two-class"), HOLDS),
+    ("P5-refit", both("two-class", readout={"scale-and-biases": 0.4}), FAILS),
+    ("P6", both("three-class", calls=silent(1), **OUT) | both("shared-class", calls=silent(1), **OUT), HOLDS),
+    ("P6", both("three-class", calls=silent(0.5), **OUT) | both("shared-class", calls=silent(1), **OUT), FAILS),
+    ("P6", both("three-class", calls=silent(1)) | both("shared-class", calls=silent(1), **OUT), OPEN),
+    ("P6", both("three-class", calls=silent(1), **OUT)
+     | both("shared-class", calls=lambda s, r, c: 0.9 if c == 0 else 0.0, **OUT), HOLDS),  # not of the shared class
+    ("P7", both("two-class", size=lambda s, r, k, c: 10), FAILS),
+    ("P8", ablation(), HOLDS),
+    ("P8", ablation(sizes=(4, 8, 12, 16)), FAILS),
+    ("P8", ablation(out=(3, 2, 1, 0)), FAILS),
+    ("P8", ablation(sizes=(16, 12, 12, 4)), OPEN),  # not at every level
+    ("P8", ablation(seeds=2), OPEN),
+    ("P8", {name: ds for name, ds in ablation().items() if "0.97" not in name.experiment}, OPEN),
+    ("P9", both("iid", local=shift(2), again=0.6, global_=1), HOLDS),
+    ("P9", both("iid", local=shift(2), again=1.0, global_=1), FAILS),  # a search would find its own circuits again
+    ("P9", both("iid", again=1.0), FAILS),  # alike as measured, too
+    ("P10", fake(), HOLDS),
+    ("P10", fake(size=12), FAILS),
+    ("P10", fake(explained=0.2), FAILS),
+    ("P10", both("two-class"), OPEN),
+]  # fmt: skip
+
+
+def row(results, wanted, objective="decision"):
+    return next(one for one in predictions.judge(results, objective) if one.prediction.id == wanted)
+
+
+@pytest.mark.parametrize(("wanted", "results", "expected"), CASES, ids=[f"{c[0]}-{i}" for i, c in enumerate(CASES)])
+def test_a_known_verdict(wanted, results, expected):
+    found = row(results, wanted)
+    assert found.before == expected, [(one.label, str(one.estimate), one.verdict, one.lacks) for one in found.parts]
+
+
+def grown(sizes):
+    """Local circuits of 10 channels a layer, global ones of so many in every seed."""
+    results = both("two-class")
+    ds = results[Key("two-class", "decision", "own")]
+    for at, size in enumerate(sizes):
+        ds["size"].loc[{"seed": at, "origin": "global"}] = size
+    return results
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [((20, 21, 22, 20, 21), HOLDS), ((10, 11, 9, 10, 10), FAILS), ((12, 13, 12, 13, 12), IN_PART),
+     ((10, 20, 10, 20, 15), OPEN)],
+)  # fmt: skip
+def test_growth(sizes, expected):
+    found = row(grown(sizes), "P7")
+    assert found.before == expected
+    assert found.parts[0].estimate.mean == pytest.approx(np.mean(sizes) / 10)
+
+
+def test_growth_is_of_circuits_that_explain_as_much():
+    """Not compact: all live channels, which is no size that was chosen."""
+    results = grown((20,) * 5)
+    ds = results[Key("two-class", "decision", "own")]
+    ds["status"].loc[{"origin": "global", "client": 0}] = 2
+    ds["size"].loc[{"origin": "global", "client": 0}] = 30
+    assert row(results, "P7").parts[0].estimate.mean == pytest.approx(2)
+    assert row(results, "P7").parts[0].detail == f"{SEEDS * 4 * 4} of {SEEDS * 4 * 6} have both"
+
+
+def test_movement_stands_beside_growth():
+    results = both("two-class", global_=halves)
+    told = {one.label.split(",")[0]: one for one in row(results, "P7").parts}
+    assert told["best 8 channels"].estimate.mean == pytest.approx(2 / 14 - 1)
+    assert told["best 8 channels"].beside
+    assert list(told)[1:] == ["best 8 channels", "best 4 channels", "best 16 channels", "best 32 channels"]
+
+
+# --- what stands beside, and what is missing ---
+
+
+def test_undefined_circuits_are_left_out_and_counted():
+    """Two of three clients: what the third one's circuit does is nowhere in the numbers."""
+    results = both(
+        "two-class", status=competent(2 / 3), cross_evaluation_auc=lambda s, r, o, k, c: 0.1 if k == 2 else 1
+    )
+    found = row(results, "P5").parts[0]
+    assert found.estimate.mean == 1
+    assert found.undefined == pytest.approx(1 / 3)
+    assert "33% undefined" in predictions_table.markdown(predictions.judge(results), Found(results, {}), "decision")
+
+
+def test_where_the_instrument_does_not_work_nothing_about_circuits_is_judged():
+    results = both("two-class", explained=0.5, cross_evaluation_auc=0.97) | both("one-class", explained=0.5)
+    found = {one.prediction.id: one for one in predictions.judge(results)}
+    assert found["P0"].after == FAILS
+    assert found["P5"].before == OPEN
+    assert "two-class: P0 does not hold in two-class" in found["P5"].lacks
+    assert found["P2"].before == FAILS  # is about models
+
+
+def test_where_the_instrument_cannot_be_judged_it_is_said():
+    results = both("two-class", cross_evaluation_auc=0.97)
+    del results[Key("two-class", "class", "own")]
+    found = row(results, "P5")
+    assert found.before == HOLDS
+    assert found.gate == "P0 cannot be told yet in two-class"
+    assert "no class" not in predictions_table.verdict_text(found)
+    assert "two-class (class, negatives own) is not there" in row(results, "P0").lacks[0]
+
+
+def test_what_is_missing_is_named():
+    results = both("two-class")
+    key = Key("two-class", "decision", "own")
+    results[key] = results[key].drop_vars(["readout_accuracy_global", "cross_evaluation_auc"])
+    assert row(results, "P5-refit").lacks == ["scale-and-biases: two-class (decision, negatives own) has no "
+                                              "readout_accuracy_global"]  # fmt: skip
+    assert "has no cross_evaluation_auc" in row(results, "P5").lacks[0]
+    assert "iid (decision, negatives probe) is not there" in row(results, "P4").lacks[0]
+    assert all(one.lacks for one in predictions.judge({})[1:])
+
+
+def test_a_verdict_that_does_not_survive_correction():
+    """Three seeds that just agree: t of about 4, p of about 0.03."""
+    results = both("two-class", seeds=3, cross_evaluation_auc=lambda s, r, o, k, c: 0.91 + 0.02 * s)
+    found = row(results, "P5")
+    assert found.before == HOLDS
+    assert found.after == OPEN
+    assert found.p is not None
+    assert found.p > 0.05
+    assert predictions_table.verdict_text(found).startswith(
+        "cannot tell yet (before correction: the evidence survives, the read-out has moved; p "
+    )
+
+
+def test_evidence_in_random_sets_is_no_evidence_of_a_circuit():
+    results = both("two-class", cross_evaluation_auc=0.97, random={"cross_evaluation_auc": 0.95})
+    found = row(results, "P5")
+    assert found.named(found.after) == "the evidence survives, the read-out has moved, but random sets meet it too"
+
+
+def test_a_null_of_the_same_circuits():
+    """Random sets are judged where the circuit works badly, as it is."""
+    how = {
+        "cross_evaluation_decision_accuracy": lambda s, r, o, k, c: 0.9 if k else 0.6,
+        "random": {"cross_evaluation_auc": lambda s, r, o, k, c: 0.99 if k else 0.55},
+    }
+    found = row(both("two-class", **how), "P5").parts[0]
+    assert found.null == pytest.approx(0.55)
+
+
+def test_contrast_is_judged_by_itself():
+    results = both("two-class", "contrast", cross_evaluation_auc=0.97)
+    assert row(results, "P5", "contrast").before == HOLDS
+    assert row(results, "P5", "decision").before == OPEN
+
+
+def test_a_part_that_is_missing_decides_nothing():
+    assert parts.together([made(HOLDS), missing("x", "two-class", "is not there")]) == OPEN
+    assert parts.p_values([made(HOLDS, 0.0, 1.0), missing("x", "two-class", "is not there")])[0] == 1
+
+
+def test_a_criterion_on_logarithms():
+    values = decided("two-class", seeds=3, rounds=1)["seed"].astype(float) + 2  # 2, 3, 4
+    found = part("x", "two-class", values, Criterion(low=1.5), scale=np.log)
+    assert found.holds_p == pytest.approx(
+        stats.ttest_1samp(np.log([2, 3, 4]), np.log(1.5), alternative="greater").pvalue
+    )
+
+
+# --- results are found by their configuration ---
+
+
+def saved(tmp_path, **results):
+    for name, ds in results.items():
+        store.save(ds, tmp_path / name)
+    return tmp_path
+
+
+def small(kind="two-class", objective="decision", negatives="own", **how):
+    return decided(kind, objective, negatives, **{"seeds": 2, "rounds": 2} | how)
+
+
+def test_results_are_told_apart_by_what_they_were_asked(tmp_path):
+    folder = saved(
+        tmp_path, a=small(), b=small(numbers=(5, 6)), c=small(objective="class"), d=small(negatives="probe"),
+        e=small("iid"), f=small(sparsity=0.0), g=small("sparsity-ablation", sparsity=0.97),
+    )  # fmt: skip
+    found = instruments.gather([folder])
+    assert {str(key): ds["seed"].values.tolist() for key, ds in found.results.items()} == {
+        "two-class (decision, negatives own)": [0, 1, 5, 6],
+        "two-class (class, negatives own)": [0, 1],
+        "two-class (decision, negatives probe)": [0, 1],
+        "iid-0.995 (decision, negatives probe)": [0, 1],
+        "two-class-0 (decision, negatives own)": [0, 1],
+        "sparsity-ablation-0.97 (decision, negatives own)": [0, 1],
+    }
+    assert not found.left_out
+
+
+def test_what_is_no_result_of_theirs_is_left_out_and_said(tmp_path):
+    step = Discovery(objective="decision", gates="step", negatives="own")
+    pilot = small(numbers=(100, 101))
+    folder = saved(
+        tmp_path, plain=complete("two-class", rounds=2), step=small(discovery=step), pilot=pilot,
+        prox=small().assign_attrs(method="fedprox"), unknown=small().drop_attrs(),
+    )  # fmt: skip
+    found = instruments.gather([folder])
+    assert not found.results
+    said = {path.parent.name: why for path, why in found.left_out.items()}
+    assert said["plain"] == "says nothing of decisions; make it with --evaluation.decisions"
+    assert said["step"] == "discovery.gates is step; objective decision is judged with bernoulli"
+    assert said["pilot"] == "pilot seeds only"
+    assert said["prox"] == "made with the method fedprox; predictions are about fedavg"
+    assert said["unknown"] == "does not say how it was made"
+
+
+def test_pilot_seeds_are_part_of_no_verdict(tmp_path):
+    found = instruments.gather([saved(tmp_path, a=small(numbers=(7, 100)))])
+    assert [ds["seed"].values.tolist() for ds in found.results.values()] == [[7]]
+
+
+def test_results_of_one_search_must_agree(tmp_path):
+    other = small(numbers=(5, 6), evaluation=Evaluation(images_per_class=50))
+    with pytest.raises(FedmiError, match=r"evaluation\.images_per_class differs"):
+        instruments.gather([saved(tmp_path, a=small(), b=other)])
+
+
+# --- the command ---
+
+
+def test_the_command(tmp_path, capsys):
+    folder = saved(tmp_path / "runs", a=small(seeds=3), b=small(objective="class", seeds=3))
+    assert main(["predictions", str(folder), "--json", "--out", str(tmp_path / "table.md")]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [one["id"] for one in found["predictions"]] == [one.id for one in PREDICTIONS]
+    assert [one["seeds"] for one in found["results"]] == [[0, 1, 2], [0, 1, 2]]
+    table = (tmp_path / "table.md").read_text("utf-8")
+    assert "| **P5** Of circuits that averaging breaks" in table
+    assert main(["predictions", str(folder)]) == 0
+    assert "Predictions about circuits found with objective decision" in capsys.readouterr().out
+
+
+def test_a_folder_is_asked_for(capsys):
+    assert main(["predictions"]) == 2
+    assert "give at least one folder" in capsys.readouterr().err
+
+
+def test_the_table_names_every_part():
+    results = both("two-class")
+    rows = predictions.judge(results)
+    shown = io.StringIO()
+    Console(file=shown, width=250).print(predictions_table.render(rows, Found(results, {}), "decision"))
+    for one in rows:
+        assert one.prediction.says in shown.getvalue()
+    assert "unlike the paper's: rounds 4 (10)" in shown.getvalue()
+
+
+def test_made_up_results_have_what_a_run_has():
+    """Names and dimensions of the variables that predictions read."""
+    from fedmi_jax.results import schema
+
+    table = schema.variables(CONV_LAYERS)
+    ds, plain = small(), result("two-class", seeds=2, rounds=2)
+    for name in set(ds.data_vars) - set(plain.data_vars):
+        assert set(ds[name].dims) == set(table[str(name)].dims), name
