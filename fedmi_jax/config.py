@@ -199,14 +199,23 @@ def defaults_of(values: Mapping[str, Any]) -> dict[str, Any]:
 def with_objective(settings: Discovery, **changes: Any) -> Discovery:
     """`settings` with these changes; what was a default of the old objective or gates becomes one of the new.
 
-    Another objective comes with its own gates, unless `changes` name some.
+    Another objective comes with its own gates, unless `changes` name some. Where what was chosen before does not go
+    with it, the ablation, the probe and the batches are those of its defaults, too.
     """
     values = {one.name: getattr(settings, one.name) for one in fields(settings)}  # type: ignore[arg-type]
     plain = Discovery(objective=settings.objective, gates=settings.gates)
     chosen = {name: value for name, value in values.items() if value != getattr(plain, name)}
     same = changes.get("objective", settings.objective) == settings.objective
     kept = {"objective": settings.objective, **({"gates": settings.gates} if same else {})}
-    return Discovery(**{**chosen, **kept, **changes})
+    try:
+        return Discovery(**{**chosen, **kept, **changes})
+    except ConfigError:
+        others = {name: value for name, value in chosen.items() if name not in _TOGETHER}
+        return Discovery(**{**others, **kept, **changes})
+
+
+_TOGETHER = ("ablation", "batch_size", "masks", "probe")
+"""Fields with values that do not go with every objective and every other's value."""
 
 
 def replace(section: T, **changes: Any) -> T:

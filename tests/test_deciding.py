@@ -8,12 +8,15 @@ import tiny
 import xarray as xr
 
 import fedmi_jax
+from fedmi_jax import config
 from fedmi_jax.circuits import deciding, discovery
-from fedmi_jax.circuits.objective import decision_task
+from fedmi_jax.circuits.objective import decision_task, objective_of
 from fedmi_jax.circuits.question import ask, balanced
+from fedmi_jax.cli import discover as command
 from fedmi_jax.cli import main
 from fedmi_jax.config import Discovery, Evaluation, Execution, Local, Sparsity, Split, replace
 from fedmi_jax.data import datasets
+from fedmi_jax.data.batches import Plan
 from fedmi_jax.errors import FedmiError
 from fedmi_jax.federation import again, programs, simulation
 from fedmi_jax.network import model
@@ -45,6 +48,19 @@ def decided(squares):
 def of_rounds(result, number):
     """The result of one round alone, that it can be searched again."""
     return result.isel(round=[number - 1])
+
+
+def test_where_it_finds_circuits_they_decide(decided):
+    found = decided["status"] == FOUND
+    assert found.sum() >= 8
+    assert (decided["explained"].where(found, 1) > 0.75).all()  # on test images; 0.9 was asked for on others
+    assert (decided["untrimmed_size"] >= decided["size"].sum("layer")).where(found, True).all()
+    sizes = decided["size"].sum("layer")
+    assert (sizes >= 1).where(found, True).all()
+    assert (sizes <= decided["live"].sum("layer")).where(found, True).all()
+    for layer in ("conv1", "conv2", "conv3"):
+        np.testing.assert_array_equal(decided[f"score_{layer}"].values > 0, decided[f"mask_{layer}"].values)
+        assert not (decided[f"mask_{layer}"] & ~decided[f"live_{layer}"]).any()
 
 
 def test_a_client_with_one_class_has_nothing_to_tell_it_from(decided):
@@ -114,6 +130,22 @@ def test_searching_again_finds_what_the_run_found(decided, squares, tmp_path, mo
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["result.nc"]
     assert main.main(["discover", str(tmp_path / "run"), "--out", str(tmp_path / "run")]) == 2
     assert "already holds a result" in capsys.readouterr().err
+
+
+def test_the_command_brings_the_defaults_of_the_objective(counted_run, tmp_path, monkeypatch):
+    """Of a run of the paper's search, whose own settings stay where they are none of its defaults and go with the new
+    objective: batches of 8 images do not."""
+    store.save(counted_run[0], tmp_path / "run")
+    searched = []
+    monkeypatch.setattr(command, "_search", lambda option, out, stored: searched.append(option) or 0)
+    words = ["--out", str(tmp_path / "new"), "--discovery.objective", "contrast", "--discovery.masks", "4"]
+    assert main.main(["discover", str(tmp_path / "run"), *words, "--evaluation.null-samples=0"]) == 0
+    (option,) = searched
+    stored = config.from_json(counted_run[0].attrs["config"])
+    assert option.discovery == Discovery(
+        objective="contrast", classes=(0, 2), steps=25, masks=4, l0=0.001, repeat="last"
+    )
+    assert option.evaluation == replace(stored.evaluation, null_samples=0)
 
 
 BAD = [
@@ -213,6 +245,28 @@ def test_a_decision_has_no_gradient_while_all_channels_are_open():
     np.testing.assert_allclose(flat, 0, atol=1e-13)
     one_closed = opened | {"conv3": opened["conv3"].at[0].set(0)}
     assert np.abs(np.concatenate(list(gradient(one_closed).values()))).max() > 1e-4
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("gates", ["step", "bernoulli"])
+def test_so_step_gates_close_all_at_once_and_bernoulli_gates_do_not(gates):
+    params, images = tiny.params(), tiny.noise()
+    settings = Discovery(objective="decision", gates=gates, steps=30, batch_size=60, masks=2, probe=(30, 5), l0=0.005)
+    question, weights = asked_of(params, images)
+    plan = Plan(np.tile(np.arange(60), (30, 1)), np.tile(weights, (30, 1)), np.int32(30))
+    draws = jnp.asarray(np.random.default_rng(0).integers(0, 256, (30, 1, 18)), jnp.uint8)
+    objective = objective_of(settings, decision_task(question))
+    search = jax.jit(lambda: discovery.search(
+        params, images, plan, ZERO if gates == "step" else MeanMap(zeros(params)),
+        None if gates == "step" else draws, objective=objective, micro_batch=60, narrowing=False,
+    ))  # fmt: skip
+    scores = np.concatenate(list(search().score.values()))
+    if gates == "step":
+        assert np.ptp(scores) < 1e-6
+        assert scores.max() < 0
+    else:
+        assert np.ptp(scores) > 1
+        assert (scores > 0).any()
 
 
 def zeros(params):

@@ -167,6 +167,18 @@ def test_settings_that_do_not_go_together_are_refused_when_made(message, changes
     refused(message, Discovery, objective="decision", **changes)
 
 
+def test_a_circuit_of_another_model():
+    refused("circuit: of a model with channels 4 6 9; this one has 4 6 8", fedmi_jax.predict, ARRAYS, PIXELS,
+            circuit(channels=(4, 6, 9)))  # fmt: skip
+    refused("circuit: of a model with channels 4 6; ", fedmi_jax.evaluate, ARRAYS,
+            shallow(), PIXELS, LABELS)  # fmt: skip
+    refused("circuit: of a model with 5 classes; this one has 4", fedmi_jax.evaluate, ARRAYS, circuit(classes=5),
+            PIXELS, LABELS)  # fmt: skip
+    narrow = fedmi_jax.means(tiny.params(0, channels=(4, 6, 7), dtype=jnp.float32), PIXELS)
+    refused("ablation: of a model with channels 4 6 7; this one has 4 6 8", fedmi_jax.evaluate, ARRAYS, circuit(),
+            PIXELS, LABELS, ablation=narrow)  # fmt: skip
+
+
 def shallow():
     two = circuit()
     return Circuit(**vars(two) | {"mask": {layer: two.mask[layer] for layer in ("conv1", "conv2")}})
