@@ -4,7 +4,6 @@ Axes: S seeds, R rounds, O origins, K clients, C classes.
 """
 
 import numpy as np
-import xarray as xr
 from made_up import CHANNELS, complete
 
 from fedmi_jax.config import Discovery, Evaluation
@@ -39,45 +38,57 @@ def decided(kind, objective="decision", negatives="own", random=None, readout=No
     if seeds is not None:
         ds = ds.assign_coords(seed=list(seeds))
     there = ds["analysed"].values.astype(bool)[:, None, None]
-    values = {name: np.where(there, _filled(ds, of), np.nan) for name, of in measures.items()}
-    for name, found in values.items():
-        counts = name in ("status", "untrimmed_size")
-        ds[name] = (CIRCUIT_DIMS, np.nan_to_num(found).astype(int) if counts else found.astype(np.float32))
+    new = {name: (CIRCUIT_DIMS, np.where(there, _filled(ds, of), np.nan)) for name, of in measures.items()}
+    for name in ("status", "untrimmed_size"):
+        new[name] = (CIRCUIT_DIMS, np.nan_to_num(new[name][1]).astype(int))
     for name, of in (RANDOM | (random or {})).items():
         found = np.where(there, _filled(ds, of), np.nan)
-        ds[f"random_live_{name}"] = ((*CIRCUIT_DIMS, "sample"), np.stack([found, found], -1))
-    sizes = [ds.sizes[dim] for dim in CIRCUIT_DIMS]
-    ds["live"] = ((*CIRCUIT_DIMS, "layer"), np.full((*sizes, len(CONV_LAYERS)), LIVE))
-    for at, layer in enumerate(CONV_LAYERS):
-        ds[f"live_{layer}"] = xr.ones_like(ds[f"mask_{layer}"]) & (np.arange(CHANNELS) < LIVE)
-        order = np.arange(CHANNELS) * len(CONV_LAYERS) + at + 1
-        first = np.argsort(~ds[f"mask_{layer}"].values, -1, kind="stable").argsort(-1)
-        ds[f"rank_{layer}"] = ds[f"mask_{layer}"].copy(data=order[first]).where(ds[f"live_{layer}"], 0)
-        ds[f"score_{layer}"] = -ds[f"rank_{layer}"].astype(float)
-    ds["curve_size"] = ((*CIRCUIT_DIMS, "tried_size"), np.broadcast_to(TRIED, (*sizes, len(TRIED))))
-    ds["curve"] = ((*CIRCUIT_DIMS, "tried_size"), np.broadcast_to(np.linspace(0, 1, len(TRIED)), (*sizes, len(TRIED))))
-    ds["curve"] = ds["curve"].where(ds["analysed"])
-    ds["rediscovery_iou"] = (
-        xr.full_like(ds["size"], again, float).where(ds["analysed"]).where(ds["round"] == ds["round"][-1])
+        new[f"random_live_{name}"] = ((*CIRCUIT_DIMS, "sample"), np.stack([found, found], -1))
+    new |= _channels(ds) | _tried(ds, there)
+    lengths = [ds.sizes[dim] for dim in (*CIRCUIT_DIMS, "layer")]
+    last = (ds["round"] == ds["round"][-1]).values[:, None, None, None]
+    new["rediscovery_iou"] = (
+        (*CIRCUIT_DIMS, "layer"),
+        np.where((there & last)[..., None], np.full(lengths, again), np.nan),
     )
-    return _models(ds, calls, readout or {})
+    return ds.assign(new | _models(ds, calls, readout or {})).assign_coords(refit=list(REFITS))
+
+
+def _channels(ds):
+    """The first ones are live; the order of channels goes round the layers, and begins with the circuit."""
+    new = {"live": ((*CIRCUIT_DIMS, "layer"), np.full([ds.sizes[dim] for dim in (*CIRCUIT_DIMS, "layer")], LIVE))}
+    live = np.arange(CHANNELS) < LIVE
+    for at, layer in enumerate(CONV_LAYERS):
+        mask = ds[f"mask_{layer}"]
+        order = np.argsort(~mask.values, -1, kind="stable").argsort(-1)
+        rank = np.where(live, order * len(CONV_LAYERS) + at + 1, 0)
+        new[f"live_{layer}"] = (mask.dims, np.broadcast_to(live, mask.shape))
+        new[f"rank_{layer}"], new[f"score_{layer}"] = (mask.dims, rank), (mask.dims, -rank.astype(float))
+    return new
+
+
+def _tried(ds, there):
+    """A curve that rises in even steps."""
+    shape = [*(ds.sizes[dim] for dim in CIRCUIT_DIMS), len(TRIED)]
+    dims, rising = (*CIRCUIT_DIMS, "tried_size"), np.broadcast_to(np.linspace(0, 1, len(TRIED)), shape)
+    return {
+        "curve_size": (dims, np.broadcast_to(TRIED, shape)),
+        "curve": (dims, np.where(there[..., None], rising, np.nan)),
+    }
 
 
 def _models(ds, calls, readout):
-    """What is known of whole models."""
-    dims = ("seed", "round", "true_class")
+    """What is known of whole models; seeds differ a little."""
     rate = [[[calls(s, r, c) if callable(calls) else calls for c in range(10)] for r in ds["round"].values.tolist()]
             for s in ds["seed"].values.tolist()]  # fmt: skip
-    ds["global_class_accuracy"] = (dims, np.array(rate, float))
-    ds = ds.assign_coords(refit=list(REFITS))
+    new = {"global_class_accuracy": (("seed", "round", "true_class"), np.array(rate, float))}
     found = {"local": 0.98, "none": 0.3, "scale-and-biases": 0.75, "linear": 0.9} | readout
-    whole = np.array([found[name] for name in REFITS])
+    values = {"local": np.full(len(REFITS), found["local"]), "global": np.array([found[name] for name in REFITS])}
     for origin, lead in (("local", ("seed", "round", "client")), ("global", ("seed", "round"))):
-        shape = [ds.sizes[dim] for dim in lead]
-        values = np.full(len(REFITS), found["local"]) if origin == "local" else whole
-        spread = 0.002 * np.arange(shape[0]).reshape(-1, *(1,) * len(shape))  # seeds differ a little
-        ds[f"readout_accuracy_{origin}"] = ((*lead, "refit"), np.broadcast_to(values, (*shape, len(REFITS))) + spread)
-    return ds
+        shape = [*(ds.sizes[dim] for dim in lead), len(REFITS)]
+        apart = 0.002 * np.arange(shape[0]).reshape(-1, *(1,) * len(lead))
+        new[f"readout_accuracy_{origin}"] = ((*lead, "refit"), np.broadcast_to(values[origin], shape) + apart)
+    return new
 
 
 def _filled(ds, of):

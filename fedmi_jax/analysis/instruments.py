@@ -48,14 +48,18 @@ class Found(NamedTuple):
 def gather(folders: Iterable[Path]) -> Found:
     """Every result in these folders, the seeds of one experiment and search joined. Raises FedmiError as `runs.gather`
     does, for results of one experiment and search that differ in more than their seeds."""
+    return sort_out([(path, store.load(path)) for path in runs.find(folders)])
+
+
+def sort_out(loaded: Iterable[tuple[Path, xr.Dataset]]) -> Found:
+    """The same of results that are loaded already."""
     groups: dict[Key, list[tuple[Path, xr.Dataset]]] = {}
     left_out = {}
-    for path in runs.find(folders):
-        ds = store.load(path)
+    for path, ds in loaded:
         if why := unfit(ds):
             left_out[path] = why
-            continue
-        groups.setdefault(key(ds), []).append((path, ds.sel(seed=~ds["seed"].isin(PILOT))))
+        else:
+            groups.setdefault(key(ds), []).append((path, ds.sel(seed=~ds["seed"].isin(PILOT))))
     return Found({name: runs.joined(group) for name, group in sorted(groups.items())}, left_out)
 
 

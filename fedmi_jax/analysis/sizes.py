@@ -208,7 +208,10 @@ def at_size(ds: xr.Dataset, there: xr.DataArray, sizes: Sequence[int] = SIZES) -
     """Local against global circuits at equal size: iou and expected, (S, R, K, C, size)."""
     found = [overlaps(local_to_global(best(ds, there, size))) for size in sizes]
     label = xr.DataArray(list(sizes), dims="size", name="size")
-    return xr.Dataset({name: xr.concat([getattr(one, name) for one in found], label) for name in ("iou", "expected")})
+    return xr.Dataset({
+        name: xr.concat([getattr(one, name) for one in found], label).transpose(..., "size")
+        for name in ("iou", "expected")
+    })
 
 
 # --- how much so many channels explain ---
