@@ -17,11 +17,16 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from fedmi_jax.aggregation import Method
+    from fedmi_jax.circuits.single import discover as discover
+    from fedmi_jax.circuits.single import evaluate as evaluate
+    from fedmi_jax.circuits.single import means as means
+    from fedmi_jax.circuits.single import predict as predict
     from fedmi_jax.config import Checkpoint as Checkpoint
     from fedmi_jax.config import Experiment as Experiment
     from fedmi_jax.data.datasets import Dataset as Dataset
     from fedmi_jax.data.datasets import from_arrays as from_arrays
     from fedmi_jax.errors import FedmiError as FedmiError
+    from fedmi_jax.federation.again import search_again as search_again
     from fedmi_jax.federation.metrics import OnRound
     from fedmi_jax.presets import Preset
     from fedmi_jax.presets import experiment as experiment
@@ -32,6 +37,7 @@ if TYPE_CHECKING:
     from fedmi_jax.results.store import load as load
     from fedmi_jax.results.store import save as save
     from fedmi_jax.results.summary import summary as summary
+    from fedmi_jax.studies import study as study
 
 _HOME = {
     "Checkpoint": "config",
@@ -39,6 +45,11 @@ _HOME = {
     "FedmiError": "errors",
     "Dataset": "data.datasets",
     "from_arrays": "data.datasets",
+    "discover": "circuits.single",
+    "evaluate": "circuits.single",
+    "means": "circuits.single",
+    "predict": "circuits.single",
+    "search_again": "federation.again",
     "export_authors": "results.authors",
     "import_authors": "results.authors",
     "experiment": "presets",
@@ -47,6 +58,7 @@ _HOME = {
     "save": "results.store",
     "summary": "results.summary",
     "view": "report.html.notebook",
+    "study": "studies",
 }
 __all__ = ["resume", "run", *_HOME]
 __version__ = "0.1.0"
@@ -128,7 +140,9 @@ def _path(folder: str | Path) -> Path:
         from fedmi_jax.errors import ConfigError
 
         raise ConfigError("folder: the name is empty; give a folder, and . for the current one")
-    return Path(folder)
+    from fedmi_jax.files import user_path
+
+    return user_path(folder)
 
 
 if "IPython" in sys.modules:

@@ -8,11 +8,12 @@ paper differs, its way is an option (METHOD: sections 2 to 6).
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
-from dataclasses import field, fields, replace
-from typing import Annotated, Any, Literal
+from dataclasses import field, fields
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_validator
 from pydantic_core import ArgsKwargs
 
 from fedmi_jax.errors import ConfigError
@@ -20,12 +21,23 @@ from fedmi_jax.methods import METHODS, UNWEIGHTED, Aggregation, FedProx, FedRS, 
 from fedmi_jax.settings import Count, Fraction, Index, NonNegative, Positive, Seed, Share, Width, explain, settings
 
 
+def _set_name(name: str) -> str:
+    """Of an image set, as it is spelt: small letters but for what follows a slash, the name of its configuration."""
+    base, slash, config = name.partition("/")
+    return base.lower() + slash + config
+
+
+SetName = Annotated[str, AfterValidator(_set_name)]
+
+T = TypeVar("T")
+
+
 @settings("data")
 class Data:
     """Which images, and how many of them."""
 
-    name: str = "mnist"
-    """"mnist" (embedded), or the name of an image-classification set of tensorflow-datasets."""
+    name: SetName = "mnist"
+    """"mnist" (embedded), or the name of an image-classification set of tensorflow-datasets; MNIST is mnist."""
     data_dir: str | None = None
     """Folder of prepared tensorflow-datasets; None: their default. Unused by embedded MNIST."""
     images_per_client: Count | None = None
@@ -98,6 +110,11 @@ class Sparsity:
     """A convolution filter left with fewer weights keeps its own `floor` largest instead. 0: off."""
 
 
+ObjectiveKind = Literal["class", "decision", "contrast"]
+GateKind = Literal["step", "bernoulli"]
+AblationKind = Literal["zero", "mean", "mean-map"]
+
+
 @settings("discovery")
 class Discovery:
     """Search for the channels that suffice for a class.
@@ -107,10 +124,10 @@ class Discovery:
     take the defaults of the objective and of its gates (`DEFAULTS_OF`).
     """
 
-    objective: Literal["class", "decision", "contrast"] = "class"
+    objective: ObjectiveKind = "class"
     """"class" (the paper's): right on images of the class. "decision": the model's own answers, the class or not, on
     images of all classes. "contrast": the right answers to the same question."""
-    gates: Literal["step", "bernoulli"] = "step"
+    gates: GateKind = "step"
     """"step": open where the score is positive. "bernoulli": open with probability sigmoid(score), drawn anew for every
     share of a batch. Default: step for "class", bernoulli otherwise."""
     classes: tuple[Index, ...] | None = None
@@ -126,7 +143,7 @@ class Discovery:
     """"class": size of the client's shuffled batch of which the images of the class are used: each step sees about
     batch_size * (share of the class in the client's data) images of the class. Otherwise: images of a step, half of
     them of the class; default 128."""
-    ablation: Literal["zero", "mean", "mean-map"] = "zero"
+    ablation: AblationKind = "zero"
     """What replaces a closed channel: 0; its mean output over the client's data; or its mean output at every position
     over the probe images. Default: zero for "class", mean-map otherwise."""
     repeat: Literal["never", "last", "always"] = "never"
@@ -155,6 +172,12 @@ class Discovery:
         values = dict(given.kwargs or {}) if isinstance(given, ArgsKwargs) else given
         return {**defaults_of(values), **values} if isinstance(values, dict) else given
 
+    @model_validator(mode="after")
+    def _consistent(self) -> Discovery:
+        for problem in _search_problems(self):
+            raise ConfigError(problem)
+        return self
+
 
 _ASKING = {"gates": "bernoulli", "ablation": "mean-map", "batch_size": 128}
 DEFAULTS_OF = {
@@ -166,17 +189,41 @@ DEFAULTS_OF = {
 
 def defaults_of(values: Mapping[str, Any]) -> dict[str, Any]:
     """Those that these values of `Discovery` bring with them."""
-    found = dict(DEFAULTS_OF["objective"].get(values.get("objective", ""), {}))
-    return found | DEFAULTS_OF["gates"].get({**found, **values}.get("gates", ""), {})
+    found: dict[str, Any] = {}
+    for name, rows in DEFAULTS_OF.items():
+        value = {**found, **values}.get(name)
+        found |= rows.get(value, {}) if isinstance(value, str) else {}  # what is no text is refused later
+    return found
 
 
 def with_objective(settings: Discovery, **changes: Any) -> Discovery:
-    """`settings` with these changes; what was a default of the old objective or gates becomes one of the new."""
+    """`settings` with these changes; what was a default of the old objective or gates becomes one of the new.
+
+    Another objective comes with its own gates, unless `changes` name some. Where what was chosen before does not go
+    with it, the ablation, the probe and the batches are those of its defaults, too.
+    """
     values = {one.name: getattr(settings, one.name) for one in fields(settings)}  # type: ignore[arg-type]
-    plain = Discovery(**{name: values[name] for name in ("objective", "gates")})
+    plain = Discovery(objective=settings.objective, gates=settings.gates)
     chosen = {name: value for name, value in values.items() if value != getattr(plain, name)}
-    keep = {"objective": settings.objective} | ({} if "objective" in changes else {"gates": settings.gates})
-    return Discovery(**{**chosen, **keep, **changes})
+    same = changes.get("objective", settings.objective) == settings.objective
+    kept = {"objective": settings.objective, **({"gates": settings.gates} if same else {})}
+    try:
+        return Discovery(**{**chosen, **kept, **changes})
+    except ConfigError:
+        others = {name: value for name, value in chosen.items() if name not in _TOGETHER}
+        return Discovery(**{**others, **kept, **changes})
+
+
+_TOGETHER = ("ablation", "batch_size", "masks", "probe")
+"""Fields with values that do not go with every objective and every other's value."""
+
+
+def replace(section: T, **changes: Any) -> T:
+    """`dataclasses.replace`, but another objective, or other gates, of a `Discovery` bring their own defaults with them
+    (`with_objective`)."""
+    if isinstance(section, Discovery) and {"objective", "gates"} & set(changes):
+        return with_objective(section, **changes)  # type: ignore[return-value]
+    return dataclasses.replace(section, **changes)  # type: ignore[type-var]
 
 
 @settings("evaluation")
@@ -254,6 +301,11 @@ class Experiment:
         """Whether circuits are measured by how far they decide."""
         return self.evaluation.decisions or not self.discovery.as_published
 
+    @property
+    def thorough(self) -> bool:
+        """Whether circuits that decide are looked at from all sides in the last round."""
+        return self.evaluation.null_samples > 0 and not self.discovery.as_published
+
     @model_validator(mode="after")
     def _consistent(self) -> Experiment:
         for problem in _inconsistencies(self):
@@ -289,7 +341,7 @@ def _inconsistencies(e: Experiment) -> list[str]:
             f"evaluation.readout_images: {e.evaluation.readout_images} of each class; discovery.probe has "
             f"{sum(e.discovery.probe)}"
         )
-    return problems + _search_problems(e.discovery)
+    return problems
 
 
 def _search_problems(d: Discovery) -> list[str]:

@@ -22,9 +22,18 @@ SEAL_BYTES = len(_LABEL) + 64 + 1
 _PIECE = 1 << 20
 
 
+def user_path(path: str | Path) -> Path:
+    """The path that a user means, "~" and "~name" at its beginning written out. Raises FedmiError for a home folder
+    that cannot be found."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise FedmiError(f"{path}: there is no such user, or no home folder is known; write the path out") from None
+
+
 def cache_folder() -> Path:
     """Where everything that can be made again is kept: $FEDMI_CACHE, or ~/.cache/fedmi_jax."""
-    return Path(os.environ.get("FEDMI_CACHE") or "~/.cache/fedmi_jax").expanduser()
+    return user_path(os.environ.get("FEDMI_CACHE") or "~/.cache/fedmi_jax")
 
 
 @contextmanager

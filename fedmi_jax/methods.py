@@ -27,16 +27,19 @@ METHODS = {
     "support-and-holders": "support-mean for the convolutions, head-by-holders for the linear layer",
     "ties": "the sign of every weight is elected, and the clients that agree are averaged (TIES)",
     "circuit-mean": "every channel is the mean of the clients whose circuits use it; rows come from holders",
+    "matching": "FedAvg; every client's channels are first put in the order of the global model's (Git Re-Basin)",
+    "calibration": "FedAvg; the server refits the linear layer on a few images",
     "median": "the median of the clients' models, weight by weight",
     "trimmed-mean": "the mean of the clients' models without the largest and smallest values of every weight",
     "fedavgm": "FedAvg; the server moves with momentum",
     "fedadam": "FedAvg; the server moves by Adam",
     "fedyogi": "FedAvg; the server moves by Yogi",
+    "pooled": "ceiling: one model is trained on the images of all clients",
     "alone": "ceiling: every client trains alone, and nothing is shared",
 }
 """The values of `aggregation.kind`, and what each does."""
 
-UNWEIGHTED = ("median", "trimmed-mean")
+UNWEIGHTED = ("median", "trimmed-mean", "pooled")
 """The methods that do not read `aggregation.weighting`."""
 
 
@@ -118,6 +121,32 @@ class CircuitMean:
     """Take the weights of the linear layer, too, from the holders whose circuit of the class has the channel."""
 
 
+@settings("aggregation.matching")
+class Matching:
+    """Weight matching to the global model (Ainsworth et al. 2023)."""
+
+    of: Literal["weights", "activations"] = "weights"
+    """What is matched: the "weights" that touch a channel, or its "activations" on images that the server may see."""
+    biases: bool = True
+    """Whether biases count among the weights. They are never pruned, and may tell channels apart by their numbers."""
+    images_per_class: Count = 10
+    """For "activations": images of each class that the server sees."""
+    images: Literal["clients", "nobody"] = "clients"
+    """For "activations": whose these are: training images of the "clients", or of "nobody", which no client holds."""
+
+
+@settings("aggregation.calibration")
+class Calibration:
+    """Refit of the linear layer after averaging."""
+
+    what: Literal["scale-and-biases", "linear"] = "scale-and-biases"
+    """One scale of all logits and a bias for each class; or all weights and biases, of which zeros may get values."""
+    images_per_class: Count = 10
+    """Images of each class that the server sees, the same ones in every round."""
+    images: Literal["clients", "nobody"] = "clients"
+    """Whose these are: training images of the "clients", who give them away, or of "nobody", which no client holds."""
+
+
 @settings("aggregation.trimmed_mean")
 class TrimmedMean:
     """Trimmed mean (Yin et al. 2018)."""
@@ -160,8 +189,8 @@ class Aggregation:
 
     kind: Literal[
         "fedavg", "fedprox", "fedrs", "fedlc", "fedbabu", "fedper", "lg-fedavg", "owner-channels", "orthogonality",
-        "support-mean", "head-by-holders", "support-and-holders", "ties", "circuit-mean", "median", "trimmed-mean",
-        "fedavgm", "fedadam", "fedyogi", "alone",
+        "support-mean", "head-by-holders", "support-and-holders", "ties", "circuit-mean", "matching", "calibration",
+        "median", "trimmed-mean", "fedavgm", "fedadam", "fedyogi", "pooled", "alone",
     ] = "fedavg"  # fmt: skip
     """`fedmi list` says what each of them does."""
     weighting: Literal["uniform", "samples"] = "uniform"
@@ -174,6 +203,8 @@ class Aggregation:
     orthogonality: Orthogonality = field(default_factory=Orthogonality)
     ties: Ties = field(default_factory=Ties)
     circuit_mean: CircuitMean = field(default_factory=CircuitMean)
+    matching: Matching = field(default_factory=Matching)
+    calibration: Calibration = field(default_factory=Calibration)
     trimmed_mean: TrimmedMean = field(default_factory=TrimmedMean)
     fedavgm: FedAvgM = field(default_factory=FedAvgM)
     fedadam: FedAdam = field(default_factory=FedAdam)

@@ -64,10 +64,11 @@ PRESETS: dict[str, Preset] = {
 
 
 def preset(name: str) -> Preset:
-    """The preset of this name. Raises ConfigError listing the names."""
-    if name not in PRESETS:
+    """The preset of this name, in letters of either case. Raises ConfigError listing the names."""
+    known = name if name in PRESETS else name.lower()
+    if known not in PRESETS:
         raise ConfigError(f"preset: {unknown(name, PRESETS)}")
-    return PRESETS[name]
+    return PRESETS[known]
 
 
 def experiment(what: str | Preset | Experiment) -> Experiment:

@@ -9,6 +9,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -18,6 +19,14 @@ PATIENCE = 120
 """Seconds that an answer may take, on a machine that does much else."""
 KEYS = {"Tab": 9, "Enter": 13, "Escape": 27, "Home": 36, "End": 35, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39,
         "ArrowDown": 40}  # fmt: skip
+PIPED = """
+import fcntl, os, sys
+ends = [fcntl.fcntl(int(end), fcntl.F_DUPFD, 10) for end in sys.argv[1:3]]
+for end, place in zip(ends, (3, 4)):
+    os.dup2(end, place)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+"""Chromium reads from 3 and writes to 4; a fork in this process would be one of its many threads."""
 
 
 def found():
@@ -35,14 +44,9 @@ class Browser:
         options = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
                    "--remote-debugging-pipe", "--hide-scrollbars", f"--user-data-dir={self.home.name}")  # fmt: skip
 
-        def pipes():
-            os.dup2(read, 13), os.dup2(write, 14)
-            os.dup2(13, 3), os.dup2(14, 4)
-
-        self.process = subprocess.Popen(
-            [found(), *options, "about:blank"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL, pass_fds=(3, 4), preexec_fn=pipes,
-        )  # fmt: skip
+        command = [sys.executable, "-c", PIPED, str(read), str(write), found(), *options, "about:blank"]
+        silent = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+        self.process = subprocess.Popen(command, pass_fds=(read, write), **silent)
         os.close(read), os.close(write)
         self.count, self.rest, self.events, self.session = 0, b"", [], None
         target = self.call("Target.createTarget", url="about:blank")["targetId"]

@@ -11,6 +11,7 @@ os.environ["XLA_FLAGS"] = compiling_fast(os.environ.get("XLA_FLAGS", ""))
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(programs_folder()))
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
+import hypothesis
 import jax
 import pytest
 import tiny
@@ -22,13 +23,18 @@ from fedmi_jax.federation import simulation
 jax.config.update("jax_num_cpu_devices", 2)
 start.allow_pauses()  # now, because XLA_FLAGS are part of a program's key
 
+# A slow machine fails no test: how long examples take to draw is no property of what is tested.
+hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("untimed")
+
 SHARED_RUNS = {"counted_run", "deciding_run", "some"}
 GROUPS = (
-    "test_golden", "run", "test_readme", "test_local", "test_discovery", "test_model", "test_evaluation",
-    "test_benchmarks", "test_devices", "test_ops", "test_sparse_ops", "test_pruning",
+    "run", "test_local", "test_golden", "test_readme", "test_depth", "test_discovery", "test_methods", "test_model",
+    "test_figures", "test_figures_whole", "test_evaluation", "test_benchmarks", "test_ops", "test_sparse_ops",
+    "test_pruning", "test_devices",
 )  # fmt: skip
-"""Tests of one group go to one worker, because they share programs, or a run: the longest first. The others come last,
-one by one, to whichever worker has nothing left to do."""
+"""Tests of one group go to one worker, because they share programs, runs or figures: the longest first. The others come
+last, one by one, to whichever worker has nothing left to do."""
 
 
 def group(item):

@@ -64,7 +64,7 @@ FAULTS = [Fault(*row) for row in (
     # --- training ---
     ("the ramp is late by a step", "training/pruning", "target * t / rise, sparsity.target)", "target * (t - 1) / rise, sparsity.target)", "pruning"),
     ("the number of weights to keep is rounded", "training/pruning", "np.trunc((1 - schedule", "np.round((1 - schedule", "pruning"),
-    ("biases are pruned", "training/pruning", 'return name.endswith("_kernel")', "return True", "local::test_is_the_plain_loop"),
+    ("biases are pruned", "network/layers", 'return name.endswith("_kernel")', "return True", "local::test_is_the_plain_loop"),
     ("ties do not stay", "training/pruning", "kept = size[name] >= threshold[name]", "kept = size[name] > threshold[name]", "pruning"),
     ("no floor", "training/pruning", "if sparsity.floor and params", "if not sparsity.floor and params", "pruning"),
     ("the floor saves one weight too few", "training/pruning", "jnp.sum(kept, axes) < floor", "jnp.sum(kept, axes) < floor - 1", "pruning"),
@@ -78,10 +78,12 @@ FAULTS = [Fault(*row) for row in (
     ("open channels are cheap", "circuits/objective", "lambda scores, _: settings.l0", "lambda scores, _: -settings.l0", "discovery::test_l0_penalty_is_the_sum_of_sigmoids"),
     ("a model one channel too small is chosen", "circuits/narrowing", "needed <= jnp.array(smaller)", "needed <= jnp.array(smaller) + 1", "model::test_the_smallest_model_that_fits_is_run"),
     # --- aggregation ---
-    ("a weighted sum over the number of clients", "aggregation/fedavg", "total = jnp.sum(weights)", "total = jnp.asarray(len(weights))", "methods::test_fedavg_is_the_mean_of_the_clients"),
-    ("FedProx pulls away from the start", "aggregation/fedprox", "g + mu * (w - w0)", "g - mu * (w - w0)", "methods::test_fedprox_adds_the_gradient_of_its_penalty"),
-    ("the weighting is the other one", "aggregation/fedavg", 'weighting == "samples"', 'weighting != "samples"', "methods::test_fedavg_is_the_mean_of_the_clients"),
-    ("FedRS compares a class with all images", "aggregation/fedrs", "counts / jnp.max(counts)", "counts / jnp.sum(counts)", "methods::test_fedrs_scales_the_logits_by_the_clients_classes"),
+    ("a weighted sum over the number of clients", "aggregation/fedavg", "total = jnp.sum(weights)", "total = jnp.asarray(len(weights))", "server_methods::test_fedavg_is_the_mean_of_the_clients"),
+    ("FedProx pulls away from the start", "aggregation/fedprox", "g + mu * (w - w0)", "g - mu * (w - w0)", "client_methods::test_fedprox_adds_the_gradient_of_its_penalty"),
+    ("the weighting is the other one", "aggregation/means", 'if weighting == "samples"', 'if weighting != "samples"', "server_methods::test_fedavg_is_the_mean_of_the_clients"),
+    ("a row that nobody holds is 0", "aggregation/means", "jnp.where(total > 0, mean, jnp.asarray(otherwise, stacked.dtype))", "mean", "server_methods::test_a_class_that_nobody_holds_keeps_its_row"),
+    ("a weight of no circuit is its holder's alone", "aggregation/means", "holds[:, None] & blocks, row)", "holds[:, None], row)", "server_methods::test_circuit_mean_is_a_loop_over_channels"),
+    ("FedRS compares a class with all images", "aggregation/fedrs", "counts / jnp.max(counts)", "counts / jnp.sum(counts)", "client_methods::test_fedrs_scales_the_logits_by_the_clients_classes"),
     # --- federation ---
     ("the drift gap is of one and the same circuit", "federation/recording", "sufficiency[::-1] - cross", "sufficiency - cross", "cases::test_drift_gap_by_hand"),
     ("necessity keeps the circuit", "federation/controls", "own._replace(gates=remove[0])", "own._replace(gates=gates(masks, facts.dtype))", "controls::test_every_judgement_has_its_model_and_its_ablation"),
@@ -89,7 +91,7 @@ FAULTS = [Fault(*row) for row in (
     ("a round is skipped", "federation/simulation", "range(done + 1, rounds + 1)", "range(done + 2, rounds + 1)", "resumable::test_checkpoints_come_when_they_should_and_stay_while_they_should"),
     ("the round of a checkpoint is done again", "federation/simulation", "range(done + 1, rounds + 1)", "range(max(done, 1), rounds + 1)", "resumable::test_checkpoints_come_when_they_should_and_stay_while_they_should"),
     ("the server sees the circuit of another class", "federation/simulation", "cases.label[cases.real]]", "cases.label[cases.real] - 1]", "simulation::test_the_server_sees_every_circuit_at_its_clients_and_class"),
-    ("clients start from the global model, not from what they are served", "federation/programs", "start = served(method, pick(globals_, which), seen)", "start = pick(globals_, which)", "methods::test_clients_start_from_what_they_are_served_with_their_own_state"),
+    ("clients start from the global model, not from what they are served", "federation/programs", "start = served(method, pick(globals_, which), seen)", "start = pick(globals_, which)", "client_methods::test_clients_start_from_what_they_are_served_with_their_own_state"),
     ("local circuits are searched on the global model", "federation/cases", "model=np.concatenate([local, server])", "model=np.concatenate([server, local])", "cases::test_a_round_of_three_circuits_by_hand"),
     ("circuits are crossed with their own model", "federation/cases", "other=np.concatenate([server, local])", "other=np.concatenate([local, server])", "cases::test_a_round_of_three_circuits_by_hand"),
     ("a circuit is its own mirror", "federation/cases", "mirror=np.concatenate([most + count, count])", "mirror=np.concatenate([count, most + count])", "cases::test_a_round_of_three_circuits_by_hand"),
@@ -150,7 +152,7 @@ FAULTS = [Fault(*row) for row in (
 
 SLOW = {
     "sparse_ops", "evaluation", "local", "discovery", "model",
-    "methods::test_clients_start_from_what_they_are_served_with_their_own_state",
+    "client_methods::test_clients_start_from_what_they_are_served_with_their_own_state",
 }  # fmt: skip
 """Tests of which no sample is taken, because they compile much."""
 

@@ -3,6 +3,8 @@
 Axes: N images, H x W pixels, O channels, Y classes.
 """
 
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -96,14 +98,23 @@ def pool_margin(params, x):
     """How far the network is from handing a gradient to another element of a window, or from none to one: the smallest
     gap between the largest of an element's window and the next, or 0, relative to the layer's largest output."""
     gaps = []
-    for layer in CONVOLUTIONS:
-        y = conv(x, params[f"{layer}_kernel"]) + params[f"{layer}_bias"]
-        elements = np.sort(np.asarray(windows(y)), -1)
-        top, second = elements[..., -1], np.maximum(elements[..., -2], 0)
+    for elements in map(np.asarray, _pooled(params, x)):
+        ordered = np.sort(elements, -1)
+        top, second = ordered[..., -1], np.maximum(ordered[..., -2], 0)
         gap = np.where(top > 0, top - second, -top)
         gaps.append(gap[(gap > 0) | (top <= 0)].min() / np.abs(elements).max())  # equal sums are equal however rounded
-        x = max_pool(jax.nn.relu(y))
     return min(gaps)
+
+
+@jax.jit
+def _pooled(params, x):
+    """The windows of every layer's outputs."""
+    found = []
+    for layer in CONVOLUTIONS:
+        y = conv(x, params[f"{layer}_kernel"]) + params[f"{layer}_bias"]
+        found.append(windows(y))
+        x = max_pool(jax.nn.relu(y))
+    return found
 
 
 def ramp(target, t, steps):
@@ -112,22 +123,34 @@ def ramp(target, t, steps):
     return target * t / rise if t < rise else target
 
 
-def adam(loss, params, batches, learning_rate, after=lambda params, t: params):
-    """Params after one step of a fresh Adam per batch, and the losses; `after` each step, e.g. pruning."""
-    optimiser = optax.adam(learning_rate)
-    state, losses = optimiser.init(params), []
+def adam(loss, params, batches, learning_rate, after=lambda params, t: params, given=()):
+    """Params after one step of a fresh Adam per batch, and the losses; `after` each step, e.g. pruning.
 
-    @jax.jit
-    def step(params, state, batch):
-        value, gradient = jax.value_and_grad(loss)(params, batch)
-        updates, state = optimiser.update(gradient, state)
-        return optax.apply_updates(params, updates), state, value
-
+    loss(params, batch, *given): the same function with other things given is compiled but once.
+    """
+    state, losses = optax.adam(learning_rate).init(params), []
     for t, batch in enumerate(batches):
-        params, state, value = step(params, state, batch)
+        params, state, value = _step(loss, learning_rate)(params, state, batch, *given)
         params = after(params, t)
         losses.append(float(value))
     return params, np.array(losses)
+
+
+@cache
+def _step(loss, learning_rate):
+    optimiser = optax.adam(learning_rate)
+
+    @jax.jit
+    def step(params, state, batch, *given):
+        value, gradient = jax.value_and_grad(loss)(params, batch, *given)
+        updates, state = optimiser.update(gradient, state)
+        return optax.apply_updates(params, updates), state, value
+
+    return step
+
+
+def task_loss(params, batch, images):
+    return cross_entropy(logits(params, normalised(images, batch)), images.labels[batch])
 
 
 def gate(score):
@@ -138,12 +161,13 @@ def gate(score):
 
 def discover(params, images, batches, label, settings, fill=None):
     """Final scores of one circuit."""
-
-    def objective(scores, batch):
-        gates = {layer: gate(score) for layer, score in scores.items()}
-        labels = jnp.full(len(batch), label)
-        task = cross_entropy(logits(params, normalised(images, batch), gates, fill), labels)
-        return task + settings.l0 * sum(jnp.sum(jax.nn.sigmoid(score)) for score in scores.values())
-
     start = {layer: jnp.full_like(params[f"{layer}_bias"], settings.initial_score) for layer in convolutions(params)}
-    return adam(objective, start, batches, settings.learning_rate)[0]
+    given = (params, images, label, settings.l0, fill)
+    return adam(circuit_loss, start, batches, settings.learning_rate, given=given)[0]
+
+
+def circuit_loss(scores, batch, params, images, label, l0, fill):
+    gates = {layer: gate(score) for layer, score in scores.items()}
+    labels = jnp.full(len(batch), label)
+    task = cross_entropy(logits(params, normalised(images, batch), gates, fill), labels)
+    return task + l0 * sum(jnp.sum(jax.nn.sigmoid(score)) for score in scores.values())

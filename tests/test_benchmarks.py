@@ -20,7 +20,7 @@ from benchmarks import (
     timing,
 )
 from benchmarks.timing import Budget, Contender
-from fedmi_jax.config import Discovery, Execution, Local
+from fedmi_jax.config import Execution
 from fedmi_jax.devices.layout import resolve
 from fedmi_jax.errors import FedmiError
 
@@ -180,17 +180,12 @@ def test_too_few_images(squares):
         local_training.measure(2, 99, ONCE, batch=16, dataset=squares)
 
 
-SMALL = tiny.experiment(
-    seeds=(3,), local=Local(epochs=1, batch_size=16), discovery=Discovery(classes=(0, 2), steps=3, batch_size=16),
-    execution=Execution(client_chunk=100),
-)  # fmt: skip
-
-
+@pytest.mark.usefixtures("x64", "counted_run")  # whose programs it takes
 def test_discovery(squares, capsys, monkeypatch):
     monkeypatch.setattr(discovery, "on_jax", traced)
-    found = discovery.case(SMALL, 6, Budget(seconds=0, most=9), together=2, dataset=squares)
+    found = discovery.case(tiny.experiment(), 6, Budget(seconds=0, most=9), together=2, dataset=squares)
     assert keeps_contract(found)
-    assert found["what"] == "discovery, 2 clients x 2 classes (8 circuits, 6 timed), 3 steps"
+    assert found["what"] == "discovery, 2 clients x 4 classes (16 circuits, 6 timed), 25 steps"
     assert found["turns"] == 3  # two circuits in each, every circuit once
     found |= {"pytorch_missing": None}
     assert "images_per_step: " in printed(lambda: found, capsys)[0]
@@ -204,9 +199,11 @@ def test_discovery_of_any_size(size, kind):
     assert {len(own) for own in found.split.class_map} == ({classes} if kind == "class-map" else set())
 
 
+@pytest.mark.usefixtures("x64", "counted_run")  # whose programs it takes
 def test_end_to_end(squares, capsys):
     """The one benchmark that computes here."""
-    table, found = printed(lambda: end_to_end.measure(SMALL, ONCE, squares), capsys)
+    found = end_to_end.measure(tiny.experiment(), ONCE, squares)
+    table, found = printed(lambda: found, capsys)
     assert keeps_contract(found)
     assert list(found["stages"]) == ["train", "discover", "evaluate"]
     assert sum(row["fedmi_jax_s"] for row in found["stages"].values()) <= found["fedmi_jax"]["median_s"]

@@ -114,6 +114,40 @@ def test_a_plan_says_what_was_dropped_and_what_is_equal(monkeypatch, capsys, squ
     assert "in place of" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "objective class, step gates, zero ablation, 25 steps (the paper's)"),
+        (["objective", "decision"], "objective decision, bernoulli gates, mean-map ablation, 25 steps of 128 images"),
+        (["objective=contrast", "gates=step"], "objective contrast, step gates, mean-map ablation, 25 steps of 128"),
+        (["gates", "bernoulli"], "objective class, bernoulli gates, zero ablation, 25 steps of 8 images"),
+    ],
+)
+def test_a_plan_names_the_search_with_the_defaults_of_its_objective(words, said, monkeypatch, capsys, squares):
+    monkeypatch.setitem(PRESETS, "tiny", Preset((tiny.experiment(),), "small", "-"))
+    monkeypatch.setattr(datasets, "load", lambda data: squares)
+    words = [f"--discovery.{word}" if i % 2 == 0 or "=" in word else word for i, word in enumerate(words)]
+    probe = ["--discovery.probe", "30", "10"] if words else []
+    batch = ["--discovery.batch-size", "48"] if "128" in said else []
+    assert fedmi("run", "tiny", "--dry-run", *words, *probe, *batch) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert f"the search: {said.replace('128', '48')}" in printed
+    assert "circuits of 25 steps" in printed
+    assert ("the probe has 30 + 10 images of every class" in printed) == bool(words)
+
+
+def test_a_plan_warns_of_searches_that_come_to_nothing(capsys):
+    ask = ("run", "one-class", "--dry-run", "--discovery.objective", "decision")
+    assert fedmi(*ask) == 0
+    assert "discovery." not in capsys.readouterr().out
+    assert fedmi(*ask, "--discovery.gates", "step", "--discovery.negatives", "own") == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "discovery.gates: step gates empty every circuit of objective decision" in printed
+    assert "discovery.negatives: own leaves clients 0, 1, 2 nothing to tell their one class from" in printed
+    assert fedmi("run", "two-class", "--dry-run", "--discovery.objective=contrast", "--discovery.negatives=own") == 0
+    assert "discovery." not in capsys.readouterr().out
+
+
 # --- a run ---
 
 
@@ -218,9 +252,25 @@ BAD = [
     ("data.data_dir: does nothing with data.name mnist", ["run", "iid", "--data.data-dir", "x"]),
     ("lists the classes of 3 clients, but split.clients is 4; ", ["run", "two-class", "--split.clients", "4"]),
     ("dry-run: ", ["run", "iid", "--dry-run", "--check-determinism"]),
+    ("discovery.target: ", ["run", "iid", "--discovery.objective", "decision", "--discovery.target", "1"]),
+    (
+        "discovery.probe: 9000 + 200 ",
+        ["run", "iid", "--discovery.objective=decision", "--discovery.probe", "9000", "200"],
+    ),
+    ("discovery.masks: an even number", ["run", "iid", "--discovery.objective=decision", "--discovery.masks", "3"]),
+    ("invalid choice 'clas' for argument '--discovery.objective'", ["run", "iid", "--discovery.objective", "clas"]),
+    ("folder: give the folder of a run first", ["discover"]),
+    ("folder: give the folder of a run first", ["discover", "--out", "x"]),
+    ("folder: the name is empty", ["discover", "", "--out", "x"]),
+    ("no such result", ["discover", "nothing-there", "--out", "x"]),
     ("invalid choice 'odd' for argument '--split.kind'", ["run", "iid", "--split.kind", "odd"]),
     ("Missing value for argument '--out'", ["import", "file.json", "--out"]),
     ("Missing from fedmi show", ["show"]),
+    ("name: the 4 experiments of sparsity-ablation differ in it;", ["run", "sparsity-ablation", "--name", "x"]),
+    ("sparsity.target: the 4 experiments of", ["run", "sparsity-ablation", "--sparsity.target", "0.9"]),
+    # the value that one of them has
+    ("as in `fedmi run sparsity-ablation-0.95`", ["run", "sparsity-ablation", "--sparsity.target", "0.97"]),
+    ("seeds.0: input should be less than or equal to 922337203685477580", ["run", "iid", "--seeds", "9" * 39]),
 ]
 
 
@@ -410,7 +460,7 @@ def test_files_are_utf8_wherever_they_are_written():
 
 
 def test_the_package_offers_what_it_lists():
-    (block,) = [node for node in ast.parse(inspect.getsource(fedmi_jax)).body if isinstance(node, ast.If)]
+    block = next(node for node in ast.parse(inspect.getsource(fedmi_jax)).body if isinstance(node, ast.If))
     imports = [node for node in block.body if isinstance(node, ast.ImportFrom)]
     said = {a.name: node.module.removeprefix("fedmi_jax.") for node in imports for a in node.names if a.asname}
     assert said == fedmi_jax._HOME

@@ -114,6 +114,16 @@ INVALID = [
     ("discovery.l0", {"discovery": {"l0": -0.1}}),
     ("discovery.classes", {"discovery": {"classes": [1, 1]}}),
     ("discovery.ablation", {"discovery": {"ablation": "none"}}),
+    ("discovery.objective", {"discovery": {"objective": "clas"}}),
+    ("discovery.target", {"discovery": {"objective": "decision", "target": 1}}),
+    ("discovery.target", {"discovery": {"objective": "decision", "target": 0}}),
+    ("discovery.masks", {"discovery": {"objective": "decision", "masks": 3}}),
+    ("discovery.batch_size", {"discovery": {"objective": "contrast", "batch_size": 40}}),
+    ("discovery.probe", {"discovery": {"objective": "decision", "probe": [60, 5]}}),
+    ("discovery.probe", {"discovery": {"gates": "bernoulli", "probe": [60, 5]}}),
+    ("discovery.ablation", {"discovery": {"objective": "decision", "ablation": "mean"}}),
+    ("discovery.ablation", {"discovery": {"gates": "bernoulli", "ablation": "mean"}}),
+    ("evaluation.readout_images", {"evaluation": {"readout_images": 701}}),
     ("evaluation.batch_size", {"evaluation": {"batch_size": -1}}),
     ("evaluation.images_per_class", {"evaluation": {"images_per_class": 0}}),
     ("execution.client_chunk", {"execution": {"client_chunk": 0}}),
@@ -286,3 +296,65 @@ def test_any_single_invalid_field_of_any_experiment_is_named(experiment, path, v
     else:
         with pytest.raises(ConfigError, match=rf"^{re.escape(path)}[^\n]*$"):
             c.from_dict(values)
+
+
+# --- two instruments, each with its own defaults ---
+
+DECISION = {"gates": "bernoulli", "ablation": "mean-map", "batch_size": 128, "l0": 0.005}
+
+
+def values_of(discovery, *names):
+    return {name: getattr(discovery, name) for name in names or DECISION}
+
+
+@pytest.mark.parametrize("objective", ["decision", "contrast"])
+def test_fields_that_are_not_given_are_the_objectives(objective):
+    assert values_of(c.Discovery(objective=objective)) == DECISION
+    assert values_of(c.Discovery(objective=objective, l0=0.1, ablation="zero"), "l0", "ablation", "batch_size") == {
+        "l0": 0.1, "ablation": "zero", "batch_size": 128,
+    }  # fmt: skip
+    stepped = c.Discovery(objective=objective, gates="step")
+    assert (stepped.gates, stepped.l0, stepped.ablation) == ("step", c.Discovery().l0, "mean-map")
+    drawn = c.Discovery(gates="bernoulli")
+    assert (drawn.l0, drawn.ablation, drawn.batch_size) == (0.005, "zero", 256)
+    values = c.to_dict(c.Experiment())
+    values["discovery"] = {"objective": objective}
+    assert c.from_dict(values).discovery == c.Discovery(objective=objective)
+
+
+def test_another_objective_keeps_what_was_chosen_and_no_default_of_the_old_one():
+    old = c.Discovery(classes=(0, 2), steps=7, batch_size=64, repeat="last")
+    new = c.replace(old, objective="decision")
+    assert new == c.Discovery(objective="decision", classes=(0, 2), steps=7, batch_size=64, repeat="last")
+    assert c.replace(new, objective="class") == old
+    assert c.replace(new, objective="decision", gates="step").gates == "step"
+    stepped = c.replace(new, gates="step")
+    assert (stepped.gates, stepped.objective, stepped.l0) == ("step", "decision", c.Discovery().l0)
+    assert (
+        c.replace(stepped, objective="decision", steps=8).gates == "step"
+    )  # the same objective: nothing comes with it
+    assert c.replace(stepped, objective="contrast").gates == "bernoulli"
+    assert c.replace(old, steps=8) == dataclasses.replace(old, steps=8)
+
+
+@pytest.mark.parametrize("chosen", [{"ablation": "mean"}, {"batch_size": 40}, {"batch_size": 7}, {"probe": (60, 5)}])
+def test_what_does_not_go_with_the_new_objective_gives_way(chosen):
+    new = c.replace(c.Discovery(classes=(1,), **chosen), objective="decision")
+    assert new == c.Discovery(objective="decision", classes=(1,))
+    with pytest.raises(ConfigError, match=rf"^discovery\.{next(iter(chosen))}: "):
+        c.replace(c.Discovery(), objective="decision", **chosen)
+
+
+def test_what_nothing_of_the_search_reads_is_refused():
+    for field, values in [
+        ("negatives", {"negatives": "own"}),
+        ("target", {"target": 0.8}),
+        ("masks", {"masks": 4}),
+        ("masks", {"objective": "decision", "gates": "step", "masks": 4}),
+        ("probe", {"probe": (50, 20)}),
+    ]:
+        with pytest.raises(ConfigError, match=rf"^discovery\.{field}: does nothing with "):
+            c.refuse_unused(c.Experiment(discovery=c.Discovery(**values)))
+    for values in ({"objective": "decision", "negatives": "own", "target": 0.8, "masks": 4, "probe": (90, 20)}, {
+        "gates": "bernoulli", "masks": 4}, {"ablation": "mean-map", "probe": (50, 20)}):  # fmt: skip
+        c.refuse_unused(c.Experiment(discovery=c.Discovery(**values)))

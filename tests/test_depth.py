@@ -73,14 +73,11 @@ def trained(setup, images):
     plan = batches.training_plan(everyone, local.batch_size, local.epochs, SEED, 1, setup.plan_shape)
     own = [i[w > 0] for i, w in zip(plan.indices[CLIENT], plan.weight[CLIENT], strict=True)]
 
-    def loss(params, batch):
-        return plain.cross_entropy(plain.logits(params, plain.normalised(images, batch)), images.labels[batch])
-
     def prune(params, t):
         return plain.prune(params, plain.ramp(sparse.target, t, len(own)), sparse.floor)
 
     start = {name: jnp.asarray(value) for name, value in simulation.initial_params(setup.facts, SEED).items()}
-    return plain.adam(loss, start, own, local.learning_rate, prune)[0]
+    return plain.adam(plain.task_loss, start, own, local.learning_rate, prune, (images,))[0]
 
 
 def test_the_result_has_its_layers_and_goes_through_files(made, tmp_path):

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -15,17 +16,21 @@ import numpy as np
 import pytest
 import tiny
 from flax.configurations import config as flax_config
+from made_up import result
 
-from fedmi_jax import keys
+import fedmi_jax
+from fedmi_jax import export_authors, files, import_authors, keys
 from fedmi_jax.circuits import evaluation
-from fedmi_jax.cli import main
-from fedmi_jax.config import Execution
+from fedmi_jax.cli import main, run
+from fedmi_jax.config import Data, Execution, Experiment
+from fedmi_jax.data import datasets
 from fedmi_jax.devices import require_jax, start
-from fedmi_jax.devices.session import session
+from fedmi_jax.devices.session import keep_compiled, session
 from fedmi_jax.errors import FedmiError
 from fedmi_jax.federation import simulation
 from fedmi_jax.keeping import manifest
 from fedmi_jax.network.ablation import ZERO
+from fedmi_jax.results import store
 
 # --- settings that would change numbers ---
 
@@ -191,3 +196,69 @@ def test_xla_flags_may_be_a_file(monkeypatch, tmp_path):
         monkeypatch.setenv("XLA_FLAGS", str(name))
         with pytest.raises(FedmiError, match=r"^XLA_FLAGS: .* cannot be read \(.*\); give flags"):
             start.allow_pauses()
+
+
+# --- folders that are not what they seem ---
+
+
+def test_a_tilde_is_the_home_folder_wherever_a_path_is_given(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    made = result("one-class", seeds=1, rounds=1)
+    assert store.save(made, "~/a run") == tmp_path / "a run" / "result.nc"
+    assert store.load("~/a run").attrs["name"] == "one-class"
+    export_authors(made, "~/theirs.json")
+    assert import_authors("~/theirs.json", channels=(40, 40, 40)).sizes["client"] == 3
+    assert fedmi_jax._path("~/x") == run._parse(Experiment(), "quick", ["--out=~/x"]).out == tmp_path / "x"
+    monkeypatch.setenv("FEDMI_CACHE", "~/cache")
+    assert files.cache_folder() == tmp_path / "cache"
+
+
+def test_a_home_folder_that_there_is_not_is_one_line(monkeypatch, capsys):
+    nobody = "~no-such-user/x"
+    calls = [lambda: store.load(nobody), lambda: fedmi_jax._path(nobody), lambda: import_authors(nobody)]
+    calls += [lambda: datasets.load(Data(name="fashion_mnist", data_dir=nobody)), files.cache_folder]
+    monkeypatch.setenv("FEDMI_CACHE", nobody)
+    for call in calls:
+        with pytest.raises(FedmiError, match=r"^~no-such-user/x: there is no such user, or no home folder is known"):
+            call()
+    assert main.main(["show", nobody]) == 2
+    assert f"{nobody}: there is no such user" in capsys.readouterr().err
+
+
+def test_without_a_home_folder_no_program_is_kept(monkeypatch):
+    monkeypatch.delenv("FEDMI_CACHE", raising=False)
+    monkeypatch.setattr(Path, "expanduser", lambda path: (_ for _ in ()).throw(RuntimeError("no home")))
+    before = jax.config.values["jax_compilation_cache_dir"]
+    jax.config.update("jax_compilation_cache_dir", None)
+    try:
+        keep_compiled()
+        assert jax.config.values["jax_compilation_cache_dir"] is None
+        monkeypatch.setenv("FEDMI_CACHE", "~/x")
+        with pytest.raises(FedmiError, match="no home folder is known"):
+            keep_compiled()
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+
+
+def test_a_current_folder_that_was_removed_is_one_line(monkeypatch, capsys, tmp_path):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert main.main(["list"]) == 0
+    capsys.readouterr()
+    file = Path(__file__).parent / "data" / "reference" / "1_class_per_client.json.gz"
+    for words in (
+        ["run", "quick", "--out", "x"], ["resume", "x"], ["show", "."], ["claims", "x", "--out", "y"],
+        ["figures", "x"], ["import", str(file), "--out", "x"], ["export", "x", "--out", "x.json"],
+    ):  # fmt: skip
+        assert main.main(words) == 2, words
+        said = capsys.readouterr().err
+        assert (said.startswith("fedmi: "), said.count("\n")) == (True, 1), words
+
+
+def test_a_closed_stream_leaves_its_number_to_no_file():
+    """What XLA prints to its standard error would else end up in whatever file was opened first."""
+    code = "import os; from fedmi_jax.cli import terminal; terminal.hold_numbers(); print(os.open(os.devnull, 0))"
+    command = ["sh", "-c", 'exec "$0" -c "$1" <&- 2>&-', sys.executable, code]
+    assert int(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout) > 2

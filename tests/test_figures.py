@@ -351,6 +351,22 @@ def test_a_failed_figure_leaves_the_old_one(runs, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [old]
 
 
+@pytest.mark.parametrize("where", ["drawn", "saved"])
+def test_a_figure_that_fails_takes_no_other_away(runs, tmp_path, monkeypatch, where):
+    def fail(*_):
+        raise ZeroDivisionError("division\nby zero")
+
+    if where == "drawn":
+        monkeypatch.setitem(figures.ALL, "fig02", fig02 := figures.PAPER["fig02"])
+        monkeypatch.setitem(figures.PAPER, "fig02", dataclasses.replace(fig02, draw=fail))
+    else:
+        save = style.save
+        monkeypatch.setattr(style, "save", lambda page, path: fail() if path.stem == "fig02" else save(page, path))
+    drawn, problems = figures.draw_all(runs, tmp_path, ("fig02", "FIG05"), ("svg",))
+    assert [path.name for path in drawn] == ["fig05.svg"]
+    assert problems == ["fig02: cannot be drawn (ZeroDivisionError: division by zero); please report it"]
+
+
 def test_names_stand_for_presets():
     named = {kind for spec in figures.PAPER.values() for kind in spec.kinds}
     assert named == set(MAPS)

@@ -40,13 +40,13 @@ def many():
 # --- everything is there ---
 
 
-def test_every_circuit_has_a_row(many):
+def test_every_circuit_has_a_row(many, drawn):
     expected = [f"{k}: {c} - name" for k in range(35) for c in range(2)]
     for name in ("heatmap", "specificity"):
-        made = pages(name, many)
+        made = drawn(name, many)
         assert [row for figure in made for row in row_names(figure)] == expected, name
         assert [len(row_names(figure)) for figure in made] == [35, 35]
-    cells = [axes.collections[0].get_array() for figure in pages("heatmap", many) for axes in figure.axes]
+    cells = [axes.collections[0].get_array() for figure in drawn("heatmap", many) for axes in figure.axes]
     drawn = sum((np.asarray(codes) > 0).sum() for codes in cells)
     assert drawn == sum((many[f"mask_conv{i}"].isel(round=-1).any("origin")).sum() for i in (1, 2, 3))
 

@@ -7,11 +7,12 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import plain
 import pytest
 import tiny
 
-from fedmi_jax.aggregation import chosen, fedavg
+from fedmi_jax.aggregation import chosen
 from fedmi_jax.config import Aggregation, Local, Sparsity
 from fedmi_jax.data import batches
 from fedmi_jax.federation import programs
@@ -51,13 +52,8 @@ def train(clients, *, how, local=LOCAL, sparse=SPARSE, extra=(0, 0), method=None
 
 def slow(k, plan, local=LOCAL, sparse=SPARSE, start=None, watch=None):
     """The k-th of CLIENTS, batch by batch. watch(t, before, after): called with the weights at each pruning."""
-    images, start, own, steps = tiny.noise(), start or tiny.params(k), real(plan), int(plan.steps)
+    start, own, steps = start or tiny.params(k), real(plan), int(plan.steps)
     restrict = local.fedrs + (1 - local.fedrs) * COUNTS[k] / COUNTS[k].max()
-
-    def loss(params, batch):
-        logits = plain.logits(params, plain.normalised(images, batch)) * restrict
-        away = sum(jnp.sum((params[name] - start[name]) ** 2) for name in params)
-        return plain.cross_entropy(logits, images.labels[batch]) + local.fedprox / 2 * away
 
     def prune(params, t):
         pruned = plain.prune(params, plain.ramp(sparse.target, t, steps), sparse.floor) if sparse.target else params
@@ -65,7 +61,14 @@ def slow(k, plan, local=LOCAL, sparse=SPARSE, start=None, watch=None):
             watch(t, params, pruned)
         return pruned
 
-    return plain.adam(loss, start, own, local.learning_rate, prune)
+    given = (tiny.noise(), start, restrict, local.fedprox)
+    return plain.adam(loss, start, own, local.learning_rate, prune, given)
+
+
+def loss(params, batch, images, start, restrict, mu):
+    logits = plain.logits(params, plain.normalised(images, batch)) * restrict
+    away = sum(jnp.sum((params[name] - start[name]) ** 2) for name in params)
+    return plain.cross_entropy(logits, images.labels[batch]) + mu / 2 * away
 
 
 def real(plan):
@@ -126,6 +129,26 @@ def test_neither_company_nor_padding_nor_pieces_nor_devices_change_a_client(one_
     np.testing.assert_allclose(losses[k, : plan.steps[0]], own_losses[0], rtol=1e-10)
 
 
+@pytest.mark.usefixtures("x64")
+def test_with_fedprox_too_neither_pieces_nor_devices_change_a_client():
+    local, sparse = VARIANTS["FedProx"]
+    whole, in_pieces = (
+        train([0, 1, 2], how=how, local=local, sparse=sparse)[0] for how in (tiny.layout(1), tiny.layout(1, 3, "batch"))
+    )
+    chex.assert_trees_all_close(in_pieces, whole, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.usefixtures("x64")
+def test_adam_multiplies_rounding_by_the_learning_rate_over_its_eps_at_most():
+    """What docs/scaling.md says of gradients that are nearly zero, and that nearly as much happens."""
+    optimiser, noise = optax.adam(LOCAL.learning_rate), 1e-17
+    gradients = np.array([0.0, 1e-16, 1e-10, 1e-3, 1.0])
+    moved, moved_otherwise = (optimiser.update(g, optimiser.init(g))[0] for g in (gradients, gradients + noise))
+    amplified = np.abs(np.asarray(moved_otherwise) - np.asarray(moved)) / noise
+    assert amplified.max() <= 1.001 * LOCAL.learning_rate / 1e-8
+    assert amplified[0] > 0.999 * LOCAL.learning_rate / 1e-8
+
+
 # --- single precision ---
 
 FAR = 38
@@ -179,7 +202,7 @@ def test_adam_is_fresh_every_round():
     for _ in range(2):  # the program of "dense", so that there is nothing to compile
         moved, _ = programs.train_models(
             start, tiny.noise(), np.arange(3), plan, np.ones((3, 6, 4), np.int32), COUNTS,
-            how=tiny.layout(1), local=local, sparse=sparse, method=fedavg(),
+            how=tiny.layout(1), local=local, sparse=sparse, method=chosen(Aggregation(), local),
         )  # fmt: skip
         step = np.abs(moved["fc_bias"] - start["fc_bias"])
         np.testing.assert_allclose(step, 0.01, rtol=1e-4)

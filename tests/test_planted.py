@@ -149,3 +149,29 @@ def test_a_model_ten_times_as_confident_is_asked_the_same():
     for layer, score in sure.score.items():
         np.testing.assert_allclose(surer.score[layer], score, rtol=1e-9)
     assert surer.explained == pytest.approx(sure.explained, abs=1e-9)
+
+
+def permuted(params, orders):
+    """The same network with the channels of each convolution in other places: i is then at orders[layer].index(i)."""
+    moved, before = dict(params), slice(None)
+    for layer, order in orders.items():
+        moved[f"{layer}_kernel"] = params[f"{layer}_kernel"][:, :, before][..., order]
+        moved[f"{layer}_bias"] = params[f"{layer}_bias"][order]
+        before = order
+    return moved | {"fc_kernel": params["fc_kernel"][before]}
+
+
+def test_channels_that_moved_are_found_where_they_went():
+    """The circuit is another by its numbers, and the same by what it does."""
+    seen, fresh = three()
+    places = {"conv1": (3, 0, 1, 2, 4, 5), "conv2": (5, 4, 3, 2, 1, 0), "conv3": (1, 2, 0, 3, 4, 5)}
+    orders = {layer: np.array(order) for layer, order in places.items()}
+    stayed, went = find(detector(), *seen), find(permuted(detector(), orders), *seen)
+    assert planted.channels(went) == {1: {1}, 2: {5}, 3: {2}}
+    back = {layer: went.mask[layer][np.argsort(order)] for layer, order in orders.items()}
+    for layer, mask in stayed.mask.items():
+        np.testing.assert_array_equal(back[layer], mask)
+    one, other = (judged(params, circuit, *fresh) for params, circuit in
+                  ((detector(), stayed), (permuted(detector(), orders), went)))  # fmt: skip
+    assert other.explained == pytest.approx(one.explained, abs=1e-9)
+    assert judged(detector(), went, *fresh).explained < 0.1

@@ -17,13 +17,6 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
-@pytest.fixture(scope="module")
-def as_a_user(tmp_path_factory):
-    """Where a user's processes run, and their environment."""
-    here = tmp_path_factory.mktemp("user")
-    return {"cwd": here, "env": {**os.environ, "FEDMI_CACHE": str(here / "cache"), "PYTHONPATH": str(ROOT)}}
-
-
 LESS = """
 from dataclasses import replace
 from fedmi_jax.presets import PRESETS
@@ -39,29 +32,43 @@ del replace, PRESETS, preset, quick, less
 """
 """What runs before the README's text: a `quick` with the same network and programs that takes fewer steps."""
 
-
-def printed(program, as_a_user):
-    done = subprocess.run([sys.executable, "-c", LESS + program], **as_a_user, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-@pytest.mark.slow
-def test_python_snippet(as_a_user):
-    (snippet,) = blocks("python")
-    channels, mean = printed(snippet, as_a_user).splitlines()
-    assert re.fullmatch(r"\[ ?\d+ +\d+ +0 +0 +0 +0\]", channels)  # client 0 holds the first two classes
-    assert 0 <= float(mean) <= 1
-    assert (as_a_user["cwd"] / "runs/short/result.nc").exists()
+COMMANDS = """
+from fedmi_jax.cli.main import main
+print("commands:")
+for words in {}:
+    assert main(words) == 0, words
+"""
 
 
-@pytest.mark.slow
-def test_commands(as_a_user):
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory):
+    """The folder in which a user's process ran what the README shows, and what the Python snippet printed.
+
+    In one process, so that the commands find the snippet's programs compiled.
+    """
+    here = tmp_path_factory.mktemp("user")
+    environment = {**os.environ, "FEDMI_CACHE": str(here / "cache"), "PYTHONPATH": str(ROOT)}
     lines = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("fedmi ")]
     assert len(lines) >= 7
-    words = [shlex.split(line, comments=True)[1:] for line in lines]
-    printed(f"from fedmi_jax.cli.main import main\nfor words in {words}: assert main(words) == 0, words", as_a_user)
-    assert (as_a_user["cwd"] / "runs/again/result.nc").exists()
+    (snippet,) = blocks("python")
+    program = LESS + snippet + COMMANDS.format([shlex.split(line, comments=True)[1:] for line in lines])
+    done = subprocess.run([sys.executable, "-c", program], cwd=here, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return here, done.stdout.split("commands:\n")[0]
+
+
+@pytest.mark.slow
+def test_python_snippet(shown):
+    here, printed = shown
+    channels, mean = printed.splitlines()
+    assert re.fullmatch(r"\[ ?\d+ +\d+ +0 +0 +0 +0\]", channels)  # client 0 holds the first two classes
+    assert 0 <= float(mean) <= 1
+    assert (here / "runs/short/result.nc").exists()
+
+
+@pytest.mark.slow
+def test_commands(shown):
+    assert (shown[0] / "runs/again/result.nc").exists()
 
 
 def test_make_targets_exist():

@@ -22,7 +22,7 @@ from fedmi_jax.analysis import nulls
 from fedmi_jax.cli.main import main
 from fedmi_jax.errors import FedmiError
 from fedmi_jax.report import figures
-from fedmi_jax.report.html import channels, notebook, page, vector
+from fedmi_jax.report.html import channels, circuits, notebook, page, vector
 from fedmi_jax.report.html.explored import explored
 from fedmi_jax.report.html.packing import packed
 from fedmi_jax.results import schema, store
@@ -96,12 +96,20 @@ def test_measures_are_the_results(ds, known):
     np.testing.assert_allclose(unpacked(known["byClass"]["call_rate"]["values"]), ds["call_rate"], rtol=1e-6)
 
 
-def test_a_new_measure_of_circuits_is_shown_with_what_it_means(ds, images):
-    more = ds.assign(explained=ds["sufficiency"] * 2 - 1)
+def test_a_new_measure_of_circuits_is_shown_with_what_it_means(ds):
+    more = ds.assign(explained=ds["sufficiency"] * 2 - 1, untrimmed_size=ds["size"].sum("layer"))
     more["explained"].attrs["long_name"] = "share of the decision"
-    found = {one["name"]: one for one in explored("x", more, images)["measures"]}
-    assert found["explained"]["means"] == "share of the decision"
-    assert found["explained"]["first"]
+    more["random_live_explained"] = ds["random_sufficiency"]
+    more["status"] = more["untrimmed_size"].astype(np.int8) * 0 + 3
+    found = circuits.values("x", more)
+    measures = {one["name"]: one for one in found["measures"]}
+    assert measures["explained"]["means"] == "share of the decision"
+    assert measures["explained"]["first"]
+    random = ds["random_sufficiency"].where(held(ds)).mean("sample").transpose(*schema.CIRCUIT_DIMS)
+    np.testing.assert_allclose(unpacked(measures["explained"]["random"]["mean"]), random, rtol=1e-6)
+    assert [measures[name]["counts"] for name in ("explained", "untrimmed_size")] == [False, True]
+    assert "status" not in measures
+    np.testing.assert_array_equal(unpacked(found["status"]), 3)
 
 
 def test_overlaps_and_chance_are_the_results(ds, known):
@@ -302,6 +310,8 @@ def test_report(folder, capsys):
     assert len(one.all("figure")) == 1 + 2
     assert all(label.get("for") in {None, *ids} for label in one.all("label"))
     assert [run["name"] for run in one.data] == ["iid", "two-class"]
+    groups = re.findall(r"<details><summary>([^<]*)</summary><div class=\"drawings\">", text)
+    assert groups == ["iid (1)", "two-class (1)"]
     for word in ("C1", "cannot tell yet", "sparsity.target", "0.995", "Versions", "jaxlib", "client 2"):
         assert word in text
     only_self_contained(text)
@@ -315,7 +325,8 @@ def only_self_contained(text):
     for tag, attributes in one.tags:
         assert tag not in ("link", "base", "object", "embed", "iframe", "img")
         for name in ("src", "href", "action", "data"):
-            assert attributes.get(name, "#").startswith("#"), (tag, attributes)
+            within = ("#", "data:image/png;base64,") if tag == "image" else ("#",)
+            assert attributes.get(name, "#").startswith(within), (tag, attributes)
     (policy,) = [meta["content"] for meta in one.all("meta") if "http-equiv" in meta]
     digest = base64.b64encode(hashlib.sha256(one.script.encode()).digest()).decode()
     assert f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'" in policy

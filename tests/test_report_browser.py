@@ -31,6 +31,7 @@ def file(tmp_path_factory):
 def page(tab, file):
     """Open anew, in a wide window; whatever a test does, the page must not complain nor ask for anything."""
     tab.events.clear()
+    tab.file = file
     tab.size(1360, 900)
     tab.colours("light")
     tab.open(file, READY)
@@ -137,6 +138,17 @@ def test_client_and_class_are_chosen_together_and_an_empty_circuit_says_so(page)
     slide(page, "ArrowLeft")
     assert "no channel in conv1 and conv2 and conv3" in text(page, "#circuit .notice")
     assert members(page) == []
+
+
+def test_a_model_that_decides_nothing_is_said_to_have_no_circuit(page, tmp_path):
+    result = weighted.result(weighted.pictures())
+    result["status"] = (result["size"].sum("layer") * 0 + 3).astype("int8")
+    path = tmp_path / "undefined.html"
+    path.write_text(fedmi_jax.view(result, weighted.pictures()).html, "utf-8")
+    page.open(path, READY)
+    assert "does not decide about the class" in text(page, "#circuit .notice")
+    page.events.clear()
+    page.open(page.file, READY)
 
 
 def test_measures_are_the_results(page):

@@ -191,12 +191,12 @@ def test_two_classes_of_one_name_are_both_there(one_class):
     values = {0: 0.85, 3: 1.0, 6: 0.5}
     cross = one_class["cross_evaluation"]
     one = one_class.assign(cross_evaluation=cross * 0 + xr.DataArray([*values.values()], {"class": [*values]}))
-    short = summary(one.assign_coords(class_name=("class", ["crane", "crane", "six"])))
+    short = summary.summary(one.assign_coords(class_name=("class", ["crane", "crane", "six"])))
     assert short["classes"] == ["0: crane", "3: crane", "6: six"]
     shown = short["cross_evaluation"]["per_client_and_class"]
     assert shown == {"0": {"0: crane": 0.85}, "1": {"3: crane": 1.0}, "2": {"6: six": 0.5}}
     everyone = one.assign(analysed=xr.ones_like(one["analysed"], dtype=bool))
-    with_both = summary(everyone.assign_coords(class_name=("class", ["crane", "crane", "six"])))
+    with_both = summary.summary(everyone.assign_coords(class_name=("class", ["crane", "crane", "six"])))
     assert len(with_both["cross_evaluation"]["per_client_and_class"]["0"]) == 3
 
 

@@ -1,5 +1,6 @@
 """A run that ends before its end: what is kept, what it goes on from, and what it refuses to go on with."""
 
+import contextlib
 import os
 import re
 import resource
@@ -523,6 +524,19 @@ def out_of_order(at):
         return small_round(setup, state, number, progress)
 
     return one_round
+
+
+@pytest.mark.parametrize(("gone", "status"), [("/dev/full", 2), ("a pipe", 141)])
+def test_a_run_goes_on_when_nothing_can_be_printed(two_experiments, tmp_path, monkeypatch, capsys, gone, status):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with contextlib.suppress(OSError), open(writer if status == 141 else gone, "w") as lost:
+        monkeypatch.setattr(sys, "stdout", lost)
+        assert fedmi("run", "tiny", "--out", tmp_path) == status
+    assert sorted(path.parent.name for path in tmp_path.glob("*/result.nc")) == ["one", "other"]
+    said = [line for line in capsys.readouterr().err.splitlines() if " round " not in line]
+    full = "fedmi: standard output cannot be written: No space left on device"
+    assert said == ([full] if status == 2 else [])
 
 
 def test_determinism_is_checked_and_told(two_experiments, monkeypatch, capsys):

@@ -116,13 +116,10 @@ def test_local_training_starts_from_the_global_model(run, setup, round_):
     own_batches = [i[w > 0] for i, w in zip(plan.indices[client], plan.weight[client], strict=True)]
     steps = len(own_batches)
 
-    def loss(params, batch):
-        return plain.cross_entropy(plain.logits(params, plain.normalised(images, batch)), images.labels[batch])
-
     def prune(params, t):
         return plain.prune(params, plain.ramp(sparse.target, t, steps), sparse.floor)
 
-    expected, losses = plain.adam(loss, start, own_batches, local.learning_rate, prune)
+    expected, losses = plain.adam(plain.task_loss, start, own_batches, local.learning_rate, prune, (images,))
     found = weights(run, "local", seed=seed, round=round_, client=client)
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, rtol=1e-7, atol=1e-9, err_msg=name)

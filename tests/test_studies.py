@@ -10,11 +10,12 @@ import studied
 from studied import CHANNELS, CLASSES, EXPERTS, ROUNDS, SEEDS
 
 from fedmi_jax.circuits.evaluation import make_evaluation_set
+from fedmi_jax.config import replace as replaced
 from fedmi_jax.data import mnist
 from fedmi_jax.errors import FedmiError
 from fedmi_jax.network.images import Images
 from fedmi_jax.network.layers import CONV_LAYERS
-from fedmi_jax.studies import STUDIES, centroids, chance, dominator, patching, stored, study, tidy
+from fedmi_jax.studies import STUDIES, bench, centroids, chance, dominator, patching, stored, study, tidy
 
 NULLS = 2
 
@@ -76,13 +77,23 @@ def test_ablation(at, found, run, images):
         same(value(rows, at, "global_accuracy", **{"class": label}), before)
         same(value(rows, at, "circuit_accuracy", **{"class": label}), after)
         same(value(rows, at, "drop", **{"class": label}), before - after)
-        others = np.isin(labels, [c for c in EXPERTS if c != label])
-        wrong = np.mean(studied.logits(kept, x[others]).argmax(-1) == label)
+        wrong = np.mean(studied.logits(kept, x[labels != label]).argmax(-1) == label)
         same(value(rows, at, "false_positive_rate", **{"class": label}), wrong)
         for n, random in enumerate(null(rows, at, "circuit_accuracy", **{"class": label})):
             drawn = chance.like(circuit, chance.generator(at[0], "ablation", at[1], n, 1, label))
             closed = studied.without(params, {k: ~own for k, own in drawn.items()})
             same(random, studied.accuracy(closed, x, labels, label))
+
+
+def test_ablation_on_a_run_is_what_the_run_measured(counted_run, squares):
+    """Cross-evaluation, and accuracy of the global model: the rows without weights are those with them."""
+    result, _ = counted_run
+    ours = study("ablation", result, rounds="all", dataset=squares, nulls=0).rows
+    alone = result.drop_vars([v for v in result if str(v).startswith("weights_")])
+    measured = study("ablation", alone, rounds="all", nulls=0).rows
+    assert {row.measure for row in measured} >= {"circuit_accuracy", "global_accuracy", "drop", "false_positive_rate"}
+    expected = {(row.seed, row.round, row.measure, row.key): row.value for row in measured}
+    assert {(row.seed, row.round, row.measure, row.key): row.value for row in ours} == pytest.approx(expected, abs=1e-6)
 
 
 def test_what_circuits_share(found, run):
@@ -323,15 +334,23 @@ def test_patching(at, found, run, images):
         assert said == [fair[0], right[0], whole[0]]
 
 
-def test_random_channels_of_patching_are_drawn_of_all(found):
-    """Their mean rates lie among those of all channels; every user has one for each other channel of the layer."""
-    rows = found("patching")
-    for (*_, measure, key), row in rows.items():
-        if measure == "channel_rescue":
-            width = dict(zip(CONV_LAYERS, CHANNELS, strict=True))[dict(key)["layer"]]
-            assert row.null.shape == (width - 1,)
-        if measure == "mean_channel_rescue":
-            assert row.null.shape == (NULLS,)
+@pytest.mark.parametrize("at", MOMENTS)
+def test_random_channels_of_patching(at, found):
+    """A channel's null is the rates of the layer's others; a layer's mean is over its candidates and their users."""
+    rows = {key: row for key, row in found("patching").items() if key[:2] == at}
+    rates = {tuple(dict(key).values()): row for (*_, m, key), row in rows.items() if m == "channel_rescue"}
+    for (label, client, layer, channel), row in rates.items():
+        others = [c for c in range(CHANNELS[CONV_LAYERS.index(layer)]) if c != channel]
+        assert row.null.shape == (len(others),)
+        for other, rate in zip(others, row.null, strict=True):
+            if (label, client, layer, other) in rates:
+                same(rate, rates[label, client, layer, other].value)
+    for layer in {key[2] for key in rates}:
+        own = [row.value for key, row in rates.items() if key[2] == layer]
+        known = [rate for rate in own if not np.isnan(rate)]
+        same(value(rows, at, "mean_channel_rescue", layer=layer), np.mean(known) if known else np.nan)
+        for measure in ("mean_channel_rescue", "mean_rescue_against_other_layers"):
+            assert null(rows, at, measure, layer=layer).shape == (NULLS,)
 
 
 def test_a_channel_that_must_rescue_does_and_no_other(run, images):
@@ -357,6 +376,31 @@ def test_a_channel_that_must_rescue_does_and_no_other(run, images):
     assert set(rescues.values()) == {0}
     whole = {row.of["layer"]: row.value for row in mine if row.measure == "layer_rescue"}
     assert whole == {"conv1": 0, "conv2": 0, "conv3": 1}
+
+
+@pytest.mark.parametrize("name", ["cascade", "ensemble", "patching"])
+def test_side_by_side_as_one_by_one(name, found, run, images, monkeypatch):
+    """As on a GPU."""
+    resolve = bench.resolve
+    monkeypatch.setattr(bench, "resolve", lambda settings, *more: resolve(replaced(settings, client_chunk=3), *more))
+    for row in study(name, run, rounds="all", dataset=images, nulls=NULLS).rows:
+        same(row.value, found(name)[row.seed, row.round, row.measure, row.key].value)
+
+
+def test_clients_that_sat_out_have_no_say(run, images):
+    """Their weights are not there; another client stands for the class, or nobody."""
+    absent, at = run.copy(deep=True), {"seed": 3, "round": 1, "client": 0}
+    absent["participates"] = (("seed", "round", "client"), np.ones((2, 2, 3), bool))
+    absent["participates"].loc[at] = False
+    other = absent.copy(deep=True)
+    for name in (name for name in run if str(name).startswith("weights_local_")):
+        absent[name].loc[at], other[name].loc[at] = np.nan, 1
+    assert stored.Stored(absent, [3], [1], stored.Options()).moments[0].experts == {0: 2, 1: 1, 3: 1}
+    for name in ("cascade", "injection", "linear"):
+        first, second = (study(name, ds, rounds="all", dataset=images, nulls=NULLS).rows for ds in (absent, other))
+        assert [(row.measure, row.key) for row in first] == [(row.measure, row.key) for row in second]
+        same([row.value for row in first], [row.value for row in second])
+        assert not {row.of.get("source") for row in first if (row.seed, row.round) == (3, 1)} & {0}
 
 
 # --- circuits alone ---
@@ -396,6 +440,14 @@ def test_how_many_images_the_authors_look_at(pair):
     places = [np.flatnonzero(labels == label) for label in pair]
     stop = centroids.looked_at(*places)
     assert tuple(int((place < stop).sum()) for place in places) == LOOKED[pair]
+
+
+def test_the_authors_look_until_both_have_more_than_fifty():
+    """At the end of a batch of 256; where that never comes, at all."""
+    every = np.arange(0, 512, 5)  # 52 in the first batch
+    assert centroids.looked_at(every, every) == 256
+    assert centroids.looked_at(every[2:], every) == 512  # 50 are not more than 50
+    assert centroids.looked_at(every[:40], every) >= 511
 
 
 def test_random_splits_have_the_classes_sizes(images):
@@ -445,6 +497,14 @@ def test_random_sets_are_keyed(run):
     nulls = {at: [row.null for row in both if (row.seed, row.round) == at and row.null is not None] for at in MOMENTS}
     drawn = {tuple(np.concatenate(own).tolist()) for own in nulls.values()}
     assert len(drawn) == len(MOMENTS)
+
+
+def test_every_part_of_the_key_counts():
+    own = (3, "ablation", 1, 0)
+    others = [(4, *own[1:]), (3, "linear", 1, 0), (3, "ablation", 2, 0), (3, "ablation", 1, 1), (*own, 7), (*own, 8)]
+    first = [chance.generator(*key).integers(2**60) for key in [own, *others]]
+    assert len(set(first)) == len(first)
+    assert chance.generator(*own).integers(2**60) == first[0]
 
 
 def test_random_sets_are_as_large(run):
@@ -541,9 +601,9 @@ def test_other_images_are_refused(run, images):
 def test_a_client_without_images_of_the_class_is_no_expert(run):
     """A search without images leaves a circuit empty, and that is none."""
     fewer = run.copy(deep=True)
-    fewer["samples"].loc[{"client": 1, "true_class": 1}] = 0
+    fewer["samples"].loc[{"client": 1, "true_class": [1, 3]}] = 0
     asked = stored.Stored(fewer, [3], [1], stored.Options())
-    assert asked.moments[0].experts == {0: 0, 1: 0, 3: 1}
+    assert asked.moments[0].experts == {0: 0, 1: 0}
     unknown = stored.Stored(run.drop_vars("samples"), [3], [1], stored.Options())
     assert unknown.moments[0].experts == {0: 0, 1: 0, 3: 1}  # the first that has one
 

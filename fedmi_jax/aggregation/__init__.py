@@ -9,7 +9,9 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
-from fedmi_jax.aggregation.base import NO_STATE, Clients, Method, State, with_hooks
+from fedmi_jax.aggregation.base import NO_STATE, Clients, Method, Sees, State, with_hooks
+from fedmi_jax.aggregation.calibration import calibrated, calibration
+from fedmi_jax.aggregation.ceilings import alone, pooled
 from fedmi_jax.aggregation.circuit_mean import circuit_mean
 from fedmi_jax.aggregation.fedavg import fedavg, tree_mean
 from fedmi_jax.aggregation.fedbabu import fedbabu
@@ -17,9 +19,10 @@ from fedmi_jax.aggregation.fedlc import fedlc
 from fedmi_jax.aggregation.fedprox import fedprox, towards_start
 from fedmi_jax.aggregation.fedrs import fedrs, restricted
 from fedmi_jax.aggregation.holders import head_by_holders, support_and_holders
+from fedmi_jax.aggregation.matching import matching
 from fedmi_jax.aggregation.orthogonality import orthogonality
 from fedmi_jax.aggregation.owner_channels import owner_channels
-from fedmi_jax.aggregation.personal import alone, fedper, lg_fedavg
+from fedmi_jax.aggregation.personal import fedper, lg_fedavg
 from fedmi_jax.aggregation.robust import median, trimmed_mean
 from fedmi_jax.aggregation.server_optimisers import fedadam, fedavgm, fedyogi
 from fedmi_jax.aggregation.support_mean import support_mean
@@ -44,11 +47,14 @@ METHODS: dict[str, Callable[[Aggregation, Local], Method]] = {
     "support-and-holders": lambda server, local: support_and_holders(server.weighting),
     "ties": lambda server, local: ties(server.ties, server.weighting),
     "circuit-mean": lambda server, local: circuit_mean(server.circuit_mean.blocks, server.weighting),
+    "matching": lambda server, local: matching(server.matching, server.weighting),
+    "calibration": lambda server, local: calibration(server.calibration, server.weighting),
     "median": lambda server, local: median(),
     "trimmed-mean": lambda server, local: trimmed_mean(server.trimmed_mean.beta),
     "fedavgm": lambda server, local: fedavgm(server.fedavgm, server.weighting),
     "fedadam": lambda server, local: fedadam(server.fedadam, server.weighting),
     "fedyogi": lambda server, local: fedyogi(server.fedyogi, server.weighting),
+    "pooled": lambda server, local: pooled(),
     "alone": lambda server, local: alone(server.weighting),
 }
 """How each method is made from an experiment's settings. The names are those of `aggregation.kind`."""
@@ -72,6 +78,6 @@ def chosen(server: Aggregation, local: Local, own: Method | None = None) -> Meth
 
 
 __all__ = [
-    "METHODS", "NO_STATE", "Clients", "Method", "State", "chosen", "fedavg", "fedprox", "fedrs", "restricted",
-    "towards_start", "tree_mean", "with_hooks",
+    "METHODS", "NO_STATE", "Clients", "Method", "Sees", "State", "calibrated", "chosen", "fedavg", "fedprox", "fedrs",
+    "restricted", "towards_start", "tree_mean", "with_hooks",
 ]  # fmt: skip

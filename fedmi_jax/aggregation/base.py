@@ -162,6 +162,8 @@ def applied(method: Method, state: State, params: Params, clients: Clients) -> t
     """The server's step. Raises FedmiError, in one line, where it gives back anything of another shape."""
     if method.needs_circuits and clients.masks is None:
         raise FedmiError(f"method {method.name}: it needs the circuits of the clients, which are not looked for here")
+    if method.sees is not None and clients.images is None:
+        raise FedmiError(f"method {method.name}: it needs images that the server may see, which are not given here")
     _require_clients(method, params, clients)
     found = method.apply(state, params, clients)
     if not isinstance(found, tuple) or len(found) != 2:
@@ -169,6 +171,13 @@ def applied(method: Method, state: State, params: Params, clients: Clients) -> t
     _require_same(method, "apply", "params", dict(params), found[0])
     _require_same(method, "apply", "state", state, found[1])
     return found
+
+
+def seen(clients: Clients) -> tuple[Array, Array]:
+    """The images that the server may see and their labels, of a method that asks for some."""
+    assert clients.images is not None
+    assert clients.labels is not None
+    return clients.images, clients.labels
 
 
 def _require_clients(method: Method, params: Params, clients: Clients) -> None:

@@ -1,5 +1,4 @@
-"""Methods that leave a client layers of its own: FedPer (Arivazhagan et al. 2019), LG-FedAvg (Liang et al. 2020), and
-every client alone, which shares nothing.
+"""Methods that leave a client layers of its own: FedPer (Arivazhagan et al. 2019) and LG-FedAvg (Liang et al. 2020).
 
 Each client is judged by the model that it is served: the shared layers, and its own ones. The global model, all layers
 averaged, is judged beside it. The two are different questions: never compare the one with the other.
@@ -33,11 +32,6 @@ def lg_fedavg(shared_layers: int = 1, weighting: Weighting = "uniform") -> Metho
         return (*conv_layers(params), "fc")[:-shared_layers]
 
     return personal("lg-fedavg", own, weighting, "Liang et al. 2020, LG-FedAvg, arXiv 2001.01523")
-
-
-def alone(weighting: Weighting = "uniform") -> Method:
-    """Every layer is the client's own: what its circuits are when nothing is averaged."""
-    return personal("alone", lambda params: (*conv_layers(params), "fc"), weighting, "no federation: a ceiling")
 
 
 def personal(name: str, own: Callable[[Params], tuple[str, ...]], weighting: Weighting, source: str) -> Method:

@@ -143,9 +143,9 @@ def trimmed(
 ) -> tuple[Array, Array]:  # fmt: skip
     """The mask bool (C,) without channels that can go while the rest still explains `target`, and what this explains.
 
-    They are tried one after the other, the last in the order first, until no more can go: on these images every
-    channel that is left is needed. reached (): what the whole mask explains; size (): how many in front of the order
-    are in the mask; 0: nothing is tried.
+    They are tried one after the other, the last in the order first, until no more can go (on these images every channel
+    that is left is then needed), or PASSES times. reached (): what the whole mask explains; size (): how many in front
+    of the order are in the mask; 0: nothing is tried.
     """
     (params, ablation), sizes = ablation.folded(params), _sizes(params)
     work = partial(_trim, judged=judged, target=target, sizes=sizes)

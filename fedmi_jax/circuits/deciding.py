@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -20,7 +21,7 @@ from fedmi_jax.circuits.discovery import search
 from fedmi_jax.circuits.objective import class_task, decision_task, objective_of
 from fedmi_jax.config import Discovery
 from fedmi_jax.data.batches import Plan
-from fedmi_jax.network.ablation import Ablation, MeanMap
+from fedmi_jax.network.ablation import ZERO, Ablation, MeanMap
 from fedmi_jax.network.images import Images
 from fedmi_jax.network.model import Params
 
@@ -71,7 +72,7 @@ def decide(
     """
     first = jnp.arange(searched)
     asked = _asked(probed.logits[first], images.labels[first], task, settings, None)
-    ablation = probed.means if settings.ablation == "mean-map" else _zeros(probed.means)
+    ablation = _replaced(probed.means, settings)
     loss = class_task(images) if settings.objective == "class" else decision_task(asked)
     draws = None if settings.gates == "step" else jnp.asarray(task.draws)
     found = search(
@@ -113,6 +114,9 @@ def _target(settings: Discovery, probed: Probed, judged: q.Question, task: Task)
     return settings.target * q.explained(probed.logits[task.chosen.ravel()], judged)
 
 
-def _zeros(means: MeanMap) -> Ablation:
-    """Zero ablation, with a gradient for closed gates."""
-    return MeanMap({layer: jnp.zeros_like(mean) for layer, mean in means.outputs.items()})
+def _replaced(means: MeanMap, settings: Discovery) -> Ablation:
+    """What a closed channel is replaced by. Zeros of sampled gates leave closed ones a gradient; under step gates they
+    are the paper's, where closed is closed for good."""
+    if settings.ablation == "mean-map":
+        return means
+    return ZERO if settings.gates == "step" else jax.tree.map(jnp.zeros_like, means)

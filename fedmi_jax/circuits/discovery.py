@@ -122,9 +122,11 @@ def search(
 
 
 def _saved(gradient: Array, score: Array) -> Array:
-    """What opening a channel saves: the gradient with respect to its gate, out of that with respect to its score."""
+    """What opening a channel saves: the gradient with respect to its gate, out of that with respect to its score; 0
+    where the score is so large that the latter is 0."""
     s = jax.nn.sigmoid(score)
-    return -gradient / (s * (1 - s))
+    slope = s * (1 - s)
+    return jnp.where(slope > 0, -gradient / jnp.where(slope > 0, slope, 1), 0)
 
 
 def _samples(batch: int, samples: int) -> np.ndarray:
@@ -139,5 +141,6 @@ def by_layer(values: Array, sizes: Mapping[str, int]) -> dict[str, Array]:
 
 
 def _piece(network: Params | SparseModel, batch: int, micro_batch: int) -> int:
-    """Images per piece: a sparse model prefers its own."""
+    """Images per piece, of which a batch is a multiple: a sparse model prefers its own."""
+    micro_batch = next(n for n in range(min(micro_batch, batch), 0, -1) if batch % n == 0)
     return sparse_ops.piece(batch, micro_batch) if isinstance(network, SparseModel) else micro_batch

@@ -29,7 +29,7 @@ class Question(NamedTuple):
     temperature: Array
     """(): logits are divided by it in all losses, see `temperature`."""
     weights: Array
-    """(N,): sum 1, half of it on the class and half on the others (`balanced`)."""
+    """(N,): sum 1, half of it on the class and half on the others; or all 0 (`balanced`)."""
     answers: Array
     """(N,): the probability of the class that is asked for."""
     entropy: Array
@@ -76,14 +76,17 @@ def entropy(p: Array) -> Array:
 def balanced(labels: Array, label: Array, others: Array, dtype: jnp.dtype) -> Array:
     """Weights (N,) of images: half on those of the class, half on the other classes (Y,) bool, each of these alike.
 
-    An image of any other class has weight 0. Labels below 0 are padding.
+    An image of any other class has weight 0. Labels below 0 are padding. Where the class has no image, or none of the
+    others has one, all weights are 0: nothing is asked, so that the spread is 0 too.
     """
     classes = jnp.arange(others.shape[0])
     count = jnp.sum(labels[:, None] == classes, 0)
-    share = jnp.where(classes == label, 0.5, jnp.where(others & (count > 0), 0.5, 0))
-    share = share / jnp.where(classes == label, 1, jnp.maximum(jnp.sum(others & (count > 0) & (classes != label)), 1))
+    own = classes == label
+    there = others & (count > 0) & ~own
+    share = jnp.where(own, 0.5, jnp.where(there, 0.5 / jnp.maximum(jnp.sum(there), 1), 0))
     weights = (share / jnp.maximum(count, 1))[jnp.maximum(labels, 0)]
-    return jnp.where(labels >= 0, weights, 0).astype(dtype)
+    asked = jnp.any(there) & jnp.any(labels == label)
+    return jnp.where((labels >= 0) & asked, weights, 0).astype(dtype)
 
 
 def temperature(logits: Array, label: Array, weights: Array) -> Array:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fedmi_jax.circuits import deciding, question
+from fedmi_jax.circuits import deciding, given, question
 from fedmi_jax.circuits.deciding import Probed, Task
 from fedmi_jax.circuits.evaluation import groups, masked_logits
 from fedmi_jax.circuits.survey import survey
@@ -95,14 +95,15 @@ def discover(
     divided by 255, or floats as they are; either less `mean` and divided by `std`, per channel; labels (N,); others:
     the classes that the class is told from, None: all; settings: `Discovery(objective="decision")` unless given, whose
     `probe` says how many images of every class are used; seed: of all draws. Raises FedmiError, one line, for arrays
-    that do not fit one another or the model, and for a class with too few images.
+    that do not fit one another or the model, or are not finite, and for a class with too few images.
+    Judge the circuit with `evaluate`, on images that it was not given here.
     """
-    settings, params = settings or Discovery(objective="decision"), _arrays(params)
+    settings, params = settings or Discovery(objective="decision"), given.arrays(params)
     known, classes = np.asarray(labels), params["fc_bias"].shape[0]
-    pool = _images(params, images, mean, std)
-    _require_labels(known, len(pool.pixels), label, classes)
-    held = np.isin(np.arange(classes), range(classes) if others is None else list(others))
-    apart = probe.others(label, held, classes, "own")
+    pool = given.images(params, images, mean, std)
+    given.require_labels(known, len(pool.pixels), label, classes)
+    given.require_search(settings, seed)
+    apart = given.apart(label, others, classes)
     places, searched = probe.draw(known, classes, settings.probe, seed), classes * settings.probe[0]
     drawn = pool._replace(pixels=pool.pixels[places], labels=jnp.asarray(known[places], jnp.int32))
     probed = _probed(params, drawn, searched)
@@ -152,15 +153,17 @@ def evaluate(
 
     On another model than the circuit's own give `ablation`, that model's own `means`.
     """
-    params, known = _arrays(params), np.asarray(labels)
-    _require_labels(known, len(np.asarray(images)), circuit.label, params["fc_bias"].shape[0])
+    params, known = given.arrays(params), np.asarray(labels)
+    given.require_labels(known, len(np.asarray(images)), circuit.label, params["fc_bias"].shape[0])
+    if not (known == circuit.label).any() or not np.isin(known, np.flatnonzero(circuit.others)).any():
+        raise FedmiError(f"labels: give images of class {circuit.label} and of the classes that it is told from")
     options: Any = {"mean": mean, "std": std}
     if ablation is not None:
         circuit = replace(circuit, ablation=ablation)
     masked, whole = (jnp.asarray(predict(params, images, one, **options)) for one in (circuit, None))
     label, truth = jnp.asarray(circuit.label), jnp.asarray(known == circuit.label)
     weights = question.balanced(jnp.asarray(known), label, jnp.asarray(circuit.others), masked.dtype)
-    compared = question.compare_with(masked, whole, jnp.asarray(known), label, jnp.asarray(circuit.others))
+    compared = _compare(masked, whole, jnp.asarray(known), label, jnp.asarray(circuit.others))
     called = np.argmax(masked, -1) == circuit.label
     return Evaluation(
         explained=float(compared.explained),
@@ -173,13 +176,18 @@ def evaluate(
     )
 
 
+_compare = jax.jit(question.compare_with)
+
+
 def predict(
     params: Params, images: ArrayLike, circuit: Circuit | None = None, *, mean: Sequence[float] | float = 0.0,
     std: Sequence[float] | float = 1.0,
 ) -> np.ndarray:  # fmt: skip
     """Logits (N, Y) of the whole model, or with only the circuit's channels open. Args: as of `discover`."""
-    params = _arrays(params)
-    pool = _images(params, images, mean, std)
+    params = given.arrays(params)
+    if circuit is not None:
+        given.require_fit(params, circuit.mask, circuit.others, circuit.ablation)
+    pool = given.images(params, images, mean, std)
     index, valid = groups(np.arange(len(pool.pixels)), FORWARD)
     ablation = ZERO if circuit is None else circuit.ablation
     biases = {layer: params[f"{layer}_bias"] for layer in conv_layers(params)}
@@ -196,8 +204,8 @@ def means(
 ) -> Ablation:
     """The model's mean outputs over these images, which should have as many of every class: what "mean-map" puts in
     place of a closed channel. Args: as of `discover`."""
-    params = _arrays(params)
-    pool = _images(params, images, mean, std)
+    params = given.arrays(params)
+    pool = given.images(params, images, mean, std)
     return jax.tree.map(np.asarray, _probed(params, pool, len(pool.pixels)).means)
 
 
@@ -209,36 +217,3 @@ def _probed(params: Params, images: Images, searched: int) -> Probed:
 
 def _narrowing() -> bool:
     return jax.default_backend() == "cpu"
-
-
-def _arrays(params: Params) -> dict[str, jax.Array]:
-    if not conv_layers(params) or not {"fc_kernel", "fc_bias"} <= set(params):
-        raise FedmiError(f"params: give conv1_kernel, conv1_bias, ... fc_kernel, fc_bias; got {', '.join(params)}")
-    return {name: jnp.asarray(leaf) for name, leaf in params.items()}
-
-
-def _images(
-    params: Params, images: ArrayLike, mean: Sequence[float] | float, std: Sequence[float] | float
-) -> Images:  # fmt: skip
-    """The images with moments that leave floats as they are, apart from `mean` and `std`. Labels are all 0."""
-    pixels, wanted, dtype = np.asarray(images), params["conv1_kernel"].shape[2], params["fc_bias"].dtype
-    pixels = pixels[..., None] if pixels.ndim == 3 else pixels
-    if pixels.ndim != 4 or pixels.shape[-1] != wanted or len(pixels) == 0:
-        raise FedmiError(f"images: shape must be (N, H, W, {wanted}), as the model's first kernel; got {pixels.shape}")
-    height, width = (size // 2 ** len(conv_layers(params)) for size in pixels.shape[1:3])
-    features = height * width * params[f"{conv_layers(params)[-1]}_bias"].shape[0]
-    if features != params["fc_kernel"].shape[0]:
-        raise FedmiError(
-            f"images: of {pixels.shape[1]} x {pixels.shape[2]} pixels the linear layer would get {features} features; "
-            f"fc_kernel has {params['fc_kernel'].shape[0]}"
-        )
-    unit = 1 if pixels.dtype == np.uint8 else 1 / 255  # `Images` divides by 255
-    moments = (jnp.broadcast_to(jnp.asarray(m, dtype), (wanted,)) * unit for m in (mean, std))
-    return Images(jnp.asarray(pixels), jnp.zeros(len(pixels), jnp.int32), *moments)
-
-
-def _require_labels(labels: np.ndarray, count: int, label: int, classes: int) -> None:
-    if labels.shape != (count,) or labels.dtype.kind not in "iu" or not 0 <= labels.min() <= labels.max() < classes:
-        raise FedmiError(f"labels: give {count} whole numbers in 0 .. {classes - 1}, one per image")
-    if not 0 <= label < classes:
-        raise FedmiError(f"label: the model has classes 0 .. {classes - 1}; got {label}")

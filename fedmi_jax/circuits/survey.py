@@ -22,8 +22,8 @@ def survey(
     """Logits (G * B, Y) of images (G, B), group after group, and the channels' mean outputs after ReLU and pool.
 
     valid bool (G, B): the images that means are taken over. narrowing: leave out channels that nothing listens to,
-    whose means are then 0. Means are taken of the difference from the first image, so that a channel that does not
-    depend on the image has its very output for a mean.
+    whose means then say nothing. Means are taken of the difference from the first image, so that a channel that does
+    not depend on the image has its very output for a mean.
     """
     shares = valid.astype(images.mean.dtype) / jnp.sum(valid).astype(images.mean.dtype)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from tyro.conf import Positional
 
 from fedmi_jax import files
 from fedmi_jax.cli import tables, terminal
+from fedmi_jax.cli.discover import Discover, discover
 from fedmi_jax.cli.parse import parsed
 from fedmi_jax.cli.run import Resume, Run, require_writable, resume, run
 from fedmi_jax.cli.study import Study, study
@@ -121,6 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status: 0, 2 after a one-line error, 130 or 143 after Ctrl-C or SIGTERM, 141 when
     nobody reads on."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    terminal.hold_numbers()
     if sys.stdout is None:
         say("standard output is closed; send it to a file, or to /dev/null")
         return 2
@@ -147,10 +150,18 @@ def _status(arguments: list[str]) -> int:
         return 130
     except OSError as error:
         if not terminal.flushed(0, "\n"):  # else it was the output, and that has been said
-            if error.filename is None:
+            if error.filename is None and _is_somewhere():
                 raise
-            say(f"{error.filename}: {error.strerror or error}")
+            say(f"{error.filename or 'the current folder'}: {error.strerror or error}")
     return 2
+
+
+def _is_somewhere() -> bool:
+    """Whether the current folder is there: it may have been removed."""
+    try:
+        return bool(os.getcwd())
+    except FileNotFoundError:
+        return False
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -160,9 +171,9 @@ def _dispatch(arguments: list[str]) -> int:
     name, rest = arguments[0], arguments[1:]
     if name not in COMMANDS:
         raise ConfigError(f"command: {unknown(name, COMMANDS)}")
-    if name == "run":
-        return run(rest)
     options, action = COMMANDS[name]
+    if name in ("run", "discover"):  # their options have the defaults of a preset, or of a run
+        return action(rest)
     return action(parsed(options, rest, prog=f"fedmi {name}"))
 
 
@@ -205,13 +216,13 @@ def _claims(option: Claims) -> int:
         raise ConfigError("folders: give at least one folder of runs, as in `fedmi claims runs`")
     found = runs.gather(option.folders, paper_only=True)
     rows = claims.judge(found)
+    if option.out is not None:  # first: it is lost to nobody who cannot read what is printed
+        with files.replacing(option.out) as temporary:
+            temporary.write_text(claims_table.markdown(rows, found), "utf-8")
     if option.json:
         print(json.dumps(claims_table.as_values(rows, found), indent=2))
     else:
         terminal.console().print(claims_table.render(rows, found))
-    if option.out is not None:
-        with files.replacing(option.out) as temporary:
-            temporary.write_text(claims_table.markdown(rows, found), "utf-8")
     return 0
 
 
@@ -305,6 +316,7 @@ def _list(option: List) -> int:
 COMMANDS: dict[str, tuple[type, Callable]] = {
     "run": (Run, run),
     "resume": (Resume, resume),
+    "discover": (Discover, discover),
     "show": (Show, _show),
     "figures": (Figures, _figures),
     "claims": (Claims, _claims),
@@ -315,7 +327,7 @@ COMMANDS: dict[str, tuple[type, Callable]] = {
     "export": (Export, _export),
     "list": (List, _list),
 }
-"""What may follow `fedmi`: its options, and what it does with them. `run` reads its words itself."""
+"""What may follow `fedmi`: its options, and what it does. `run` and `discover` read their words themselves."""
 
 
 if __name__ == "__main__":

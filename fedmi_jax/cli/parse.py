@@ -14,7 +14,8 @@ from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from fedmi_jax.errors import ConfigError, did_you_mean
+from fedmi_jax.errors import ConfigError, FedmiError, did_you_mean
+from fedmi_jax.files import user_path
 
 
 def parsed(kind: type, arguments: list[str], prog: str, **options: Any) -> Any:
@@ -73,7 +74,10 @@ def _number(word: str) -> float:
 def _path(word: str) -> Path:
     if not word:
         raise ValueError("the name is empty; give a file or folder, and . for the current folder")
-    return Path(word)
+    try:
+        return user_path(word)
+    except FedmiError as error:
+        raise ValueError(str(error)) from None
 
 
 def _classes(word: str) -> tuple[int, ...]:

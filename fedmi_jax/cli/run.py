@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -19,7 +19,19 @@ from tyro.conf import Positional
 from fedmi_jax.cli import signals, tables, terminal
 from fedmi_jax.cli.parse import parsed
 from fedmi_jax.cli.progress import following
-from fedmi_jax.config import Checkpoint, Experiment, SplitKind, refuse_unused, replace
+from fedmi_jax.config import (
+    AblationKind,
+    Checkpoint,
+    Discovery,
+    Experiment,
+    GateKind,
+    ObjectiveKind,
+    SplitKind,
+    flat,
+    refuse_unused,
+    replace,
+    to_dict,
+)
 from fedmi_jax.devices import require_jax
 from fedmi_jax.errors import ConfigError
 from fedmi_jax.presets import preset
@@ -81,6 +93,7 @@ def run(arguments: list[str]) -> int:
         return _help(arguments)
     chosen, rest = preset(arguments[0]), arguments[1:]
     options = [_parse(experiment, arguments[0], rest) for experiment in chosen.experiments]
+    _refuse_what_differs(chosen.experiments, [option.experiment for option in options], arguments[0])
     for option in options:
         refuse_unused(option.experiment)
     first = options[0]
@@ -91,7 +104,7 @@ def run(arguments: list[str]) -> int:
     folders = [_folder(option, len(options) > 1) for option in options]
     require_jax()
     for folder in filter(None, folders):  # all of them before the first hour of work
-        _require_free(folder)
+        require_free(folder)
     _join(first)
     prepared = [
         _prepared(option, _dropped(before, option.experiment))
@@ -104,6 +117,18 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
+def _refuse_what_differs(before: Sequence[Experiment], now: Sequence[Experiment], name: str) -> None:
+    """Raise ConfigError for one value of what a preset gives each of its experiments another value of."""
+    old, new = ([flat(to_dict(e)) for e in some] for some in (before, now))
+    for field in old[0]:
+        differs = any(e[field] != old[0][field] for e in old)
+        if differs and any(e[field] != own[field] for e, own in zip(new, old, strict=True)):
+            raise ConfigError(
+                f"{field}: the {len(before)} experiments of {name} differ in it; leave it out, or run one of them, as "
+                f"in `fedmi run {before[0].name}`"
+            )
+
+
 def _help(arguments: list[str]) -> int:
     if not {"-h", "--help"} & set(arguments):
         raise ConfigError("preset: give one first, as in `fedmi run quick --out runs/quick`; `fedmi list` lists them")
@@ -112,7 +137,7 @@ def _help(arguments: list[str]) -> int:
     return 0
 
 
-def _require_free(folder: Path) -> None:
+def require_free(folder: Path) -> None:
     from fedmi_jax.federation import resumable
 
     store.refuse_taken(folder)
@@ -174,16 +199,34 @@ def _join(option: Run | Resume) -> None:
 
 def _parse(experiment: Experiment, name: str, arguments: list[str]) -> Run:
     start = _without_class_map(experiment, arguments)
+    start = replace(start, discovery=with_objective(start.discovery, arguments))
     return parsed(Run, arguments, default=Run(experiment=start), prog=f"fedmi run {name}")
 
 
 def _without_class_map(experiment: Experiment, arguments: list[str]) -> Experiment:
     """The experiment to start from: a class map does not go with another kind of split, where the words ask for one."""
-    said = dict(pairwise([*arguments, ""])) | dict(word.split("=", 1) for word in arguments if "=" in word)
-    kind = said.get("--split.kind")
+    kind = _said(arguments).get("--split.kind")
     if not experiment.split.class_map or kind == "class-map" or kind not in get_args(SplitKind):
         return experiment
     return replace(experiment, split=replace(experiment.split, kind=kind, class_map=()))
+
+
+_BRINGING = {"objective": ObjectiveKind, "gates": GateKind, "ablation": AblationKind}
+"""Fields of `Discovery` that decide together which defaults the others have, and their kinds."""
+
+
+def with_objective(settings: Discovery, arguments: list[str]) -> Discovery:
+    """The search to start from: where the words ask for another objective, or other gates, with the defaults of these.
+    A word that is no such kind is left for the parser to refuse."""
+    said = _said(arguments)
+    named = {name: said.get(f"--discovery.{name}") for name in _BRINGING}
+    changes = {name: word for name, word in named.items() if word in get_args(_BRINGING[name])}
+    return replace(settings, **changes) if {"objective", "gates"} & set(changes) else settings
+
+
+def _said(arguments: list[str]) -> dict[str, str]:
+    """What stands after each option, whether behind a space or behind "="."""
+    return dict(pairwise([*arguments, ""])) | dict(word.split("=", 1) for word in arguments if "=" in word)
 
 
 def _dropped(before: Experiment, now: Experiment) -> str:
@@ -208,7 +251,8 @@ def _prepared(option: Run, note: str) -> Facts:
 
     with session(option.experiment.execution):
         facts = prepare(option.experiment)
-        print_plan(facts, terminal.console(quiet=not processes.is_first()), note)
+        with terminal.going_on():
+            print_plan(facts, terminal.console(quiet=not processes.is_first()), note)
     return facts
 
 
@@ -247,9 +291,10 @@ def _go(out: Path, jobs: list[Job]) -> None:
             began = time.monotonic()
             with following(experiment if first else None) as (advance, on_round):
                 result = work(progress=partial(stop.check, advance), on_round=on_round)
-            tables.print_summary(summary.summary(result), console)
             said = f"{folder / store.FILE}, {time.monotonic() - began:.0f} s"
-            console.print(said, highlight=False, markup=False, soft_wrap=True)
+            with terminal.going_on():
+                tables.print_summary(summary.summary(result), console)
+                console.print(said, highlight=False, markup=False, soft_wrap=True)
 
 
 def require_writable(folder: Path) -> None:
@@ -279,6 +324,9 @@ def print_plan(facts: Facts, console: Console, note: str = "") -> None:
         f"a round: {some}{steps} local steps of up to {e.local.batch_size} images ({each}), "
         f"{found} circuits of {e.discovery.steps} steps"
     )
+    say(f"the search: {in_words(e.discovery)}")
+    for line in warnings(facts):
+        say(line)
     beside = "one client after the other" if how.one_by_one else f"{how.chunk} clients side by side on each"
     shared = "whole clients" if how.shard == "clients" else "every batch"
     sharing = f", which share out {shared}" if how.devices > 1 else ""
@@ -288,6 +336,32 @@ def print_plan(facts: Facts, console: Console, note: str = "") -> None:
     )
     if e.execution.precision == "float64" and how.mesh.devices.flat[0].platform == "gpu":
         say("float64 on a GPU: exact to the last digits, and many times slower than float32")
+
+
+def in_words(d: Discovery) -> str:
+    """Which search it is."""
+    said = f"objective {d.objective}, {d.gates} gates, {d.ablation} ablation, {d.steps} steps"
+    if d.as_published:
+        return f"{said} (the paper's)"
+    return f"{said} of {d.batch_size} images; the probe has {d.probe[0]} + {d.probe[1]} images of every class"
+
+
+def warnings(facts: Facts) -> list[str]:
+    """What of the search will come to nothing."""
+    d, found = facts.experiment.discovery, []
+    if d.objective == "decision" and d.gates == "step":
+        found.append(
+            "discovery.gates: step gates empty every circuit of objective decision, whose loss has no gradient while "
+            "all channels are open; bernoulli gates find circuits"
+        )
+    if d.objective != "class" and d.negatives == "own":
+        alone = sorted({int(k) for s, k in zip(*((facts.counts > 0).sum(-1) == 1).nonzero(), strict=True)})
+        if alone:
+            found.append(
+                f"discovery.negatives: own leaves clients {', '.join(map(str, alone))} nothing to tell their one class "
+                "from; their circuits will be undefined"
+            )
+    return found
 
 
 def _partition(facts: Facts, width: int) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from rich.console import Console
@@ -16,9 +17,15 @@ WIDE = 200
 """Columns of what is no terminal: enough for every table."""
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Rich would end the process. A run goes on instead."""
+        raise BrokenPipeError
+
+
 def console(**options: Any) -> Console:
     """On standard output. COLUMNS, where it is set, says how wide it is."""
-    found = Console(**options)
+    found = _Console(**options)
     if not (found.is_terminal or found.is_jupyter or os.environ.get("COLUMNS", "").isdigit()):
         found.width = WIDE
     return found
@@ -36,12 +43,38 @@ def accept_any_text() -> None:
         reconfigure(errors="replace")
 
 
+def hold_numbers() -> None:
+    """Give the numbers of closed standard streams to nothing: the next file that is opened would get one, and what a
+    library writes to its standard error would end up in that file."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(number)
+
+
+_LOST: list[OSError] = []
+"""Why nothing can be printed any more."""
+
+
+@contextmanager
+def going_on() -> Iterator[None]:
+    """What is printed within it is passed on at its end, to whoever follows a run of hours. Where it cannot be written
+    the work goes on all the same, and `flushed` says so in the end."""
+    try:
+        yield
+        sys.stdout.flush()
+    except OSError as error:
+        _LOST.append(error)
+        discard_output()
+
+
 def flushed(status: int, further: str = "") -> int:
     """The exit status once everything is printed: this one, 141 when nobody reads on, 2 when it cannot be written.
 
     further: is printed besides, so that an output that takes nothing is found out though nothing waits in it.
     """
     try:
+        if _LOST:
+            raise _LOST.pop()
         sys.stdout.write(further)
         sys.stdout.flush()
     except BrokenPipeError:

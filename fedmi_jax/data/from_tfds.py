@@ -30,6 +30,7 @@ import numpy as np
 
 from fedmi_jax.data import cache
 from fedmi_jax.errors import ConfigError, FedmiError
+from fedmi_jax.files import user_path
 
 CONNECT_SECONDS = 5.0
 """How long a download server may take to accept a connection; tfds itself would wait without limit."""
@@ -46,7 +47,7 @@ def load(name: str, data_dir: str | None) -> cache.Entry:
 
     Raises ConfigError for an unknown or unsuitable set, FedmiError for one that can be neither found nor prepared.
     """
-    root = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser().absolute()
+    root = user_path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").absolute()
     request = {"name": name, "data_dir": str(root), "tfds": _installed(), "layout": _LAYOUT}
     place = cache.folder(request)
     if (entry := cache.read(place, _current)) is not None:

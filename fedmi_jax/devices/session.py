@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,11 +19,18 @@ def keep_compiled() -> None:
     """Let JAX keep compiled programs on disk, so that only the first run waits for the compiler.
 
     The folder is $FEDMI_CACHE/programs, or ~/.cache/fedmi_jax/programs. Does nothing where JAX has been told a folder
-    of its own (JAX_COMPILATION_CACHE_DIR) or to keep nothing (JAX_ENABLE_COMPILATION_CACHE=0).
+    of its own (JAX_COMPILATION_CACHE_DIR) or to keep nothing (JAX_ENABLE_COMPILATION_CACHE=0), or where no home folder
+    is known.
     """
     said: Any = jax.config  # its values are attributes that are not declared
     if said.jax_compilation_cache_dir is None and said.jax_enable_compilation_cache:
-        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "programs"))
+        try:
+            folder = cache_folder() / "programs"
+        except FedmiError:
+            if os.environ.get("FEDMI_CACHE"):
+                raise
+            return
+        jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 

@@ -5,6 +5,7 @@ Axes: S seeds, K clients, M models of a round, R rounds.
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
@@ -12,39 +13,70 @@ import xarray as xr
 
 from fedmi_jax import config
 from fedmi_jax.config import Discovery, Evaluation, Experiment, replace
-from fedmi_jax.data import identity
+from fedmi_jax.data import datasets, identity
 from fedmi_jax.data.datasets import Dataset
 from fedmi_jax.devices import lift
 from fedmi_jax.devices.session import session
 from fedmi_jax.errors import FedmiError
-from fedmi_jax.federation import recording, simulation
+from fedmi_jax.federation import metrics, recording, simulation
+from fedmi_jax.federation.metrics import OnRound
 from fedmi_jax.federation.setup import Setup, place, prepare
 from fedmi_jax.network.model import Params
 from fedmi_jax.results import store
 
-SEARCH = ("discovery", "evaluation")
-"""What of an experiment another search may change."""
-
 
 def search_again(
     result: xr.Dataset, discovery: Discovery | None = None, evaluation: Evaluation | None = None,
-    dataset: Dataset | None = None, progress: simulation.Progress | None = None,
+    dataset: Dataset | None = None, progress: simulation.Progress | None = None, on_round: OnRound | None = None,
 ) -> xr.Dataset:  # fmt: skip
     """The result of the same run with other settings of search and measures: its models are those that are stored.
 
-    dataset: the images, where the run had images of one's own. Raises FedmiError for a result without weights, without
-    its configuration, of other images, or of a method that served every client a model of its own, which is not stored.
+    Args: discovery, evaluation: None: those of the run; dataset: the images, where the run had images of one's own;
+    progress: called as (round, stage) when a stage begins; on_round: called as (round, metrics) after each round.
+    Raises FedmiError for a result without weights, without its configuration, of other images, or of a method that
+    served every client a model of its own, which is not stored.
     """
-    experiment = _experiment(result, discovery, evaluation)
+    experiment = changed(result, discovery, evaluation)
+    advance, records = progress or _silent, []
     with session(experiment.execution):
-        facts = prepare(experiment, dataset)
-        _require_images(result, facts.dataset)
-        if facts.method.serve is not None:
-            raise FedmiError(f"{facts.method.name}: its clients' own models are not stored; run it again instead")
-        setup, records = place(facts), []
+        images = dataset or datasets.load(experiment.data)
+        _require_images(result, images)
+        setup = place(prepare(experiment, images))
         for at, number in enumerate(result["round"].values.tolist()):
-            records.append(_round(setup, result.isel(round=at), number, progress or _silent))
-        return recording.assemble(facts, records).assign_attrs(method=facts.method.name)
+            began = time.monotonic()
+            records.append(_round(setup, result.isel(round=at), number, advance))
+            if on_round is not None:
+                on_round(number, metrics.of_round(setup.facts, records[-1], time.monotonic() - began))
+        advance(experiment.rounds + 1, "done")
+        method = result.attrs.get("method", setup.facts.method.name)
+        return recording.assemble(setup.facts, records).assign_attrs(method=method)
+
+
+def experiment_of(result: xr.Dataset) -> Experiment:
+    """The experiment whose models the result holds. Raises FedmiError where something is missing for a search."""
+    if "config" not in result.attrs:
+        raise FedmiError("result: does not say how it was made; only a run's own result can be searched again")
+    if "weights_local_fc_bias" not in result:
+        raise FedmiError(
+            "result: has no weights, so there are no models to search; make it with `fedmi run ... "
+            "--execution.save-weights`"
+        )
+    if "served_accuracy" in result:
+        raise FedmiError(
+            f"result: of {result.attrs.get('method', 'a method')}, whose clients' own models from the server are not "
+            "stored; run it again instead"
+        )
+    return config.from_json(result.attrs["config"])
+
+
+def changed(result: xr.Dataset, discovery: Discovery | None, evaluation: Evaluation | None) -> Experiment:
+    """The experiment of a result with these settings, on all devices that are there, and without weights, which the
+    run's own result has. Raises FedmiError as `experiment_of`, and for a value that nothing would read."""
+    before = experiment_of(result)
+    execution = replace(before.execution, save_weights=False, devices=None)
+    search = {"discovery": discovery or before.discovery, "evaluation": evaluation or before.evaluation}
+    config.refuse_unused(Experiment(**search))  # the rest is stored
+    return replace(before, execution=execution, **search)
 
 
 def _round(setup: Setup, stored: xr.Dataset, number: int, progress: simulation.Progress) -> recording.Record:
@@ -67,24 +99,6 @@ def _weights(setup: Setup, stored: xr.Dataset, origin: str) -> Params:
     """(S, ...) of the global models, (S, K, ...) of the local ones."""
     names = setup.facts.shapes
     return {name: stored[f"weights_{origin}_{name}"].values.astype(setup.facts.dtype) for name in names}  # type: ignore[return-value]
-
-
-def _experiment(result: xr.Dataset, discovery: Discovery | None, evaluation: Evaluation | None) -> Experiment:
-    if "config" not in result.attrs:
-        raise FedmiError("result: does not say how it was made; only a run's own result can be searched again")
-    if "weights_local_fc_bias" not in result:
-        raise FedmiError(
-            "result: has no weights, so there are no models to search; make it with `fedmi run ... "
-            "--execution.save-weights`"
-        )
-    experiment = config.from_json(result.attrs["config"])
-    execution = replace(experiment.execution, save_weights=False)
-    changed = replace(
-        experiment, discovery=discovery or experiment.discovery, evaluation=evaluation or experiment.evaluation,
-        execution=execution,
-    )  # fmt: skip
-    config.refuse_unused(changed)
-    return changed
 
 
 def _require_images(result: xr.Dataset, dataset: Dataset) -> None:

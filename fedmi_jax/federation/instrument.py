@@ -39,6 +39,8 @@ class Decided(NamedTuple):
     """(n,), nats that there were to explain on the probe images."""
     competence: np.ndarray
     """(n,), balanced accuracy of the whole model on the test images."""
+    reached: np.ndarray | None
+    """(n,): what the circuits explain on the probe images that their sizes were chosen on."""
     live: dict[str, np.ndarray]
     """bool (n, O_l) a layer: channels that could be part."""
     rank: dict[str, np.ndarray] | None
@@ -63,24 +65,26 @@ def discover(
     """The circuits (n, ...) of every search, what replaces a closed channel, and what else is known of the first."""
     settings, facts = setup.facts.experiment.discovery, setup.facts
     rows, first, back = np.unique(cases.model, return_index=True, return_inverse=True)
-    probed, classes = survey(setup, models, rows, cases.seed[first]), facts.dataset.num_classes
+    each, classes = survey(setup, models, rows, cases.seed[first]), facts.dataset.num_classes
+    probed = jax.tree.map(lambda leaf: leaf[back], each)  # by case, so that no program is one of how many models
     whole = np.asarray(programs.whole_logits(models, rows, setup.test, how=setup.layout))
     others = _others(setup, cases)
     competence = _competence(setup, whole[back], cases.label, others)
-    ablation = jax.tree.map(lambda mean: mean[back], probed.means) if settings.ablation == "mean-map" else ZERO
+    ablation = probed.means if settings.ablation == "mean-map" else ZERO
     found, decided = [], None
     for purposes in searches:
         tasks = _tasks(setup, cases, others, cases.keys(facts.experiment.seeds, purposes, number), models)
         one: Any = programs.decide_circuits(
-            models, cases.model, setup.probe, cases.seed, probed, back, tasks,
+            models, cases.model, setup.probe, cases.seed, probed, tasks,
             how=setup.layout, settings=settings, searched=classes * settings.probe[0],
         )  # fmt: skip
         one = jax.tree.map(np.asarray, one)
         state = _status(one.spread, competence, one.choice.compact)
         found.append(_circuit(one.choice, state))
+        choice = one.choice
         decided = decided or Decided(
-            state, one.spread, competence, one.choice.live, one.choice.rank, one.choice.untrimmed, one.choice.sizes,
-            one.choice.curve, others, rows, whole,
+            state, one.spread, competence, choice.explained, choice.live, choice.rank, choice.untrimmed, choice.sizes,
+            choice.curve, others, rows, whole,
         )  # fmt: skip
     assert decided is not None
     return found, ablation, decided
@@ -97,7 +101,7 @@ def watched(setup: Setup, models: Params, cases: Cases) -> Decided:
     )
     live, spread = jax.tree.map(np.asarray, (live, spread))
     state = _status(spread, competence, np.ones(len(spread), bool))
-    return Decided(state, spread, competence, live, None, None, None, None, others, rows, whole)
+    return Decided(state, spread, competence, None, live, None, None, None, None, others, rows, whole)
 
 
 def _others(setup: Setup, cases: Cases) -> np.ndarray:
@@ -167,9 +171,8 @@ def judge(setup: Setup, models: Params, cases: Cases, decided: Decided, rows: Ma
 def _asked(decided: Decided, cases: Cases, rows: int) -> Asked:
     """For so many rows, the first ones circuits on their own and on the other model."""
     n = len(cases.model)
-    model, others = np.zeros(rows, int), np.zeros((rows, decided.others.shape[1]), bool)
+    model, others = np.zeros(rows, int), np.ones((rows, decided.others.shape[1]), bool)
     model[: 2 * n], others[: 2 * n] = np.concatenate([cases.model, cases.other]), np.tile(decided.others, (2, 1))
-    others[2 * n :, 0] = True
     return Asked(others, model)  # type: ignore[arg-type]
 
 
@@ -243,6 +246,7 @@ def controls(
     judged = programs.judge_decisions(models, setup.some, rows, asked, whole, how=setup.layout)
     performance, _, compared = jax.tree.map(lambda leaf: leaf.reshape(-1, n, *leaf.shape[1:]), judged)
     defined = decided.status != STATUS.index("undefined")
+    there = defined & defined[cases.mirror]
     record = {
         "removed_explained": cases.place(np.where(defined, compared.explained[0], np.nan)),
         "removed_call_rate": cases.place(performance.call_rate[0]),
@@ -250,14 +254,15 @@ def controls(
     if not samples:
         return record
     measured = {"explained": compared.explained, "auc": compared.auc, "decision_accuracy": compared.accuracy}
-    for prefix, first in (("random_live", 1), ("random_live_cross_evaluation", 2)):
+    for prefix, first, explains in (("random_live", 1, defined), ("random_live_cross_evaluation", 2, there)):
         for name, values in measured.items():
-            record[f"{prefix}_{name}"] = cases.place(np.where(defined[:, None], values[first::2].T, np.nan))
+            known = explains if name == "explained" else defined
+            record[f"{prefix}_{name}"] = cases.place(np.where(known[:, None], values[first::2].T, np.nan))
     return record
 
 
 def _live_sets(setup: Setup, cases: Cases, decided: Decided, own: Masked, number: int) -> list[dict[str, np.ndarray]]:
-    """N times gates (n, O_l) a layer: random live channels, as many as the circuit has in the layer."""
+    """N times gates (n, O_l) a layer: random live channels, as many as the circuit has in the layer, or all."""
     samples, dtype = setup.facts.experiment.evaluation.null_samples, setup.facts.dtype
     sets = [{layer: np.zeros(gate.shape, dtype) for layer, gate in own.gates.items()} for _ in range(samples)]
     for row, key in enumerate(cases.keys(setup.facts.experiment.seeds, keys.LIVE_MASK, number)):

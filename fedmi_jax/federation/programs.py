@@ -124,6 +124,18 @@ def joined(parts: Sequence[Params], *, how: Layout) -> Params:
     return gathered(jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts), how)
 
 
+@partial(jax.jit, static_argnames=("times", "how"))
+def repeated(models: Params, *, times: int, how: Layout) -> Params:
+    """Every model so many times, one after the other, on every device."""
+    return gathered(jax.tree.map(lambda leaf: jnp.repeat(leaf, times, 0), models), how)
+
+
+@partial(jax.jit, static_argnames=("how",))
+def seen_images(images: Images, index: Array, labels: Array, *, how: Layout) -> tuple[Array, Array]:
+    """What a server sees of every seed: images (S, N, H, W, I), normalised, from indices (S, N); and labels (S, N)."""
+    return gathered((images.normalised(index), labels), how)
+
+
 @partial(jax.jit, static_argnames=("how",))
 def whole(models: Params, *, how: Layout) -> Params:
     """The same models, on every device, where the host can read them."""
@@ -260,23 +272,23 @@ def to_explain(
 
 @partial(jax.jit, static_argnames=("how", "settings", "searched"))
 def decide_circuits(
-    models: Params, which: Array, images: Images, seeds: Array, probed: Probed, back: Array, tasks: Task, *,
+    models: Params, which: Array, images: Images, seeds: Array, probed: Probed, tasks: Task, *,
     how: Layout, settings: Discovery, searched: int,
 ) -> Found:  # fmt: skip
     """`deciding.decide` of n circuits in one call.
 
     Args: which (n,), each circuit's model; images (S, P, ...), of which `searched` are to search on; seeds (n,);
-    probed (m, ...), what m models make of the images; back (n,), which of these is the circuit's; tasks (n, ...).
+    probed (n, ...), what each circuit's model makes of the images; tasks (n, ...).
     """
     find = partial(
         deciding.decide, settings=settings, searched=searched, micro_batch=how.piece(tasks.plan.indices.shape[-1]),
         narrowing=how.narrowing,
     )  # fmt: skip
 
-    def one(params: Params, seed: Array, back: Array, task: Task, images: Images, probed: Probed) -> Found:
-        return find(params, _of_seed(images, seed), jax.tree.map(lambda leaf: leaf[back], probed), task)
+    def one(params: Params, seed: Array, probed: Probed, task: Task, images: Images) -> Found:
+        return find(params, _of_seed(images, seed), probed, task)
 
-    return over_rows(one, how, models, which, (seeds, back, tasks), (images, probed))
+    return over_rows(one, how, models, which, (seeds, probed, tasks), (images,))
 
 
 def judge(models: Params, test: EvaluationSet, masked: Masked, *, how: Layout, measure: Callable[..., Any]) -> Any:

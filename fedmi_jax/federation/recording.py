@@ -18,7 +18,7 @@ from fedmi_jax.circuits.discovery import Circuit
 from fedmi_jax.circuits.evaluation import Performance
 from fedmi_jax.data import identity
 from fedmi_jax.devices import start
-from fedmi_jax.federation import programs
+from fedmi_jax.federation import agreement, programs
 from fedmi_jax.network.layers import conv_layers
 from fedmi_jax.network.model import Params
 from fedmi_jax.results import connectivity, schema, similarity, store
@@ -31,7 +31,7 @@ Record = dict[str, np.ndarray]
 
 
 def snapshot(setup: Setup, round_: Round, losses: np.ndarray, local: Params, globals_: Params) -> Record:
-    """What the models themselves say: who took part, loss, sparsity, connectivity and, on request, weights."""
+    """What the models say: who took part, loss, agreement, sparsity, connectivity and, on request, weights."""
     facts, how = setup.facts, setup.layout
     of_client = partial(_of_client, facts, round_)
     steps = facts.steps[round_.models]
@@ -40,6 +40,7 @@ def snapshot(setup: Setup, round_: Round, losses: np.ndarray, local: Params, glo
         "participates": of_client(np.ones(len(steps), bool)),
         "train_loss": of_client(losses.sum(1, where=own) / steps),
     }
+    record |= agreement.measures(local, seeds=len(round_.clients), how=how)
     for where, params, placed in (("local", local, of_client), ("global", globals_, np.asarray)):
         zeros, connected = programs.wiring(params, how=how)
         layers = (*conv_layers(params), "fc")
@@ -141,6 +142,7 @@ def _empty(facts: Facts, rounds: int, layers: Sequence[str]) -> xr.Dataset:
             "true_class_name": ("true_class", list(dataset.class_names)),
             "layer": list(layers),
             "parameter_layer": [*layers, "fc"],
+            **({"null": list(schema.NULLS)} if facts.experiment.thorough else {}),
             **({"refit": list(schema.REFITS)} if facts.experiment.evaluation.readout_images else {}),
         },
     )

@@ -197,8 +197,9 @@ def _require_same(home: Path, found: Manifest, here: Manifest) -> None:
     if now.rounds < before.rounds:
         raise ConfigError(f"rounds: the run in {home.parent} has {before.rounds}; give at least as many")
     done = _done(home, found)
-    if now.rounds > before.rounds == done and now.discovery.repeat == "last":
-        raise ConfigError(f'rounds: the last round, {done}, has had its control (discovery.repeat "last"); begin anew')
+    once = 'discovery.repeat "last"' if now.discovery.repeat == "last" else "evaluation.null_samples"
+    if now.rounds > before.rounds == done and (now.discovery.repeat == "last" or now.thorough):
+        raise ConfigError(f"rounds: the last round, {done}, has had its control ({once}); begin anew")
 
 
 def _other_method(before: str | None, now: str | None) -> str:

@@ -19,7 +19,7 @@ from fedmi_jax.aggregation import Method
 from fedmi_jax.circuits import evaluation
 from fedmi_jax.circuits.evaluation import EvaluationSet
 from fedmi_jax.config import Experiment, participants
-from fedmi_jax.data import batches, datasets, partition, probe
+from fedmi_jax.data import batches, datasets, partition, probe, seen
 from fedmi_jax.data.datasets import Dataset
 from fedmi_jax.devices import lift
 from fedmi_jax.devices.layout import Layout, resolve
@@ -78,6 +78,32 @@ class Facts:
         return np.stack([probe.draw(*sizes, seed) for seed in self.experiment.seeds])
 
     @cached_property
+    def training(self) -> list[list[np.ndarray]]:
+        """[S][K] what every client trains on: its own images or, of a method that pools them, everyone's."""
+        if not self.method.pooled:
+            return self.clients
+        return [[np.unique(np.concatenate(held))] * len(held) for held in self.clients]
+
+    @cached_property
+    def training_counts(self) -> np.ndarray:
+        """(S, K, Y) of these, by class."""
+        labels, classes = self.dataset.train_labels, self.dataset.num_classes
+        return np.stack([partition.counts(own, labels, classes) for own in self.training])
+
+    @cached_property
+    def seen(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """The images that the server may see and their labels, (S, N) each; None for a method that asks for none."""
+        sees, labels, classes = self.method.sees, self.dataset.train_labels, self.dataset.num_classes
+        if sees is None:
+            return None
+        drawn = [
+            seen.draw(labels, classes, held, sees.per_class, sees.whose, seed)
+            for held, seed in zip(self.clients, self.experiment.seeds, strict=True)
+        ]
+        index, found = zip(*drawn, strict=True)
+        return np.stack(index), np.stack(found)
+
+    @cached_property
     def most_circuits(self) -> int:
         """Of any round; draws the clients of every round, unless it is all of them."""
         everyone = participants(self.experiment) == self.counts.shape[1]
@@ -112,7 +138,7 @@ class Facts:
     def steps(self) -> np.ndarray:
         """(S, K) local steps of every client in a round."""
         local = self.experiment.local
-        samples = self.counts.sum(-1)
+        samples = self.training_counts.sum(-1)
         return np.vectorize(batches.local_steps, otypes=[int])(samples, local.batch_size, local.epochs)
 
     @cached_property
@@ -159,7 +185,7 @@ class Setup:
     def plan_shape(self) -> tuple[int, int]:
         """(T, B) that every client's training plan is padded to."""
         facts, layout = self.facts, self.layout
-        widest = min(facts.experiment.local.batch_size, int(facts.counts.sum(-1).max()))
+        widest = min(facts.experiment.local.batch_size, int(facts.training_counts.sum(-1).max()))
         return int(facts.steps.max()), layout.padded(widest, layout.batch_devices)
 
 
@@ -195,6 +221,7 @@ def prepare(experiment: Experiment, dataset: Dataset | None = None, method: Meth
     counts = np.stack([partition.counts(held, labels, classes) for held in clients])
     facts = Facts(experiment, dataset, clients, counts, _circuits(experiment, counts), method)
     _ = facts.probe  # raises where a class has too few images
+    _ = facts.seen  # raises where there is none
     _require_method(facts)
     return facts
 
@@ -272,8 +299,11 @@ def memory(facts: Facts, layout: Layout) -> int:
     images = dataset.train_images.nbytes + dataset.test_images.nbytes
     models = len(experiment.seeds) * participants(experiment)
     circuits = 2 * facts.most_circuits
-    searched = circuits * experiment.discovery.steps * max(facts.discovery_batches)
+    d = experiment.discovery
+    searched = circuits * d.steps * (max(facts.discovery_batches) if d.as_published else d.batch_size)
     plans = 12 * (models * int(facts.steps.max()) * experiment.local.batch_size + searched)
+    if d.gates == "bernoulli":
+        plans += circuits * d.steps * d.masks // 2 * sum(experiment.model.channels)
     stacks = 2 * facts.params_bytes * (models + len(experiment.seeds))
     side_by_side = min(layout.chunk, max(models, circuits)) * facts.model_bytes
     return plans + layout.devices * (images + stacks + side_by_side)

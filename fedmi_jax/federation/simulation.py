@@ -15,6 +15,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import xarray as xr
+from jax import Array
 
 from fedmi_jax import keys
 from fedmi_jax.aggregation import NO_STATE, Clients, Method
@@ -27,7 +28,7 @@ from fedmi_jax.data.batches import Plan
 from fedmi_jax.data.datasets import Dataset
 from fedmi_jax.devices import lift
 from fedmi_jax.devices.session import session
-from fedmi_jax.federation import checks, controls, instrument, metrics, programs, readout, recording
+from fedmi_jax.federation import checks, controls, instrument, metrics, programs, readout, recording, thorough
 from fedmi_jax.federation.cases import Cases
 from fedmi_jax.federation.instrument import Decided
 from fedmi_jax.federation.metrics import OnRound
@@ -147,10 +148,12 @@ def train(setup: Setup, globals_: Params, round_: Round, state: MethodState = NO
 
     state: the method's, as `initial_state` and `aggregate` give it.
     """
-    local = setup.facts.experiment.local
+    local, pooled, everyone = setup.facts.experiment.local, setup.facts.method.pooled, round_.clients.shape[1]
+    if pooled:  # one model for all, whoever takes part
+        round_ = Round(round_.number, 0 * round_.clients[:, :1])
     plans = [
         batches.training_plan(
-            {k: setup.facts.clients[s][k] for k in clients}, local.batch_size, local.epochs, seed, round_.number,
+            {k: setup.facts.training[s][k] for k in clients}, local.batch_size, local.epochs, seed, round_.number,
             setup.plan_shape,
         )
         for s, (seed, clients) in enumerate(zip(setup.facts.experiment.seeds, round_.clients, strict=True))
@@ -158,12 +161,14 @@ def train(setup: Setup, globals_: Params, round_: Round, state: MethodState = NO
     plan = Plan(*(np.concatenate(parts) for parts in zip(*plans, strict=True)))
     which = round_.models
     trained, losses = programs.train_models(
-        globals_, setup.train_images, which[0], plan, setup.facts.keep[which], setup.facts.counts[which],
+        globals_, setup.train_images, which[0], plan, setup.facts.keep[which], setup.facts.training_counts[which],
         state, which[1],
         how=setup.layout, local=local, sparse=setup.facts.experiment.sparsity, method=setup.facts.method,
     )  # fmt: skip
     losses = np.asarray(losses)
     checks.require_finite_losses(setup, round_, losses)
+    if pooled:
+        return programs.repeated(trained, times=everyone, how=setup.layout), np.repeat(losses, everyone, 0)
     return trained, losses
 
 
@@ -177,8 +182,16 @@ def aggregate(
     """
     there = (np.arange(len(round_.clients))[:, None], round_.clients)
     counts, steps = setup.facts.counts[there], setup.facts.steps[there]
-    clients = Clients(local, counts.sum(-1), counts, steps, round_.clients, masks)  # type: ignore[arg-type]
+    images, labels = seen_images(setup) or (None, None)
+    clients = Clients(local, counts.sum(-1), counts, steps, round_.clients, masks, images, labels)  # type: ignore[arg-type]
     return programs.aggregate(state, globals_, clients, how=setup.layout, method=setup.facts.method)
+
+
+def seen_images(setup: Setup) -> tuple[Array, Array] | None:
+    """The images that the server may see, (S, N, H, W, I), and their labels (S, N); None for a method that asks for
+    none."""
+    seen = setup.facts.seen
+    return None if seen is None else programs.seen_images(setup.train_images, *seen, how=setup.layout)
 
 
 def stack(setup: Setup, round_: Round, local: Params, globals_: Params, state: MethodState = NO_STATE) -> Params:
@@ -224,6 +237,7 @@ def discover(setup: Setup, models: Params, cases: Cases, number: int) -> Found:
     experiment, searches = setup.facts.experiment, controls.searches(setup.facts.experiment, number)
     if not experiment.discovery.as_published:
         circuits, ablation, decided = instrument.discover(setup, models, cases, searches, number)
+        checks.require_scores(experiment, number, cases, [one.score for one in circuits])
         return Found(circuits[0], circuits[1:], jax.tree.map(np.asarray, ablation), decided)
     ablation = _ablation(setup, models, cases)
     settings = replace(experiment.discovery, repeat="never")  # one program, whatever the control
@@ -273,6 +287,7 @@ def measure(setup: Setup, round_: Round, models: Params, cases: Cases, found: Fo
     if decided is not None:
         record |= instrument.measures(cases, decided, kept[2], across[2])
         record |= instrument.controls(setup, models, cases, decided, own, crossed, round_.number)
+        record |= thorough.checks(setup, round_, models, cases, decided, own)
     return record
 
 

@@ -62,17 +62,27 @@ def fixed(experiment: Experiment) -> Experiment:
     return replace(experiment, rounds=1, execution=execution, evaluation=evaluation)
 
 
-_LATER = {"model": ("channels",), "aggregation": ("fedprox", "fedrs")}
-"""Fields that runs of earlier versions do not have."""
+_FIRST = {
+    "data": ("name", "data_dir", "images_per_client"),
+    "split": ("kind", "clients", "class_map", "alpha", "min_samples", "classes_per_client", "shards_per_client"),
+    "local": ("epochs", "batch_size", "learning_rate", "fedprox", "fedrs"),
+    "sparsity": ("target", "ramp", "scope", "floor"),
+    "aggregation": ("kind", "weighting"),
+    "discovery": ("classes", "steps", "learning_rate", "l0", "initial_score", "batch_size", "ablation", "repeat"),
+    "evaluation": ("images_per_class", "batch_size", "null_samples"),
+    "execution": ("client_chunk", "devices", "shard", "micro_batch", "precision", "save_weights"),
+}
+"""Fields of sections that runs of every version have. Nothing is to be added: what is not here came later."""
 
 
 def _identity(experiment: Experiment) -> dict[str, Any]:
     """What decides the numbers, without later fields that have their defaults: a run that began before there were such
     fields is the same run today."""
     values, usual = to_dict(fixed(experiment)), to_dict(Experiment())
-    for section, names in _LATER.items():
-        own = values[section].items()
-        values[section] = {k: v for k, v in own if k not in names or v != usual[section][k]}
+    for section, own in values.items():
+        if isinstance(own, dict):
+            first = _FIRST.get(section, ())
+            values[section] = {k: v for k, v in own.items() if k in first or v != usual[section][k]}
     return {section: value for section, value in values.items() if value != {}}
 
 

@@ -146,9 +146,8 @@ def conv_outputs(params: Params, x: Array) -> dict[str, Array]:
 
 def features(params: Params, x: Array) -> Array:
     """What the linear layer reads of normalised images x (N, H, W, I): (N, h * w * O_L), position-major."""
-    for layer in conv_layers(params):
-        x = relu_pool(conv_windows(x, params[f"{layer}_kernel"]), params[f"{layer}_bias"])
-    return x.reshape(x.shape[0], -1)
+    last = activations(params, x)[0][conv_layers(params)[-1]]
+    return last.reshape(last.shape[0], -1)
 
 
 def narrow(params: Params, channels: Mapping[str, Any]) -> Params:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from fedmi_jax.results.statistics import COVERAGE
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_LOG = logging.getLogger(__name__)
 _WIRES = ("class_name", *(f"connected_{origin}_{{layer}}" for origin in ORIGINS))
 _CIRCUITS = ("degenerate", "class_name")
 _AGAIN = ("rediscovery_iou", "empty_pairs_rediscovery", "local_global_iou", "empty_pairs_local_global")
@@ -139,22 +141,36 @@ def draw_all(runs: Runs, out: Path, only: Sequence[str], formats: Sequence[str])
     to produce what is missing. Raises ConfigError for a figure that there is not.
     """
     for name in only:
-        if name not in NAMES:
+        if name.lower() not in NAMES:
             raise ConfigError(f"only: {unknown(name, NAMES)}")
-    drawn, problems = [], []
+    only, drawn, problems = [name.lower() for name in only], [], []
     for name in only or NAMES:
         figures, missing = (_paper if name in PAPER else _per_run)(name, runs, bool(only))
         problems += missing
         for stem, draw, data, shown in figures:
             said = [_of(shown, ALL[name].shows), _unlike(shown)]
-            try:
-                with style.styled():
-                    pages = draw(data)
-            except FedmiError as error:  # too little to draw, which only the figure could tell
-                problems.append(f"{stem}: {error}")
-                continue
-            drawn += _save(pages, said, [out / f"{stem}.{kind}" for kind in formats])
+            paths, problem = _attempt(draw, data, said, [out / f"{stem}.{kind}" for kind in formats])
+            drawn += paths
+            problems += [f"{stem}: {problem}"] if problem else []
     return drawn, problems
+
+
+def _attempt(
+    draw: Callable[[Any], list[Figure]], data: Any, said: Sequence[str], paths: Sequence[Path]
+) -> tuple[list[Path], str]:
+    """The files of one figure, or why there are none. Raises FedmiError where no file can be written."""
+    pages = None
+    try:
+        with style.styled():
+            pages = draw(data)
+        return _save(pages, said, paths), ""
+    except FedmiError as error:
+        if pages is not None:
+            raise
+        return [], str(error)  # too little to draw, which only the figure could tell
+    except Exception as error:  # an error in this package, which must not take the other figures away
+        _LOG.debug("a figure failed", exc_info=True)
+        return [], f"cannot be drawn ({type(error).__name__}: {' '.join(str(error).split())[:100]}); please report it"
 
 
 def _save(pages: Sequence[Figure], said: Sequence[str], paths: Sequence[Path]) -> list[Path]:

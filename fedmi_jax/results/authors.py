@@ -26,7 +26,7 @@ import xarray as xr
 
 from fedmi_jax.config import Model
 from fedmi_jax.errors import FedmiError
-from fedmi_jax.files import replacing
+from fedmi_jax.files import replacing, user_path
 from fedmi_jax.network.layers import conv_names
 from fedmi_jax.results.authors_file import (
     IMAGE_CHANNELS,
@@ -77,7 +77,7 @@ def import_authors(
     in one line with the file and the place in it, when the file is missing, truncated, larger than MAX_BYTES, no JSON,
     not of the authors' schema, of another network than one of these channels, or contradicts itself.
     """
-    path = Path(path)
+    path = user_path(path)
     tree = parse(path)
     widths = Model().channels if channels is None else tuple(channels)
     require_network(path, tree, widths)
@@ -231,7 +231,7 @@ def export_authors(ds: xr.Dataset, path: str | Path, seed: int | None = None) ->
     not at all. Raises FedmiError for a name that ends in neither .json nor .json.gz, when the seed is not in the
     result, when the result has no connectivity, and when the file cannot be written.
     """
-    path = Path(path)
+    path = user_path(path)
     if not path.name.endswith((".json", ".json.gz")):
         raise FedmiError(f"{path}: the export is JSON; give a name that ends in .json or in .json.gz")
     text = json.dumps(_tree(_one_seed(ds, seed)), indent=2).encode()

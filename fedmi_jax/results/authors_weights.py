@@ -13,6 +13,7 @@ Axes: R rounds, K clients, I image channels, O_l channels of convolution l, Y cl
 # pyright: reportMissingImports=false
 from __future__ import annotations
 
+import io
 import re
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -125,10 +126,12 @@ def _loaded(path: Path) -> Any:
     torch = _torch()
     stand_ins: Any = [(_Settings, f"config.{name}") for name in ("Config", "NonIIDConfig")]
     try:
-        with torch.serialization.safe_globals(stand_ins):
-            found = torch.load(path, map_location="cpu", weights_only=True)
+        content = path.read_bytes()  # here: on a file that is cut off PyTorch raises an OSError, too
     except OSError as error:
         raise FedmiError(f"{path}: cannot be read: {error.strerror or error}") from None
+    try:
+        with torch.serialization.safe_globals(stand_ins):
+            found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except MemoryError:
         raise
     except Exception as error:  # on damaged files the unpickler raises nearly anything

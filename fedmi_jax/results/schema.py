@@ -43,6 +43,11 @@ REFITS = ("none", "scale-and-biases", "linear")
 """How a model's read-out is refitted before it is judged (`fedmi_jax.network.readout`)."""
 
 
+NULLS = ("untrained", "permuted", "shuffled")
+"""Where there is nothing that training made: the model before training; every filter's weights in random order; labels
+that say nothing about the images."""
+
+
 class Variable(NamedTuple):
     """A row of the table: one variable, or one for each convolution where its name holds `{layer}`."""
 
@@ -98,6 +103,7 @@ COORDINATES = {
     "parameter_layer": _label("parameter_layer", "text", "layer with weights: a convolution, or fc, the linear one"),
     "channel_{layer}": _label("channel_{layer}", "int64", "output channel of {layer}", _IMPORTED),
     "image_channel": _label("image_channel", "int64", "channel of the image", _IMPORTED),
+    "null": _label("null", "text", "where circuits are searched that training did not make", "as the null_ variables"),
     "refit": _label("refit", "text", "what of the read-out is refitted", "with evaluation.readout_images"),
     "tried_size": _label("tried_size", "int64", "size of a circuit that was tried", _NEVER),
     "sample": _label("sample", "int64", "random mask", _NEVER),
@@ -133,6 +139,7 @@ def _similarity(iou: str, dims: tuple[str, ...], text: str) -> dict[str, Variabl
 
 
 _DECIDES = "with an objective other than class"
+_THOROUGH = f"{_DECIDES} and evaluation.null_samples; in the last round"
 _RANDOM, _AGAIN = "with evaluation.null_samples", "with discovery.repeat"
 _SERVED = "with a method that serves every client a model of its own"
 _WEIGHTS, _COMPACT = "with execution.save_weights", "in place of weights, see `fedmi_jax.analysis.compact`"
@@ -230,6 +237,20 @@ VARIABLES: dict[str, Variable] = {
         "random_live_cross_evaluation_auc": "cross_evaluation_auc of such channels",
         "random_live_cross_evaluation_decision_accuracy": "cross_evaluation_decision_accuracy of such channels",
     }, f"{_DECIDES} and evaluation.null_samples"),
+    **_rows(CIRCUIT_DIMS, "float32", {
+        "completeness_gap": "mean over random halves of the circuit: what its other half explains, less what the model "
+        "explains without the first, as a distance",
+        "robust_explained": "explained of the circuit with random halves of all other channels, mean",
+        "robust_explained_worst": "the same, worst",
+        "minimal": "share of the circuit's channels without any one of which it explains at least 0.01 less",
+    }, _THOROUGH),
+    **_rows((*CIRCUIT_DIMS, "null"), "float32", {
+        "null_explained": "explained of the circuit found there, on probe images it was not searched on",
+    }, _THOROUGH),
+    **_rows((*CIRCUIT_DIMS, "null"), "int64", {
+        "null_size": "channels of the circuit found there", "null_live": "live channels there",
+    }, _THOROUGH),
+    **_rows((*CIRCUIT_DIMS, "null"), "int8", {"null_status": "status there"}, _THOROUGH),
     **_similarity("inter_client_iou", ("seed", "round", "origin", "class"),
                   "IoU of two clients' circuits of the class, mean over pairs of clients"),
     **_similarity("stability_iou", CIRCUIT_DIMS, "IoU of the circuit with itself one round before"),
@@ -264,6 +285,12 @@ VARIABLES: dict[str, Variable] = {
     **_of_models(("parameter_layer",), "float32", {
         "realised_sparsity_ORIGIN": "share of weights that are 0 in ORIGIN",
     }),
+    **_rows(("seed", "round", "parameter_layer"), "float", {
+        "support_ratio": "share of weights that any client of the round keeps, over the mean share that one keeps: 1 "
+        "where all keep the same ones",
+        "sign_conflict": "of the weights that two clients or more keep, the share that has both signs",
+        "cancellation": "size of the sum of the clients' weights over the sum of their sizes: 1 where nothing cancels",
+    }, "absent from older files"),
     **_of_models(_ENDS, "bool", {
         "connected_ORIGIN_{layer}": "whether {layer} of ORIGIN has a weight that is not 0 between the two",
     }),

@@ -14,7 +14,7 @@ from fedmi_jax.config import Experiment, from_json, to_json
 from fedmi_jax.data import identity
 from fedmi_jax.data.identity import MNIST, ImageSet
 from fedmi_jax.errors import FedmiError
-from fedmi_jax.files import replacing, seal, sealed
+from fedmi_jax.files import replacing, seal, sealed, user_path
 from fedmi_jax.results import schema
 from fedmi_jax.results.schema import SCHEMA_VERSION
 
@@ -63,7 +63,7 @@ def save(ds: xr.Dataset, folder: str | Path) -> Path:
     another run's folder).
     Raises FedmiError when it cannot be written.
     """
-    path = Path(folder) / FILE
+    path = user_path(folder) / FILE
     packed = {str(name): {"zlib": True, "complevel": 4} for name, v in ds.variables.items() if v.dtype.kind in "biuf"}
     encoding = {name: how for name, how in packed.items() if ds[name].ndim}
     # In memory, for on a full disk HDF5 ends the process; and a copy, for xarray's own buffer complains when it is
@@ -81,7 +81,7 @@ def load(path: str | Path) -> xr.Dataset:
     Raises FedmiError, naming the file, when it is missing, truncated, changed since it was written, not netCDF4, or not
     a result of this project.
     """
-    path = Path(path)
+    path = user_path(path)
     path = path / FILE if path.is_dir() else path
     if not path.is_file():
         raise FedmiError(f"{path}: no such result; give a run folder that holds {FILE}, or the file")

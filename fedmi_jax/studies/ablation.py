@@ -94,7 +94,7 @@ def weights(stored: Stored, bench: Bench) -> list[Row]:
     rows = []
     for i, (m, label) in enumerate(cases):
         called = kept.called[i][:, label]
-        wrong = _wrong(called, bench.images, [c for c in stored.moments[m].experts if c != label])
+        wrong = _wrong(called, bench.images, label)
         before, after = whole.called[m, label, label], called[label]
         rows += _rows(stored.moments[m], label, float(before), float(after), random[i], wrong)
     return known + rows
@@ -103,9 +103,10 @@ def weights(stored: Stored, bench: Bench) -> list[Row]:
 MEASURED = ("global_accuracy", "circuit_accuracy", "drop", "false_positive_rate")
 
 
-def _wrong(called: np.ndarray, images: np.ndarray, classes: list[int]) -> float:
-    """Share of the images of the other experts' classes that are called the class."""
-    return float(np.average(called[classes], weights=images[classes])) if classes else np.nan
+def _wrong(called: np.ndarray, images: np.ndarray, label: int) -> float:
+    """Share of the images of all other classes that are called the class."""
+    others = np.flatnonzero((np.arange(len(images)) != label) & (images > 0))
+    return float(np.average(called[others], weights=images[others])) if len(others) else np.nan
 
 
 def _random(stored: Stored, bench: Bench, cases: list[tuple[int, int]]) -> np.ndarray | list[None]:

@@ -18,7 +18,7 @@ import numpy as np
 from jax import Array
 
 from fedmi_jax import config
-from fedmi_jax.circuits.evaluation import EvaluationSet, divided, make_evaluation_set, masked_logits
+from fedmi_jax.circuits.evaluation import EvaluationSet, Fraction, divided, make_evaluation_set, masked_logits
 from fedmi_jax.config import Evaluation, Execution
 from fedmi_jax.data import datasets, identity
 from fedmi_jax.data.datasets import Dataset
@@ -27,6 +27,7 @@ from fedmi_jax.devices.layout import Layout, resolve
 from fedmi_jax.devices.session import session
 from fedmi_jax.errors import FedmiError
 from fedmi_jax.federation import programs
+from fedmi_jax.federation.setup import activations
 from fedmi_jax.network.ablation import ZERO
 from fedmi_jax.network.images import Images
 from fedmi_jax.network.layers import conv_layers
@@ -37,7 +38,7 @@ from fedmi_jax.studies.stored import Stored
 
 
 class Answers(NamedTuple):
-    """What a model says to the images of c classes; NaN for a class without test images."""
+    """What a model says to the images of c classes; in programs of `Fraction`s. NaN for a class without test images."""
 
     called: Any
     """(c, Y): share of the images of each class that are called each class."""
@@ -115,10 +116,11 @@ def answers(params: Params, gates: Any, classes: Array, test: EvaluationSet, *, 
     return Answers(mean(called, valid), mean(ahead < 3, valid), mean(softmax, valid))
 
 
-def mean(values: Array, valid: Array) -> Array:
+def mean(values: Array, valid: Array) -> Fraction:
     """Over the valid images of each class: (c, N, ...) -> (c, ...)."""
     weight = valid.reshape(*valid.shape, *(1,) * (values.ndim - 2))
-    return jnp.sum(values * weight, 1) / jnp.sum(weight, 1)
+    total = jnp.sum(values * weight, 1)
+    return Fraction(total, jnp.broadcast_to(jnp.sum(weight, 1), total.shape).astype(total.dtype))
 
 
 def all_open(params: Params) -> dict[str, Array]:
@@ -153,8 +155,21 @@ def opened(stored: Stored, dataset: Dataset | None = None) -> Iterator[Bench]:
     dataset = dataset or datasets.load(config.Data(name=_images_of(stored)) if settings is None else settings.data)
     _require_images(stored, dataset)
     with session(execution):
-        how = resolve(execution, judged)
+        how = resolve(execution, judged, len(stored.moments), _bytes(stored, dataset))
         yield _place(stored, dataset, how, judged.images_per_class)
+
+
+def _bytes(stored: Stored, dataset: Dataset) -> int:
+    """Roughly what judging one more model side by side takes: parameters, and outputs of all layers."""
+    models = [stored.ds[name] for name in stored.ds if str(name).startswith("weights_global_")]
+    size = models[0].dtype.itemsize
+    channels = tuple(stored.ds.sizes[f"channel_{layer}"] for layer in stored.layers)
+    params = sum(model.size // (model.sizes["seed"] * model.sizes["round"]) for model in models)
+    return size * (5 * params + 3 * FORWARD * activations(dataset.image_shape, channels))
+
+
+FORWARD = 500
+"""Images of a forward pass where models stand side by side (`devices.layout`)."""
 
 
 def _place(stored: Stored, dataset: Dataset, how: Layout, per_class: int | None) -> Bench:

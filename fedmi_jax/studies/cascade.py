@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from fedmi_jax.circuits.evaluation import EvaluationSet
+from fedmi_jax.circuits.evaluation import EvaluationSet, Fraction
 from fedmi_jax.network.layers import conv_layers
 from fedmi_jax.network.model import Params
 from fedmi_jax.studies.base import Column, Panel, Series, Study, Table
@@ -99,11 +99,13 @@ def assembled(models: Params, of: Parts) -> Params:
 
 def _judged(
     models: Params, of: Parts, among: Array, classes: Array, test: EvaluationSet, *, narrowing: bool
-) -> tuple[Array, Array]:
+) -> tuple[Fraction, Fraction]:
     return hits(assembled(models, of), among, classes, test, narrowing=narrowing)
 
 
-def hits(params: Params, among: Array, classes: Array, test: EvaluationSet, *, narrowing: bool) -> tuple[Array, Array]:
+def hits(
+    params: Params, among: Array, classes: Array, test: EvaluationSet, *, narrowing: bool
+) -> tuple[Fraction, Fraction]:
     """Accuracy on each class, (c,): of the largest of all logits, and of the largest of those `among`, bool (Y,)."""
     logits = logits_of(params, all_open(params), classes, test, narrowing)
     valid, own = of_classes(classes, test)[1], classes[:, None]

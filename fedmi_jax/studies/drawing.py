@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,9 @@ _Frame = tuple[str, Panel, list[Any], int | None]
 def draw(study: Study, rows: Sequence[Row], run: str) -> list[Figure]:
     """The figure's pages, which name the run. Raises FedmiError where there is nothing to show."""
     cells = over_seeds(rows)
-    frames = [frame for panel in study.panels for frame in _frames(panel, cells)]
+    measured = {measure for _, measure, _ in cells}
+    panels = [replace(one, series=tuple(s for s in one.series if s.measure in measured)) for one in study.panels]
+    frames = [frame for panel in panels if panel.series for frame in _frames(panel, cells)]
     if not frames:
         raise FedmiError("there is nothing to show; the figure's numbers need the models' weights")
     columns = max(1, min(3, len(frames), int((style.PAGE - 0.3) / max(map(_width, frames)))))
@@ -96,7 +99,8 @@ def _page(
     figure, grid = style.grid(len(frames), columns, height, share=False)
     for axes, frame in zip(grid, frames, strict=True):
         _fill(axes, frame, cells, rows, _looks(study))
-    if any(cell.null is not None for cell in cells.values()):
+    shown = {series.measure for _, panel, _, _ in frames for series in panel.series}
+    if any(cell.null is not None for (_, measure, _), cell in cells.items() if measure in shown):
         style.say(figure, f"grey: {NULL_LABEL}")
     if len({row.seed for row in rows}) > 1:
         style.say(figure, "small: single seeds; bars: 95 % interval of the mean over seeds")

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from fedmi_jax.circuits.evaluation import EvaluationSet
+from fedmi_jax.circuits.evaluation import EvaluationSet, Fraction
 from fedmi_jax.network.model import Params
 from fedmi_jax.studies.base import Column, Panel, Series, Study, Table
 from fedmi_jax.studies.bench import Bench, logits_of, mean, of_classes
@@ -41,7 +41,7 @@ def _of_moment(moment: Moment) -> list[Row]:
 def together(
     params: Params, circuits: Mapping[str, Array], there: Array, classes: Array, test: EvaluationSet,
     *, narrowing: bool,
-) -> Array:  # fmt: skip
+) -> Fraction:  # fmt: skip
     """The ensemble's accuracy on each class, (c,). circuits: (c, O_l) a layer; there: (c,), which classes have one."""
 
     def own(part: tuple[dict[str, Array], Array]) -> Array:

@@ -15,7 +15,7 @@ from fedmi_jax.analysis import nulls
 from fedmi_jax.analysis.compact import strengths
 from fedmi_jax.report.html.packing import Packed, packed
 from fedmi_jax.results.connectivity import connected
-from fedmi_jax.results.schema import CIRCUIT_DIMS, ORIGINS, conv_layers, held, source, variables
+from fedmi_jax.results.schema import CIRCUIT_DIMS, ORIGINS, class_names, conv_layers, held, source, variables
 
 Models = dict[str, list[np.ndarray]]
 """By origin, for each convolution: axes (S, R, K, ...) of local models, (S, R, ...) of global ones."""
@@ -48,6 +48,7 @@ def values(name: str, ds: xr.Dataset) -> dict[str, Any]:
         "edges": {origin: [packed(of) for of in each] for origin, each in edges(ds).items()},
         "hasStrength": has_strength(ds),
         "answers": _answers(ds),
+        "status": packed(_in_order(ds["status"].astype(np.int8))) if "status" in ds else None,
         "measures": measures(ds),
         "byClass": _by_class(ds),
         "byLayer": _by_layer(ds),
@@ -55,10 +56,9 @@ def values(name: str, ds: xr.Dataset) -> dict[str, Any]:
 
 
 def _classes(ds: xr.Dataset, dim: str) -> list[dict[str, Any]]:
-    if dim not in ds.coords:
+    if dim not in ds.coords or f"{dim}_name" not in ds.coords:
         return []
-    names = ds[f"{dim}_name"].values.tolist() if f"{dim}_name" in ds else ds[dim].values.tolist()
-    return [{"label": int(c), "name": str(name)} for c, name in zip(ds[dim].values, names, strict=True)]
+    return [{"label": label, "name": name} for label, name in class_names(ds, dim).items()]
 
 
 def _in_order(values: xr.DataArray, *more: str) -> np.ndarray:
@@ -123,9 +123,10 @@ def _answers(ds: xr.Dataset) -> dict[str, Packed]:
 
 
 def measures(ds: xr.Dataset) -> list[dict[str, Any]]:
-    """Every number that the result has for each circuit: name, meaning, values (S, R, O, K, C), and of random masks as
-    large the mean, the least and the most (`random`, None where there are none)."""
-    found = [str(name) for name, v in ds.items() if set(v.dims) == set(CIRCUIT_DIMS) and v.dtype.kind == "f"]
+    """Every number that the result has for each circuit: name, meaning, whether it counts something, values
+    (S, R, O, K, C), and of random masks as large the mean, the least and the most (`random`, None where there are
+    none)."""
+    found = [str(name) for name, v in ds.items() if set(v.dims) == set(CIRCUIT_DIMS) and _is_measure(str(name), v)]
     order = [*(name for name in FIRST if name in found), *(name for name in found if name not in FIRST)]
     there = held(ds).expand_dims(origin=ds["origin"])
     return [
@@ -133,12 +134,17 @@ def measures(ds: xr.Dataset) -> list[dict[str, Any]]:
             "name": name,
             "first": name in FIRST,
             "means": _meaning(ds, name),
-            "units": str(ds[name].attrs.get("units", "1")),
-            "values": packed(_in_order(ds[name].where(there))),
+            "counts": ds[name].dtype.kind != "f",
+            "values": packed(_in_order(ds[name].astype(float).where(there))),
             "random": _random(ds, name, there),
         }
         for name in order
     ]
+
+
+def _is_measure(name: str, values: xr.DataArray) -> bool:
+    """And no label, as `status` is."""
+    return values.dtype.kind in "fi" and name != "status"
 
 
 def _meaning(ds: xr.Dataset, name: str) -> str:
@@ -147,9 +153,11 @@ def _meaning(ds: xr.Dataset, name: str) -> str:
 
 
 def _random(ds: xr.Dataset, name: str, there: xr.DataArray) -> dict[str, Packed] | None:
-    if f"random_{name}" not in ds:
+    """Of masks of live channels, where the result has them: those are the closer comparison."""
+    null = next((f"{of}_{name}" for of in ("random_live", "random") if f"{of}_{name}" in ds), None)
+    if null is None:
         return None
-    values = ds[f"random_{name}"].where(there)
+    values = ds[null].where(there)
     each = {"mean": values.mean("sample"), "least": values.min("sample"), "most": values.max("sample")}
     return {how: packed(_in_order(of)) for how, of in each.items()}
 

@@ -12,6 +12,8 @@ from fedmi_jax.report import claims_table
 from fedmi_jax.report.html.elements import el
 
 _MARKS = {HOLDS: ("holds", "●"), FAILS: ("fails", "○"), OPEN: ("open", "…")}
+_PARTLY = ("partly", "◐")
+"""Of a verdict that is more than one of these words."""
 
 
 def section(rows: Sequence[Row], refused: str) -> list[Element]:
@@ -25,9 +27,13 @@ def section(rows: Sequence[Row], refused: str) -> list[Element]:
 
 
 def _key() -> Element:
-    marks = [el("span", mark, class_=f"mark {name}", aria_hidden="true") for name, mark in _MARKS.values()]
-    words = [HOLDS, FAILS, OPEN]
-    parts = [el("span", mark, " ", word) for mark, word in zip(marks, words, strict=True)]
+    words = {
+        HOLDS: _MARKS[HOLDS],
+        FAILS: _MARKS[FAILS],
+        "in part, or without some experiment": _PARTLY,
+        OPEN: _MARKS[OPEN],
+    }
+    parts = [el("span", _mark(*mark), " ", word) for word, mark in words.items()]
     for parts_, said in (
         ([el("path", d="M8 8H36", class_="interval"), _dot(22)], "mean and interval"),
         ([_null(22)], "by chance"),
@@ -37,11 +43,14 @@ def _key() -> Element:
     return el("p", parts, class_="key")
 
 
+def _mark(name: str, sign: str) -> Element:
+    return el("span", sign, class_=f"mark {name}", aria_hidden="true")
+
+
 def _claim(row: Row) -> Element:
-    name, mark = _MARKS[OPEN if row.without else row.verdict] if row.verdict in _MARKS else ("partly", "◐")
     title = el("h3", el("span", row.claim.id, class_="id"), f" {row.claim.says}")
-    verdict = el("p", el("span", mark, class_=f"mark {name}", aria_hidden="true"), " ", claims_table.verdict_text(row),
-                 class_="verdict")  # fmt: skip
+    mark = _mark(*_MARKS.get(row.verdict, _PARTLY))
+    verdict = el("p", mark, " ", claims_table.verdict_text(row), class_="verdict")
     about = el("p", f"Paper ({row.claim.section}): {row.claim.paper}. Rule: {row.claim.rule}.", class_="rule")
     low, high = _limits(row.findings)
     lines = [_definition(finding, low, high) for finding in row.findings]

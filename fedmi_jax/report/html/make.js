@@ -18,4 +18,4 @@ const byId = (id) => document.getElementById(id);
 
 const many = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
 const number = (value, digits = 2) => (Number.isFinite(value) ? value.toFixed(digits).replace("-", "−") : "–");
-const defined = (value) => (Number.isFinite(value) ? number(value) : h("span", { title: "undefined", "aria-label": "undefined" }, "–"));
+const defined = (value, digits = 2) => (Number.isFinite(value) ? number(value, digits) : h("span", { title: "undefined", "aria-label": "undefined" }, "–"));

@@ -46,7 +46,7 @@ def report(folders: Iterable[Path], tell: Callable[[str], None] = lambda line: N
     before = [_head(_title(found), f"{sections.shape(found)} Made by fedmi_jax {fedmi_jax.__version__}."), shapes]
     parts = [
         _section("Claims", "claims", claims.section(rows, refused)),
-        _section("Figures", "figures", [el("div", vector.captions(figures), class_="drawings")] if figures else []),
+        _section("Figures", "figures", vector.section(figures, found)),
         _section(
             "Who holds what", "partition", [e for name, ds in found.items() for e in sections.partition(name, ds)]
         ),

@@ -126,11 +126,18 @@ function others(run, c, at, go) {
 
 function circuitPanel(run, c, view) {
   if (!view.there) return [];
-  return [...notices(run, view), measureTables(run, c, view), answers(run, c, view)].filter(Boolean);
+  return [...notices(run, c, view), measureTables(run, c, view), answers(run, c, view)].filter(Boolean);
 }
 
-function notices(run, view) {
+const STATUS = {
+  2: "circuit is not compact: even all live channels explain less of the decision than was asked for.",
+  3: "model does not decide about the class, so that there is no circuit to find.",
+};
+
+function notices(run, c, view) {
   return view.origins.flatMap((origin) => {
+    const status = run.status && STATUS[run.status.at(c.seed, c.round, ORIGINS.indexOf(origin), c.client, c.class)];
+    if (status) return [h("p", { class: "notice" }, `The ${origin} ${status}`)];
     const empty = view.now[origin] ? run.layers.filter((_, l) => !view.now[origin][l].some(Boolean)).map((layer) => layer.name) : [];
     return empty.length
       ? [h("p", { class: "notice" }, `The ${origin} circuit has no channel in ${empty.join(" and ")}: whatever the image, its answer is the same.`)]
@@ -158,7 +165,7 @@ function measureRows(run, c, origins, measure) {
   const cells = origins.map((origin) => {
     const chance = measure.random && value(measure.random.mean, origin, c.round);
     const beside = Number.isFinite(chance) ? h("small", { class: "null" }, `random ${number(chance)}`) : null;
-    return h("td", { class: "value" }, defined(value(measure.values, origin, c.round)), beside);
+    return h("td", { class: "value" }, defined(value(measure.values, origin, c.round), measure.counts ? 0 : 2), beside);
   });
   const lines = origins.map((origin) => ({ look: origin, values: run.rounds.map((_, r) => value(measure.values, origin, r)) }));
   const nulls = measure.random ? origins.map((origin) => ({ look: "null", values: run.rounds.map((_, r) => value(measure.random.mean, origin, r)) })) : [];
@@ -199,7 +206,7 @@ function answers(run, c, view) {
       const said = there ? [number(rate), h("small", {}, ` | ${number(there[y])}`)] : number(rate);
       return bar(run.trueClasses[y].name, rate, said, run.trueClasses[y].label === label, marks, origin);
     });
-    const caption = h("caption", {}, view.origins.length > 1 ? `${origin} circuit` : "", there ? ` bar: on its own model | tick: on ${other[origin]}` : "");
+    const caption = h("caption", {}, view.origins.length > 1 ? `The ${origin} circuit. ` : "", there ? `Bar: on its own model | tick: on ${other[origin]}.` : "");
     return h("table", { class: "bars" }, caption, h("tbody", {}, rows));
   });
   return h("section", { class: "answers" }, h("h3", {}, "Its answers"), h("p", { class: "small" }, `Share of the images of every class that it calls “${run.classes[c.class].name}”. A detector of its class would have one bar.`), tables);

@@ -32,6 +32,8 @@ class Drawn(NamedTuple):
     name: str
     """As of the file that `fedmi figures` writes."""
     says: str
+    run: str
+    """The experiment that it is a figure of; empty: one of the paper's, of all that there are."""
     picture: Element
 
 
@@ -41,15 +43,17 @@ def drawn(runs: Runs) -> tuple[list[Drawn], Element, list[str]]:
     shapes: Shapes = {}
     with TemporaryDirectory() as folder:
         files, problems = figures.draw_all(runs, Path(folder), (), ("svg",))
-        found = [Drawn(path.stem, _says(path.stem), inline(path.read_text("utf-8"), shapes)) for path in files]
+        found = [Drawn(path.stem, *_about(path.stem, runs), inline(path.read_text("utf-8"), shapes)) for path in files]
     shared = el("defs", shapes.values())
     return found, el("svg", shared, class_="shapes", width="0", height="0", aria_hidden="true"), problems
 
 
-def _says(stem: str) -> str:
-    """The figure's first sentence about itself. NAME, or NAME-RUN: the longest name that fits."""
-    name = max((n for n in figures.NAMES if stem == n or stem.startswith(f"{n}-")), key=len)
-    return " ".join((figures.ALL[name].draw.__doc__ or "").split("\n\n")[0].split())
+def _about(stem: str, runs: Runs) -> tuple[str, str]:
+    """The figure's first sentence, and its experiment: of NAME and RUN in NAME-RUN the longest that fit."""
+    name = max((n for n in figures.NAMES if f"{stem}-".startswith(f"{n}-")), key=len)
+    of = (run for run in runs if name in figures.PER_RUN and f"{stem}-".startswith(f"{name}-{run}-"))
+    says = " ".join((figures.ALL[name].draw.__doc__ or "").split("\n\n")[0].split())
+    return says, max(of, key=len, default="")
 
 
 def inline(svg: str, shapes: Shapes) -> Element:
@@ -71,7 +75,7 @@ def _plain(element: Element) -> None:
     element.tag = _NAMESPACE.sub("", str(element.tag))
     element.text = element.tail = None
     element.attrib = {_NAMESPACE.sub("", name): value for name, value in element.attrib.items()}
-    if element.tag == "g":
+    if element.tag in ("g", "image"):
         element.attrib.pop("id", None)
     for name in _ROUNDED:
         if name in element.attrib:
@@ -112,9 +116,15 @@ def _point_to(element: Element, names: dict[str, str]) -> None:
             element.set(attribute, f"url(#{names[clip[1]]})")
 
 
-def captions(found: Sequence[Drawn]) -> list[Element]:
-    """Each figure with its caption."""
-    return [_figure(one) for one in found]
+def section(found: Sequence[Drawn], runs: Runs) -> list[Element]:
+    """The figures with their captions. Those of several experiments are folded, for a browser takes seconds to lay out
+    hundreds of them."""
+    groups = {run: [_figure(one) for one in found if one.run == run] for run in ("", *runs)}
+    groups = {run: el("div", own, class_="drawings") for run, own in groups.items() if own}
+    if len(runs) == 1:
+        return list(groups.values())
+    titles = {run: f"{run or 'The paper’s figures'} ({len(of)})" for run, of in groups.items()}
+    return [el("details", el("summary", titles[run]), of) for run, of in groups.items()]
 
 
 def _figure(one: Drawn) -> Element:

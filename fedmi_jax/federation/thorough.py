@@ -1,0 +1,192 @@
+"""Circuits that decide, looked at from all sides in the last round: whether they are complete, robust and minimal, and
+what the same search finds where training made nothing.
+
+Axes: S seeds, M local models, n cases, O_l channels of convolution l, N random halves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from fedmi_jax import config, keys
+from fedmi_jax.circuits.discovery import Circuit
+from fedmi_jax.circuits.evaluation import Asked
+from fedmi_jax.devices import lift
+from fedmi_jax.federation import instrument, programs
+from fedmi_jax.network.layers import conv_layers
+from fedmi_jax.results.schema import NULLS, STATUS
+
+if TYPE_CHECKING:
+    from fedmi_jax.federation.cases import Cases
+    from fedmi_jax.federation.instrument import Decided
+    from fedmi_jax.federation.programs import Masked
+    from fedmi_jax.federation.recording import Record
+    from fedmi_jax.federation.setup import Round, Setup
+    from fedmi_jax.network.model import Params
+
+HALVES = 10
+"""Random halves of a circuit, and of what is not in it."""
+BLOCK = 256
+"""Sets of channels that are judged in one call."""
+LEAST = 0.01
+"""Share of the decision that a channel must be worth to be needed."""
+
+
+def checks(setup: Setup, round_: Round, models: Params, cases: Cases, decided: Decided, own: Masked) -> Record:
+    """Of a run that asks for random masks, in its last round; before, NaN and 0; otherwise nothing."""
+    experiment = setup.facts.experiment
+    if not experiment.thorough:
+        return {}
+    last = round_.number == experiment.rounds
+    found = _halves(setup, round_, models, cases, decided, own) if last else _no_halves(len(cases.model))
+    record = {name: cases.place(values) for name, values in found.items()}
+    nulls = _nulls(setup, round_, models, cases) if last else []
+    return record | _placed(cases, nulls)
+
+
+# --- complete, robust, minimal ---
+
+
+def _no_halves(n: int) -> dict[str, np.ndarray]:
+    return dict.fromkeys(
+        ("completeness_gap", "robust_explained", "robust_explained_worst", "minimal"), np.full(n, np.nan, np.float32)
+    )
+
+
+def _halves(
+    setup: Setup, round_: Round, models: Params, cases: Cases, decided: Decided, own: Masked
+) -> dict[str, np.ndarray]:
+    masks = np.concatenate([np.asarray(gate) > 0 for gate in own.gates.values()], 1)
+    sets = list(_sets(masks, cases.keys(setup.facts.experiment.seeds, keys.HALF, round_.number)))
+    rows = np.array([row for row, _, _ in sets])
+    explained = _explained(setup, models, decided, own, rows, np.stack([kept for _, _, kept in sets]))
+    by_kind: dict[str, list[list[float]]] = {kind: [[] for _ in masks] for kind in KINDS}
+    for (row, kind, _), value in zip(sets, explained, strict=True):
+        by_kind[kind][row].append(float(value))
+    found = {name: values.copy() for name, values in _no_halves(len(masks)).items()}
+    for row in np.flatnonzero(decided.status != STATUS.index("undefined")):
+        of = {kind: np.array(values[row]) for kind, values in by_kind.items()}
+        found["completeness_gap"][row] = np.abs(of["circuit without half"] - of["model without half"]).mean()
+        found["robust_explained"][row] = of["with others"].mean()
+        found["robust_explained_worst"][row] = of["with others"].min()
+        found["minimal"][row] = np.mean(of["circuit"][0] - of["without one"] > LEAST) if masks[row].any() else np.nan
+    return found
+
+
+KINDS = ("circuit", "circuit without half", "model without half", "with others", "without one")
+
+
+def _sets(masks: np.ndarray, keyed: list[tuple[int, ...]]) -> Iterator[tuple[int, str, np.ndarray]]:
+    """(row, kind, kept channels bool (C,)) of everything that is judged."""
+    for row, (mask, key) in enumerate(zip(masks, keyed, strict=True)):
+        rng = keys.generator(*key)
+        yield row, "circuit", mask
+        for _ in range(HALVES):
+            half = mask & (rng.random(len(mask)) < 0.5)
+            yield row, "circuit without half", mask & ~half
+            yield row, "model without half", ~half
+            yield row, "with others", mask | (rng.random(len(mask)) < 0.5)
+        for channel in np.flatnonzero(mask):
+            without = mask.copy()
+            without[channel] = False
+            yield row, "without one", without
+
+
+def _explained(
+    setup: Setup, models: Params, decided: Decided, own: Masked, rows: np.ndarray, kept: np.ndarray
+) -> np.ndarray:
+    """What these sets of channels (r, C) explain of the decisions of the cases `rows` (r,), on some test images.
+
+    They are judged in blocks of one size, so that their number, which is never the same, compiles nothing.
+    """
+    assert setup.some is not None
+    whole = programs.whole_logits(models, np.arange(len(models["fc_bias"])), setup.some, how=setup.layout)
+    ends, layers = np.cumsum([gate.shape[1] for gate in own.gates.values()])[:-1], list(own.gates)
+    found = []
+    for start in range(0, len(rows), BLOCK):
+        chosen = np.resize(np.arange(start, min(start + BLOCK, len(rows))), BLOCK)
+        gates = np.split(kept[chosen].astype(setup.facts.dtype), ends, 1)
+        masked = jax.tree.map(lambda leaf, at=rows[chosen]: np.asarray(leaf)[at], own)
+        masked = masked._replace(gates=dict(zip(layers, gates, strict=True)))
+        asked = Asked(decided.others[rows[chosen]], masked.model)  # type: ignore[arg-type]
+        judged = programs.judge_decisions(models, setup.some, masked, asked, whole, how=setup.layout)
+        found.append(np.asarray(judged[2].explained)[: min(BLOCK, len(rows) - start)])
+    return np.concatenate(found)
+
+
+# --- where training made nothing ---
+
+
+def _nulls(setup: Setup, round_: Round, models: Params, cases: Cases) -> list[tuple[Circuit, Decided]]:
+    """What the search finds on the models before training, on local models whose filters' weights stand in another
+    order, and of classes that say nothing, each for the circuits of local models."""
+    local = cases.of("local")
+    shuffled = replace(setup, probe=_shuffled(setup), facts=_asking_for_truth(setup))
+    elsewhere = _untrained(setup), _permuted(setup, models, local, round_.number)
+    seeds, own = local.seed, np.unique(local.model, return_inverse=True)[1]
+    searched = [(setup, elsewhere[0], seeds), (setup, elsewhere[1], own), (shuffled, models, local.model)]
+    found = []
+    for (where, stacked, rows), purpose in zip(searched, (keys.UNTRAINED, keys.PERMUTED, keys.SHUFFLED), strict=True):
+        of = replace(local, model=np.asarray(rows))
+        circuits, _, decided = instrument.discover(where, stacked, of, [(purpose, purpose)], round_.number)
+        found.append((circuits[0], decided))
+    return found
+
+
+def _untrained(setup: Setup) -> Params:
+    """Every seed's fresh model, (S, ...)."""
+    from fedmi_jax.federation.simulation import initial_models
+
+    return initial_models(setup)
+
+
+def _permuted(setup: Setup, models: Params, cases: Cases, number: int) -> Params:
+    """The local models that have cases, each filter's weights in random order: as sparse, and no longer trained."""
+    rows, first = np.unique(cases.model, return_index=True)
+    permuted = {name: np.array(np.asarray(leaf)[rows]) for name, leaf in models.items()}
+    for at, case in enumerate(first):
+        seed = setup.facts.experiment.seeds[cases.seed[case]]
+        for place, name in enumerate([*(f"{layer}_kernel" for layer in conv_layers(models)), "fc_kernel"]):
+            rng = keys.generator(seed, keys.PERMUTED, number, int(cases.client[case]), place)
+            kernel = permuted[name][at]
+            permuted[name][at] = rng.permuted(kernel.reshape(-1, kernel.shape[-1]), axis=0).reshape(kernel.shape)
+    return lift.replicate(permuted, setup.layout)
+
+
+def _shuffled(setup: Setup) -> Any:
+    """The probe images in random order, those to search on and the others each among themselves, under the labels that
+    were there before."""
+    assert setup.probe is not None
+    searched = setup.facts.experiment.discovery.probe[0] * setup.facts.dataset.num_classes
+    pixels = np.array(setup.probe.pixels)
+    for slot, seed in enumerate(setup.facts.experiment.seeds):
+        rng = keys.generator(seed, keys.SHUFFLED)
+        order = [rng.permutation(searched), searched + rng.permutation(pixels.shape[1] - searched)]
+        pixels[slot] = pixels[slot][np.concatenate(order)]
+    return lift.replicate(setup.probe._replace(pixels=pixels), setup.layout)
+
+
+def _asking_for_truth(setup: Setup) -> Any:
+    experiment = setup.facts.experiment
+    contrast = config.with_objective(experiment.discovery, objective="contrast")
+    return replace(setup.facts, experiment=replace(experiment, discovery=contrast))
+
+
+def _placed(cases: Cases, nulls: list[tuple[Circuit, Decided]]) -> Record:
+    """As in `schema.NULLS`; NaN and 0 where none was searched."""
+    local, (n, kinds) = cases.of("local"), (int(np.sum(cases.origin == 0)), len(NULLS))
+    explained, counts = np.full((n, kinds), np.nan, np.float32), np.zeros((2, n, kinds), np.int64)
+    state = np.zeros((n, kinds), np.int8)
+    for i, (circuit, decided) in enumerate(nulls):
+        defined = decided.status != STATUS.index("undefined")
+        explained[:, i] = np.where(defined, np.asarray(decided.reached), np.nan)
+        counts[0, :, i] = sum(mask.sum(-1) for mask in circuit.mask.values())
+        counts[1, :, i] = sum(live.sum(-1) for live in decided.live.values())
+        state[:, i] = decided.status
+    values = {"null_explained": explained, "null_size": counts[0], "null_live": counts[1], "null_status": state}
+    return {name: local.place(value) for name, value in values.items()}

@@ -1,0 +1,54 @@
+"""Whether clients agree on weights and signs: by hand, and against a count in numpy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from fedmi_jax.circuits.evaluation import divided
+from fedmi_jax.federation import agreement
+
+
+@pytest.mark.parametrize(
+    ("kernels", "ratio", "conflict", "cancellation"),
+    [
+        ([[1, 0, 2, 0], [3, 0, 4, 0]], 1, 0, 1),  # the same weights, the same signs
+        ([[1, 0, 0, 0], [0, 3, 0, 0]], 2, None, 1),  # none in common
+        ([[1, 2, 0, 0], [-3, 2, 0, 0]], 1, 1 / 2, (2 + 4) / 8),
+        ([[1, 1, 0, 0], [-1, 0, 1, 0], [1, 0, 0, 0]], (3 / 4) / (5 / 12), 1, (1 + 1 + 1) / 5),
+        ([[0, 0, 0, 0], [0, 0, 0, 0]], None, None, None),
+    ],
+)
+def test_by_hand(kernels, ratio, conflict, cancellation):
+    with jax.debug_nans(True):
+        found = divided(jax.jit(agreement.of_layer)(jnp.array(kernels, float)))
+    expected = {"support_ratio": ratio, "sign_conflict": conflict, "cancellation": cancellation}
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], np.nan if value is None else value, rtol=1e-6)
+
+
+@pytest.mark.usefixtures("x64")
+def test_seeds_and_layers_are_counted_apart():
+    """Two seeds of three clients, seed by seed, in the order of the layers."""
+    models = tiny.stacked([tiny.params(seed, sparsity=0.6) for seed in range(6)])
+    found = agreement.measures(models, seeds=2, how=tiny.layout(1))
+    for seed in range(2):
+        for i, layer in enumerate(("conv1", "conv2", "conv3", "fc")):
+            kernels = np.asarray(models[f"{layer}_kernel"])[3 * seed : 3 * seed + 3]
+            kept = kernels != 0
+            shared = kept.sum(0) > 1
+            both = ((kernels > 0).any(0) & (kernels < 0).any(0))[shared].mean()
+            assert found["support_ratio"][seed, i] == pytest.approx(kept.any(0).mean() / kept.mean())
+            assert found["sign_conflict"][seed, i] == pytest.approx(both)
+            cancelled = np.abs(kernels.sum(0)).sum() / np.abs(kernels).sum()
+            assert found["cancellation"][seed, i] == pytest.approx(cancelled)
+
+
+def test_a_run_has_them(counted_run):
+    """The union that the mean of the clients keeps is the global model's density."""
+    run, _ = counted_run
+    kept = {where: 1 - run[f"realised_sparsity_{where}"] for where in ("local", "global")}
+    np.testing.assert_allclose(run["support_ratio"], kept["global"] / kept["local"].mean("client"), rtol=1e-6)
+    assert (run["sign_conflict"].dropna("parameter_layer") >= 0).all()
+    assert (run["cancellation"] < 1).any()

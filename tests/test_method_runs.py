@@ -1,0 +1,89 @@
+"""Whole runs, as small as can be, with methods that need something of a round that others do not.
+
+Axes: S seeds, K clients.
+"""
+
+import functools
+
+import cheap
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tiny
+
+from fedmi_jax.config import Execution
+from fedmi_jax.federation import simulation
+from fedmi_jax.federation.setup import prepare
+from fedmi_jax.methods import Aggregation, Calibration, Orthogonality, OwnerChannels
+from fedmi_jax.network import readout
+
+
+def experiment(**aggregation):
+    kept = Execution(client_chunk=1, precision="float64", save_weights=True)
+    return cheap.experiment(rounds=2, execution=kept, aggregation=Aggregation(**aggregation))
+
+
+@functools.cache
+def run(kind="fedavg", **settings):
+    """The run of a method, made once."""
+    return simulation.run(experiment(kind=kind, **settings), tiny.squares())
+
+
+def weights(ds, origin, number, client=None):
+    """{name: array} of the model of a round, axes as in the network."""
+    at = {"seed": 0, "round": number - 1} | ({} if client is None else {"client": client})
+    names = [name for name in ds if name.startswith(f"weights_{origin}_")]
+    return {name.removeprefix(f"weights_{origin}_"): ds[name].isel(at).values for name in names}
+
+
+def test_pooled_training_is_one_model_whose_batches_are_of_all_clients_images():
+    ds = run("pooled")
+    for number in (1, 2):
+        one, other = (weights(ds, "local", number, client) for client in (0, 1))
+        server = weights(ds, "global", number)
+        for name in one:
+            np.testing.assert_array_equal(one[name], other[name])
+            np.testing.assert_allclose(server[name], one[name], rtol=1e-12)
+    facts = prepare(experiment(kind="pooled"), tiny.squares())
+    everyone = np.unique(np.concatenate(facts.clients[0]))
+    assert (facts.steps == -(-len(everyone) // 64)).all()
+    assert facts.training_counts[0, 0].sum() == len(everyone) < facts.counts.sum()  # class 1 is held twice
+    assert not np.array_equal(ds["train_loss"].isel(round=0), run()["train_loss"].isel(round=0))
+
+
+def test_calibration_refits_the_mean_on_the_images_that_it_may_see():
+    settings = Calibration(images_per_class=4)
+    plain, ds = run(), run("calibration", calibration=settings)
+    facts = prepare(experiment(kind="calibration", calibration=settings), tiny.squares())
+    (index,), (labels,) = facts.seen
+    assert np.bincount(labels).tolist() == [4, 4, 4, 4]
+    same = (weights(one, "local", 1, 0) for one in (plain, ds))  # what was trained before the server's first step
+    chex.assert_trees_all_equal(*same)
+    dataset, before, found = facts.dataset, weights(plain, "global", 1), weights(ds, "global", 1)
+    x = (dataset.train_images[index] / 255 - np.array(dataset.mean)) / np.array(dataset.std)
+    with jax.enable_x64(True):
+        expected = readout.refit({k: jnp.asarray(v) for k, v in before.items()}, x, labels, "scale-and-biases")
+    chex.assert_trees_all_close(found, jax.tree.map(np.asarray, expected), rtol=1e-5, atol=1e-7)
+    assert np.abs(found["fc_bias"] - before["fc_bias"]).max() > 1e-3
+
+
+def test_a_thin_network_crosses_as_it_suffices():
+    """Hard owner channels: what a client is served is what it trained, so its circuits are as good there."""
+    ds = run("owner-channels", owner_channels=OwnerChannels(form="hard"))
+    local = ds.sel(origin="local")
+    np.testing.assert_array_equal(local["cross_evaluation"], local["sufficiency"])
+    assert (local["sufficiency"] > 0).any()
+    np.testing.assert_array_equal(ds["served_accuracy"], ds["local_accuracy"])
+
+
+def test_the_circuits_of_others_pull_weights_down_from_the_second_round_on():
+    plain, ds = run(), run("orthogonality", orthogonality=Orthogonality(weight=10.0))
+
+    def sizes(ds):
+        """Sum of the squared kernels of client 1 in each round."""
+        models = (weights(ds, "local", number, 1) for number in (1, 2))
+        return [sum(np.sum(leaf**2) for name, leaf in one.items() if name.startswith("conv")) for one in models]
+
+    assert sizes(ds)[0] == sizes(plain)[0]
+    assert sizes(ds)[1] < sizes(plain)[1]

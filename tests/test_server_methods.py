@@ -1,0 +1,195 @@
+"""What the server of each method computes: by hand, against plain loops, and FedAvg where it must be.
+
+Axes: K clients of the round, Y classes.
+"""
+
+import chex
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from method_table import CLASSES, METHODS, SAMPLES, SHAPES, first, masks, mean, models, of, step
+
+from fedmi_jax.aggregation import NO_STATE, fedavg
+from fedmi_jax.aggregation.ties import trimmed
+from fedmi_jax.network import model
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(("weighting", "weights"), [("uniform", np.ones(3)), ("samples", SAMPLES)])
+def test_fedavg_is_the_mean_of_the_clients(weighting, weights):
+    params = models()
+    new, state = step(fedavg(weighting), {name: leaf[0] for name, leaf in params.items()}, params)
+    assert state == NO_STATE
+    expected = {name: np.average(leaf, axis=0, weights=weights) for name, leaf in params.items()}
+    chex.assert_trees_all_close(new, expected, rtol=1e-13)
+
+
+ALL_HOLD_ALL = np.full((3, CLASSES), 5)
+REDUCTIONS = {
+    "fedavgm without momentum": (of("fedavgm", momentum=0), {}),
+    "support mean of dense models": (of("support-mean"), {}),
+    "holders who hold everything": (of("head-by-holders"), {"counts": ALL_HOLD_ALL}),
+    "circuits of every channel": (of("circuit-mean"), {"counts": ALL_HOLD_ALL, "circuits": masks(share=2)}),
+    "blocks of every channel": (of("circuit-mean", blocks=True), {"counts": ALL_HOLD_ALL, "circuits": masks(share=2)}),
+    "circuits of no channel": (of("circuit-mean"), {"counts": ALL_HOLD_ALL, "circuits": masks(share=0)}),
+    "nothing trimmed": (of("trimmed-mean", beta=0), {}),
+    "median of two": (of("median"), {"samples": np.array([3, 0, 2])}),
+    "fedprox": (of("fedprox"), {}),
+    "fedrs": (of("fedrs"), {}),
+}
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", REDUCTIONS)
+def test_is_fedavg_where_it_must_be(name):
+    method, fields = REDUCTIONS[name]
+    params = models()
+    new, _ = step(method, {k: leaf[0] + 1 for k, leaf in params.items()}, params, **fields)
+    chex.assert_trees_all_close(new, mean(params, fields.get("samples", SAMPLES) > 0), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.usefixtures("x64")
+def test_ties_of_weights_of_one_sign_is_the_support_mean():
+    params = {name: np.abs(leaf) for name, leaf in models(zeros=0.5).items()}
+    here, _ = step(of("ties"), first(params), params)
+    there, _ = step(of("support-mean"), first(params), params)
+    chex.assert_trees_all_close(here, there, rtol=1e-12)
+
+
+def one_entry(values, before=0.0, counts=None):
+    """Params of which one weight of the linear layer, in the row of class 1, is `values` (K,) and `before` (): all
+    else is 1."""
+    params = {name: np.ones((len(values), *shape)) for name, shape in SHAPES.items()}
+    params["fc_kernel"][:, 0, 1] = values
+    start = first(params)
+    return start | {"fc_kernel": start["fc_kernel"].at[0, 1].set(before)}, params
+
+
+BY_HAND = {
+    "support-mean": (of("support-mean"), [2, 0, 4], 3),
+    "support-mean, one": (of("support-mean"), [0, 0, 4], 4),
+    "support-mean, nobody": (of("support-mean"), [0, 0, 0], 0),
+    "support-mean by samples": (METHODS["support mean by samples"], [2, 8, 0], (2 * 100 + 8 * 300) / 400),
+    "holders": (of("head-by-holders"), [2, 0, 5], (2 + 0) / 2),
+    "support and holders": (of("support-and-holders"), [2, 0, 5], (2 + 0) / 2),
+    "ties, two against one": (of("ties"), [1, 2, -4], -4),
+    "ties, one pruned": (of("ties"), [1, 0, -0.5], 1),
+    "ties, a tie goes to the most": (of("ties"), [1, 0, -1], 1),
+    "ties of updates": (of("ties", of="updates"), [1, 2, -5], 0.5 + -5.5),
+    "ties, scaled": (of("ties", of="updates", scale=0.4), [1, 2, 0], 0.5 + 0.4 * 1),
+    "median": (of("median"), [9, 1, 2], 2),
+    "median, two pruned": (of("median"), [9, 0, 0], 0),
+    "trimmed": (of("trimmed-mean", beta=0.34), [9, 1, 2], 2),
+}
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", BY_HAND)
+def test_one_weight_by_hand(name):
+    """Clients 0 and 1 hold class 1, client 2 does not; the weight was 0.5 before."""
+    method, values, expected = BY_HAND[name]
+    start, params = one_entry(values, 0.5)
+    new, _ = step(method, start, params, counts=np.array([[1, 1, 0], [1, 1, 0], [1, 0, 0]]))
+    np.testing.assert_allclose(new["fc_kernel"][0, 1], expected, rtol=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("kind", ["support-mean", "support-and-holders"])
+def test_a_bias_of_zero_is_no_pruned_bias(kind):
+    params = models()
+    params["conv1_bias"][0] = 0
+    new, _ = step(of(kind), first(params), params)
+    np.testing.assert_allclose(new["conv1_bias"], params["conv1_bias"].mean(0), rtol=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+def test_of_each_clients_votes_the_largest_are_counted():
+    """As in the published code one more than density * d, of all parameters together."""
+    params = first(models())
+    kept = trimmed(params, 0.2)
+    sizes = np.concatenate([np.abs(leaf).ravel() for leaf in params.values()])
+    threshold = np.sort(sizes)[::-1][int(0.2 * sizes.size)]
+    chex.assert_trees_all_equal(kept, {k: np.where(np.abs(v) >= threshold, v, 0) for k, v in params.items()})
+    assert sum(int(np.count_nonzero(leaf)) for leaf in kept.values()) == int(0.2 * sizes.size) + 1
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("kind", ["head-by-holders", "support-and-holders", "circuit-mean", "owner-channels"])
+def test_a_class_that_nobody_holds_keeps_its_row(kind):
+    params = models()
+    start = {name: leaf[0] + 1 for name, leaf in params.items()}
+    new, _ = step(of(kind), start, params)
+    for name in ("fc_kernel", "fc_bias"):
+        np.testing.assert_array_equal(new[name][..., 2], start[name][..., 2])
+        assert (np.asarray(new[name][..., :2]) != start[name][..., :2]).all()
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("blocks", [False, True])
+def test_circuit_mean_is_a_loop_over_channels(blocks):
+    params, circuits = models(), masks(share=0.3)
+    counts = np.array([[5, 0, 1], [0, 2, 0], [3, 7, 0]])
+    new, _ = step(of("circuit-mean", blocks=blocks), first(params), params, counts=counts, circuits=circuits)
+    for layer, mask in circuits.items():
+        for o in range(mask.shape[-1]):
+            who = np.flatnonzero(mask[:, :, o].any(1))
+            who = who if len(who) else np.arange(3)
+            for name in (f"{layer}_kernel", f"{layer}_bias"):
+                np.testing.assert_allclose(new[name][..., o], params[name][who][..., o].mean(0), rtol=1e-12)
+    for c in range(CLASSES):
+        holders = np.flatnonzero(counts[:, c])
+        np.testing.assert_allclose(new["fc_bias"][c], params["fc_bias"][holders, c].mean(), rtol=1e-12)
+        for feature in range(32):
+            own = [k for k in holders if circuits["conv2"][k, c, feature % 8]] if blocks else holders
+            who = own if len(own) else holders
+            np.testing.assert_allclose(new["fc_kernel"][feature, c], params["fc_kernel"][who, feature, c].mean())
+
+
+def plain_server(kind, d, state):
+    """One step of one array in plain numpy: the change, and what is remembered. Algorithm 2 of Reddi et al.; Hsu et al.
+    section 4.1."""
+    if kind == "fedavgm":
+        v = 0.9 * state - d
+        return -v, v
+    m, v = state
+    m = 0.9 * m + 0.1 * d
+    v = 0.99 * v + 0.01 * d**2 if kind == "fedadam" else v - 0.01 * d**2 * np.sign(v - d**2)
+    return 1e-2 * m / (np.sqrt(v) + 1e-3), (m, v)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("kind", ["fedavgm", "fedadam", "fedyogi"])
+def test_server_optimisers_are_plain_loops_over_three_rounds(kind):
+    """Two more than one: the delta is not the moment, and nothing is corrected for a bias."""
+    params = models()
+    new, state = {name: leaf[0] + 1 for name, leaf in params.items()}, None
+    slow = dict(new)
+    remembered = dict.fromkeys(slow, 0 if kind == "fedavgm" else (0, 1e-06))
+    for seed in range(3):
+        params = models(seed=seed)
+        new, state = step(of(kind), new, params, state)
+        for name, average in mean(params).items():
+            change, remembered[name] = plain_server(kind, average - slow[name], remembered[name])
+            slow[name] = slow[name] + change
+        chex.assert_trees_all_close(new, slow, rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.usefixtures("x64")
+def test_disjoint_supports_and_own_rows_give_back_each_clients_logits():
+    """Support mean and holders: on its own channels the global model is the client, whatever the others have."""
+    params, mine = models(), np.arange(8) % 3
+    for k in range(3):
+        for layer, inputs in (("conv1", None), ("conv2", mine[:6])):
+            out = mine[: SHAPES[f"{layer}_bias"][0]] == k
+            there = out if inputs is None else (inputs == k)[:, None] & out
+            params[f"{layer}_kernel"][k] *= there
+        params["fc_kernel"][k] *= np.tile(mine == k, 4)[:, None]
+        params["conv1_bias"][:], params["conv2_bias"][:] = (params[f"conv{i}_bias"][0] for i in (1, 2))
+    new, _ = step(of("support-and-holders"), first(params), params, counts=np.eye(3, dtype=int))
+    x = np.random.default_rng(0).normal(size=(4, 8, 8, 1))
+    for k in range(3):
+        gates = {layer: jnp.asarray(mine[:n] == k, float) for layer, n in (("conv1", 6), ("conv2", 8))}
+        local = {name: jnp.asarray(leaf[k]) for name, leaf in params.items()}
+        np.testing.assert_allclose(
+            model.apply(new, x, gates)[:, k], model.apply(local, x, gates)[:, k], rtol=1e-12, atol=1e-12
+        )
