@@ -22,7 +22,7 @@ from cheap import Moments, assemble, small_round
 import fedmi_jax
 from fedmi_jax import files
 from fedmi_jax.cli import main, tables
-from fedmi_jax.config import Checkpoint, Execution, Experiment, Model, from_json, replace
+from fedmi_jax.config import Checkpoint, Discovery, Execution, Experiment, Model, from_json, replace
 from fedmi_jax.data import datasets
 from fedmi_jax.errors import ConfigError, FedmiError
 from fedmi_jax.federation import checks, recording, resumable, simulation
@@ -162,6 +162,16 @@ def test_more_rounds_may_be_asked_for_and_fewer_not(cheap, squares, tmp_path):
     more = resumable.resume(folder, squares, lambda *at: stages.append(at[0]), rounds=6)
     assert min(stages) == 5
     xr.testing.assert_identical(more, whole(replace(never, rounds=6), squares))
+
+
+def test_a_last_round_that_was_looked_at_closely_is_the_last(cheap, squares, tmp_path):
+    """It would not be looked at so in a run of more rounds."""
+    search = Discovery(objective="decision", probe=(16, 8), batch_size=16, masks=4)
+    close = replace(cheap, discovery=search, evaluation=replace(cheap.evaluation, null_samples=2))
+    resumable.run(close, tmp_path, squares, settings=Checkpoint(after_the_end=True))
+    once = r"^rounds: the last round, 4, has had its control \(evaluation\.null_samples\)"
+    with pytest.raises(ConfigError, match=once):
+        resumable.resume(tmp_path, squares, rounds=6)
 
 
 def test_a_finished_run_is_resumed_to_itself(cheap, squares, tmp_path):
