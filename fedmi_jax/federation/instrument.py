@@ -244,12 +244,13 @@ def controls(
     whole = programs.whole_logits(models, all_models, setup.some, how=setup.layout)
     asked = Asked(np.tile(decided.others, (len(rows.label) // n, 1)), rows.model)  # type: ignore[arg-type]
     judged = programs.judge_decisions(models, setup.some, rows, asked, whole, how=setup.layout)
-    performance, _, compared = jax.tree.map(lambda leaf: leaf.reshape(-1, n, *leaf.shape[1:]), judged)
+    performance, accuracy, compared = jax.tree.map(lambda leaf: leaf.reshape(-1, n, *leaf.shape[1:]), judged)
     defined = decided.status != STATUS.index("undefined")
     there = defined & defined[cases.mirror]
     record = {
         "removed_explained": cases.place(np.where(defined, compared.explained[0], np.nan)),
         "removed_call_rate": cases.place(performance.call_rate[0]),
+        "removed_class_accuracy": cases.place(accuracy.per_class[0]),
     }
     if not samples:
         return record

@@ -228,6 +228,7 @@ VARIABLES: dict[str, Variable] = {
     }, _DECIDES),
     **_rows((*CIRCUIT_DIMS, "true_class"), "float32", {
         "removed_call_rate": "call_rate of the model without the circuit",
+        "removed_class_accuracy": "accuracy of the model without the circuit on each class, on the same images",
     }, _DECIDES),
     **_rows((*CIRCUIT_DIMS, "sample"), "float32", {
         "random_live_explained": "explained of random live channels, as many per layer as the circuit has",
