@@ -151,7 +151,7 @@ def both(params, images, label, others, plan, draws, chosen, valid):
     searched = tiny.CLASSES * SETTINGS.probe[0]
     index = np.arange(len(images.pixels)).reshape(-1, 57)
     logits, means = survey(params, images, index, index < searched, narrowing=False)
-    task = Task(label, others, plan, draws, chosen, valid)
+    task = Task(label, others, plan, draws, chosen, valid, False)
     found = deciding.decide(
         params, images, Probed(logits, means), task, settings=SETTINGS, searched=searched, micro_batch=64,
         narrowing=False,
