@@ -10,9 +10,12 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import tiny
 
+import fedmi_jax
 from fedmi_jax.config import Execution
+from fedmi_jax.errors import FedmiError
 from fedmi_jax.federation import simulation
 from fedmi_jax.federation.setup import prepare
 from fedmi_jax.methods import Aggregation, Calibration, Orthogonality, OwnerChannels
@@ -87,3 +90,17 @@ def test_the_circuits_of_others_pull_weights_down_from_the_second_round_on():
 
     assert sizes(ds)[0] == sizes(plain)[0]
     assert sizes(ds)[1] < sizes(plain)[1]
+
+
+def test_models_that_clients_were_served_follow_from_the_stored_ones():
+    """The server's steps are made again; the same search then finds what the run found."""
+    for kind, settings in (("fedper", {}), ("owner-channels", {"owner_channels": OwnerChannels(form="hard")})):
+        ds = run(kind, **settings)
+        again = fedmi_jax.search_again(ds, dataset=tiny.squares(), rounds=[2])
+        assert again["round"].values.tolist() == [2]
+        for name in ("served_accuracy", "mask_conv2", "cross_evaluation", "global_accuracy", "train_loss"):
+            np.testing.assert_array_equal(again[name], ds[name].sel(round=[2]), name)
+    with pytest.raises(FedmiError, match="^rounds: give some that the result has; it has 1, 2, given are 3$"):
+        fedmi_jax.search_again(ds, dataset=tiny.squares(), rounds=[3])
+    with pytest.raises(FedmiError, match="^result: of owner-channels, whose clients' own models"):
+        fedmi_jax.search_again(ds.sel(round=[2]), dataset=tiny.squares())

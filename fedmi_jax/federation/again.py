@@ -6,12 +6,14 @@ Axes: S seeds, K clients, M models of a round, R rounds.
 from __future__ import annotations
 
 import time
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from fedmi_jax import config
+from fedmi_jax.aggregation import NO_STATE, State, chosen
 from fedmi_jax.config import Discovery, Evaluation, Experiment, replace
 from fedmi_jax.data import datasets, identity
 from fedmi_jax.data.datasets import Dataset
@@ -20,7 +22,7 @@ from fedmi_jax.devices.session import session
 from fedmi_jax.errors import FedmiError
 from fedmi_jax.federation import metrics, recording, simulation
 from fedmi_jax.federation.metrics import OnRound
-from fedmi_jax.federation.setup import Setup, place, prepare
+from fedmi_jax.federation.setup import Round, Setup, place, prepare
 from fedmi_jax.network.model import Params
 from fedmi_jax.results import store
 
@@ -28,28 +30,60 @@ from fedmi_jax.results import store
 def search_again(
     result: xr.Dataset, discovery: Discovery | None = None, evaluation: Evaluation | None = None,
     dataset: Dataset | None = None, progress: simulation.Progress | None = None, on_round: OnRound | None = None,
+    rounds: Collection[int] | None = None,
 ) -> xr.Dataset:  # fmt: skip
     """The result of the same run with other settings of search and measures: its models are those that are stored.
 
     Args: discovery, evaluation: None: those of the run; dataset: the images, where the run had images of one's own;
-    progress: called as (round, stage) when a stage begins; on_round: called as (round, metrics) after each round.
-    Raises FedmiError for a result without weights, without its configuration, of other images, or of a method that
-    served every client a model of its own, which is not stored.
+    progress: called as (round, stage) when a stage begins; on_round: called as (round, metrics) after each round;
+    rounds: in which to search, None: in all that the result has.
+    Raises FedmiError for a result without weights, without its configuration, of other images, without such a round, or
+    of a method of the user's own that served every client a model of its own, which is not stored.
     """
     experiment = changed(result, discovery, evaluation)
+    wanted = _wanted(result, rounds)
     advance, records = progress or _silent, []
     with session(experiment.execution):
         images = dataset or datasets.load(experiment.data)
         _require_images(result, images)
         setup = place(prepare(experiment, images))
-        for at, number in enumerate(result["round"].values.tolist()):
+        for number, state in _states(setup, result):
+            if number not in wanted:
+                continue
             began = time.monotonic()
-            records.append(_round(setup, result.isel(round=at), number, advance))
+            records.append(_round(setup, result.sel(round=number), number, state, advance))
             if on_round is not None:
                 on_round(number, metrics.of_round(setup.facts, records[-1], time.monotonic() - began))
         advance(experiment.rounds + 1, "done")
         method = result.attrs.get("method", setup.facts.method.name)
-        return recording.assemble(setup.facts, records).assign_attrs(method=method)
+        found = recording.assemble(setup.facts, records).assign_attrs(method=method)
+        return found.assign_coords(round=found["round"].copy(data=wanted))
+
+
+def _wanted(result: xr.Dataset, rounds: Collection[int] | None) -> list[int]:
+    """The rounds to search in, ascending."""
+    there = result["round"].values.tolist()
+    if rounds is None:
+        return there
+    if not rounds or not set(rounds) <= set(there):
+        given, has = (", ".join(map(str, sorted(some))) for some in (rounds, there))
+        raise FedmiError(f"rounds: give some that the result has; it has {has}, given are {given or 'none'}")
+    return sorted(set(rounds))
+
+
+def _states(setup: Setup, result: xr.Dataset) -> Iterator[tuple[int, State]]:
+    """Every round of the result, and what the method remembers after it. Of a method that serves every client a model
+    of its own the server's steps are made again, from the stored models; others need no memory here."""
+    globals_, state = simulation.initial_state(setup)
+    for number in result["round"].values.tolist():
+        if setup.facts.method.serve is None:
+            yield number, NO_STATE
+            continue
+        stored, round_ = result.sel(round=number), setup.facts.round(number)
+        local = lift.replicate(_local(setup, round_, stored), setup.layout)
+        _, state = simulation.aggregate(setup, state, globals_, local, round_)
+        globals_ = lift.replicate(_weights(setup, stored, "global"), setup.layout)
+        yield number, state
 
 
 def experiment_of(result: xr.Dataset) -> Experiment:
@@ -61,12 +95,20 @@ def experiment_of(result: xr.Dataset) -> Experiment:
             "result: has no weights, so there are no models to search; make it with `fedmi run ... "
             "--execution.save-weights`"
         )
-    if "served_accuracy" in result:
+    experiment = config.from_json(result.attrs["config"])
+    if "served_accuracy" in result and not _follows(experiment, result):
         raise FedmiError(
             f"result: of {result.attrs.get('method', 'a method')}, whose clients' own models from the server are not "
             "stored; run it again instead"
         )
-    return config.from_json(result.attrs["config"])
+    return experiment
+
+
+def _follows(experiment: Experiment, result: xr.Dataset) -> bool:
+    """Whether the models that the server gave its clients follow from those that are stored."""
+    method, rounds = chosen(experiment.aggregation, experiment.local), result["round"].values.tolist()
+    from_the_first = rounds == list(range(1, len(rounds) + 1))
+    return method.serve is not None and not method.needs_circuits and from_the_first
 
 
 def changed(result: xr.Dataset, discovery: Discovery | None, evaluation: Evaluation | None) -> Experiment:
@@ -79,20 +121,26 @@ def changed(result: xr.Dataset, discovery: Discovery | None, evaluation: Evaluat
     return replace(before, execution=execution, **search)
 
 
-def _round(setup: Setup, stored: xr.Dataset, number: int, progress: simulation.Progress) -> recording.Record:
+def _round(
+    setup: Setup, stored: xr.Dataset, number: int, state: State, progress: simulation.Progress
+) -> recording.Record:
     round_ = setup.facts.round(number)
-    seed, client = round_.models
-    local = {name: leaf[seed, client] for name, leaf in _weights(setup, stored, "local").items()}
-    models: tuple[Any, Any] = (local, _weights(setup, stored, "global"))
+    models: tuple[Any, Any] = (_local(setup, round_, stored), _weights(setup, stored, "global"))
     local, globals_ = (lift.replicate(part, setup.layout) for part in models)
-    both, cases = simulation.stack(setup, round_, local, globals_), setup.facts.cases(round_)
+    both, cases = simulation.stack(setup, round_, local, globals_, state), setup.facts.cases(round_)
     progress(number, "discover")
     found = [simulation.discover(setup, both, cases.of(origin), number) for origin in ("local", "global")]
     progress(number, "evaluate")
-    losses = np.zeros((len(seed), int(setup.facts.steps.max())))
+    losses = np.zeros((round_.clients.size, int(setup.facts.steps.max())))
     record = recording.snapshot(setup, round_, losses, local, globals_)
     record["train_loss"] = stored["train_loss"].values.astype(record["train_loss"].dtype)
     return record | simulation.judged(setup, round_, both, cases, simulation.joined(*found))
+
+
+def _local(setup: Setup, round_: Round, stored: xr.Dataset) -> Params:
+    """(M, ...) of the round's clients."""
+    seed, client = round_.models
+    return {name: leaf[seed, client] for name, leaf in _weights(setup, stored, "local").items()}
 
 
 def _weights(setup: Setup, stored: xr.Dataset, origin: str) -> Params:
