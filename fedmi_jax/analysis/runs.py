@@ -29,7 +29,7 @@ KINDS = ("iid", "one-class", "two-class", "three-class", "shared-class", ABLATIO
 _ABLATION_MAP = [{0, 1}, {2, 3}, {4, 5}]
 _FREE = (
     "name", "seeds", "execution", "evaluation.batch_size", "evaluation.null_samples", "discovery.repeat",
-    "data.data_dir",
+    "data.data_dir", "data.file",
 )  # fmt: skip
 """Settings in which the seeds of one experiment may differ."""
 _COMMON = ("data", "local", "aggregation", "method", "participation", "discovery", "sparsity.scope", "sparsity.floor")
