@@ -72,7 +72,7 @@ class Compiler:
             self.plan(circuits, DISCOVERY_STEPS, DISCOVERY_BATCH),
         )
         return programs.discover_circuits.lower(
-            self.models(circuits), self.images(TRAIN), which, plan, None, how=self.how, settings=Discovery()
+            self.models(circuits), self.images(TRAIN), which, plan, ZERO, how=self.how, settings=Discovery()
         )
 
     def evaluate(self, rows: int) -> Any:
