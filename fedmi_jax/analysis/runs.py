@@ -149,7 +149,7 @@ def gather(folders: Iterable[Path], *, paper_only: bool = False) -> dict[str, xr
         ds = store.load(path)
         name = kind(ds)
         if name is None and paper_only:
-            raise FedmiError(f"{path}: {_not_the_papers(ds)}; leave it out")
+            raise FedmiError(f"{path}: {not_the_papers(ds)}; leave it out")
         groups.setdefault(name or _other(ds, path), []).append((path, ds))
     if paper_only:
         firsts = [group[0] for group in groups.values()]
@@ -159,7 +159,7 @@ def gather(folders: Iterable[Path], *, paper_only: bool = False) -> dict[str, xr
     return {name: joined(group) for name, group in groups.items()}
 
 
-def _not_the_papers(ds: xr.Dataset) -> str:
+def not_the_papers(ds: xr.Dataset) -> str:
     """Why a result is none of the paper's experiments."""
     foreign = _foreign(ds)
     if foreign:
