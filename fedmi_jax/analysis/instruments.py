@@ -67,7 +67,7 @@ def unfit(ds: xr.Dataset) -> str:
     if "config" not in ds.attrs:
         return "does not say how it was made"
     if runs.kind(ds) is None:
-        return "none of the paper's experiments"
+        return runs.not_the_papers(ds)
     method = (runs.settings(ds) or {})["method"]
     if method != "fedavg":
         return f"made with the method {method}; predictions are about fedavg"

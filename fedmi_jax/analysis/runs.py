@@ -164,7 +164,7 @@ def sort_out(loaded: Iterable[tuple[Path, xr.Dataset]], *, paper_only: bool = Fa
     for path, ds in loaded:
         name, search = kind(ds), objective(ds)
         if name is None and paper_only:
-            raise FedmiError(f"{path}: {_not_the_papers(ds)}; leave it out")
+            raise FedmiError(f"{path}: {not_the_papers(ds)}; leave it out")
         if search == "class":
             groups.setdefault(name or _other(ds, path), []).append((path, ds))
         elif not paper_only:
@@ -177,7 +177,7 @@ def sort_out(loaded: Iterable[tuple[Path, xr.Dataset]], *, paper_only: bool = Fa
     return {name: joined(group) for name, group in groups.items()}
 
 
-def _not_the_papers(ds: xr.Dataset) -> str:
+def not_the_papers(ds: xr.Dataset) -> str:
     """Why a result is none of the paper's experiments."""
     foreign = _foreign(ds)
     if foreign:

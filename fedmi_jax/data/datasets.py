@@ -7,7 +7,7 @@ Axes: N images, H height, W width, C channels. Images stay uint8 (pixels 0 to 25
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 from fedmi_jax import config
 from fedmi_jax.data import from_files, from_tfds, mnist
 from fedmi_jax.data.canonical import MOST_CLASSES, moments
-from fedmi_jax.errors import FedmiError
+from fedmi_jax.errors import FedmiError, printable
 
 _MOMENTS = {"mnist": (0.1307, 0.3081), "cifar10": (0.5, 0.5)}
 """Mean and standard deviation of the authors' code, per set; any other set has 0.5 and 0.5."""
@@ -110,9 +110,9 @@ def from_arrays(
 ) -> Dataset:
     """A Dataset from arrays: images uint8 [N, H, W] or [N, H, W, C], labels whole numbers [N] from 0 on.
 
-    Without `class_names` there are as many classes as the largest label asks for, named "0", "1", ...; names may be of
-    any type that can be written as text, and equal; `mean` and `std` default to 0.5 per channel. Raises FedmiError
-    naming the first argument that is wrong.
+    Without `class_names` there are as many classes as the largest label asks for, named "0", "1", ...; names stand in
+    the order of the labels, or are a mapping from labels to names; they may be of any type that can be written as text,
+    and equal. `mean` and `std` default to 0.5 per channel. Raises FedmiError naming the first argument that is wrong.
     """
     train, test = _images("train_images", train_images), _images("test_images", test_images)
     if test.shape[1:] != train.shape[1:]:
@@ -122,7 +122,7 @@ def from_arrays(
     asked = _labels("test_labels", test_labels, len(test), names)
     channels = train.shape[-1]
     return Dataset(
-        str(name), train, known, test, asked,
+        printable(str(name)), train, known, test, asked,
         names or tuple(str(c) for c in range(1 + max(known.max(), asked.max()))),
         _moment("mean", mean, channels), _moment("std", std, channels, above=0.0),
     )  # fmt: skip
@@ -138,15 +138,17 @@ def _images(argument: str, value: ArrayLike) -> np.ndarray:
     return images if images.ndim == 4 else images[..., None]
 
 
-def _names(value: Iterable[Any]) -> tuple[str, ...]:
-    """Of classes, as text."""
+def _names(value: Any) -> tuple[str, ...]:
+    """Of classes, as text. Of a mapping from labels to names these; a set has no order, and is refused."""
+    if isinstance(value, Mapping) and set(value) == set(range(len(value))):
+        value = [value[label] for label in range(len(value))]
     try:
-        names = np.asarray(list(value))
+        names = np.asarray([] if isinstance(value, Set) else list(value))
     except (TypeError, ValueError):
         names = np.empty(0)
     if names.ndim != 1 or not 0 < len(names) <= MOST_CLASSES:
         raise FedmiError(f"class_names: give 1 to {MOST_CLASSES} names, one for each class; got {str(value)[:60]!r}")
-    return tuple(name.decode() if isinstance(name, bytes) else str(name) for name in names.tolist())
+    return tuple(printable(name.decode() if isinstance(name, bytes) else str(name)) for name in names.tolist())
 
 
 def _labels(argument: str, value: ArrayLike, count: int, names: tuple[str, ...] | None) -> np.ndarray:

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 
+from fedmi_jax.errors import printable
 from fedmi_jax.network.layers import conv_layers as conv_layers
 
 SCHEMA_VERSION = 2
@@ -375,8 +376,8 @@ def class_names(ds: xr.Dataset, dim: str = "class") -> dict[int, str]:
 
     dim: "class" or "true_class".
     """
-    labels = ds[dim].values.tolist()
-    return dict(zip(labels, told_apart([str(name) for name in ds[f"{dim}_name"].values], labels), strict=True))
+    labels, names = ds[dim].values.tolist(), [printable(str(name)) for name in ds[f"{dim}_name"].values]
+    return dict(zip(labels, told_apart(names, labels), strict=True))
 
 
 def told_apart(names: Sequence[str], labels: Iterable[int]) -> list[str]:
