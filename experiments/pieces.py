@@ -93,33 +93,41 @@ def _as_asked(there: Experiment, wanted: Experiment) -> Experiment:
     )  # fmt: skip
 
 
-def run_missing(out: Path, experiments: Sequence[Experiment], seeds: Sequence[int], at_once: int = 1) -> None:
+Beside = Callable[[xr.Dataset], None]
+"""Called with a finished result, before its weights are dropped and before it counts as there."""
+
+
+def run_missing(
+    out: Path, experiments: Sequence[Experiment], seeds: Sequence[int], at_once: int = 1, beside: Beside | None = None
+) -> None:
     """Make every result that is not there: all experiments of the first seeds, then of the next.
 
     at_once: seeds side by side in one compiled call, which is what a GPU likes; a seed's result does not depend on it.
-    Of weights only what is measured from them is kept (`analysis.compact`).
+    Of weights only what is measured from them is kept (`analysis.compact`); beside: what else is made of them.
     """
     for experiment in experiments:  # cut off while it was shared out
         for done in (out / experiment.name).glob(f"{TOGETHER}*/{store.FILE}"):
-            _share_out(done.parent)
+            _share_out(done.parent, beside)
     if seeds:
         load(out, experiments)  # before hours of work, not after
     for first in range(0, len(seeds), at_once):
         for experiment in experiments:
             todo = missing(out, experiment, seeds[first : first + at_once])
             if todo:
-                _run(out, experiment, todo)
+                _run(out, experiment, todo, beside)
 
 
-def _run(out: Path, experiment: Experiment, seeds: Sequence[int]) -> None:
+def _run(out: Path, experiment: Experiment, seeds: Sequence[int], beside: Beside | None) -> None:
     whole = out / experiment.name / f"{TOGETHER}{'-'.join(map(str, seeds))}"
     fedmi_jax.run(replace(experiment, seeds=tuple(seeds)), progress=True, folder=whole)
-    _share_out(whole)
+    _share_out(whole, beside)
 
 
-def _share_out(whole: Path) -> None:
+def _share_out(whole: Path, beside: Beside | None) -> None:
     """A result of several seeds into folders of one each; it goes only when all of them are there."""
     found = store.load(whole)
+    if beside is not None:
+        beside(found)
     experiment = from_json(found.attrs["config"])
     for seed in experiment.seeds:
         alone = store.stamp(found.sel(seed=[seed]), replace(experiment, seeds=(seed,)))

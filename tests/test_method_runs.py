@@ -100,7 +100,7 @@ def test_models_that_clients_were_served_follow_from_the_stored_ones():
         assert again["round"].values.tolist() == [2]
         for name in ("served_accuracy", "mask_conv2", "cross_evaluation", "global_accuracy", "train_loss"):
             np.testing.assert_array_equal(again[name], ds[name].sel(round=[2]), name)
-    with pytest.raises(FedmiError, match="^rounds: give some that the result has; it has 1, 2, given are 3$"):
+    with pytest.raises(FedmiError, match=r"^rounds: give some that the result has; it has 1, 2, given are 3$"):
         fedmi_jax.search_again(ds, dataset=tiny.squares(), rounds=[3])
-    with pytest.raises(FedmiError, match="^result: of owner-channels, whose clients' own models"):
+    with pytest.raises(FedmiError, match=r"^result: of owner-channels, whose clients' own models"):
         fedmi_jax.search_again(ds.sel(round=[2]), dataset=tiny.squares())

@@ -1,0 +1,113 @@
+"""Which methods are compared, with which settings, and where. All of it was fixed before the runs; nothing was tuned.
+
+Settings are the defaults of the methods' authors (docs/methods.md). A few methods have one alternative, named here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fedmi_jax.config import Experiment, Split, replace
+from fedmi_jax.errors import ConfigError, unknown
+from fedmi_jax.methods import Aggregation, FedAdam, FedProx, Matching, OwnerChannels
+from fedmi_jax.presets import preset
+
+BASE = "fedavg"
+"""What every other method is compared with, seed by seed."""
+ONE, SERVED, CONTROL = "one model for all", "a model for each client", "ceilings and controls"
+READOUT_IMAGES = 10
+"""Probe images of each class on which every model's read-out is refitted; as many as `calibration` sees."""
+NULLS = 2
+"""Random masks of each circuit, of the paper's instrument."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row."""
+
+    aggregation: Aggregation
+    block: str = ONE
+    sends: str = "models"
+    """What goes to the server in a round, and what is remembered."""
+    clients: int = 1
+    """It needs so many; left out where there are fewer."""
+
+
+def _row(kind: str, block: str = ONE, sends: str = "models", clients: int = 1, **settings: object) -> Method:
+    return Method(Aggregation(kind=kind, **settings), block, sends, clients)  # type: ignore[arg-type]
+
+
+_CLASSES, _CIRCUITS = "models, who holds which class", "models, classes held, circuits"
+METHODS: dict[str, Method] = {
+    "fedavg": _row("fedavg"),
+    "support-mean": _row("support-mean"),
+    "head-by-holders": _row("head-by-holders", sends=_CLASSES),
+    "support-and-holders": _row("support-and-holders", sends=_CLASSES),
+    "owner-channels": _row("owner-channels", sends=_CLASSES),
+    "ties": _row("ties"),
+    "circuit-mean": _row("circuit-mean", sends=_CIRCUITS),
+    "matching": _row("matching"),
+    "fedrs": _row("fedrs"),
+    "fedbabu": _row("fedbabu"),
+    "median": _row("median", CONTROL),
+    "pooled": _row("pooled", CONTROL, "all images"),
+    "alone": _row("alone", CONTROL, "nothing"),
+    "owner-channels-hard": _row("owner-channels", SERVED, owner_channels=OwnerChannels(form="hard")),
+    "calibration": _row("calibration", sends="models, once 10 images a class"),
+    "fedavgm": _row("fedavgm", sends="models; server: 1 model"),
+    "fedadam": _row("fedadam", sends="models; server: 2 models"),
+    "fedprox": _row("fedprox"),
+    "orthogonality": _row("orthogonality", sends="models, circuits; server: use of channels"),
+    "fedlc": _row("fedlc"),
+    "fedper": _row("fedper", SERVED, "models without the linear layer"),
+    "lg-fedavg": _row("lg-fedavg", SERVED, "the linear layer"),
+    "fedyogi": _row("fedyogi", sends="models; server: 2 models"),
+    "trimmed-mean": _row("trimmed-mean", CONTROL, clients=5),
+    "matching-without-biases": _row("matching", matching=Matching(biases=False)),
+    "matching-of-activations": _row(
+        "matching", sends="models, once 10 images a class", matching=Matching(of="activations")
+    ),
+    "fedprox-0.1": _row("fedprox", fedprox=FedProx(mu=0.1)),
+    "fedadam-unmasked": _row("fedadam", sends="models; server: 2 models", fedadam=FedAdam(masked=False)),
+}
+"""In the order in which they are run. The ten that the question is about come first."""
+
+DIRICHLET = "dirichlet-0.1"
+SCENARIOS = ("two-class", DIRICHLET, "three-class", "iid")
+MAIN = SCENARIOS[:2]
+"""In which every method is run; in the others FedAvg and the best of these two."""
+BEST = 6
+
+
+def base(scenario: str) -> Experiment:
+    """The experiment that all methods share. Raises ConfigError for a scenario that there is not."""
+    if scenario not in SCENARIOS:
+        raise ConfigError(f"scenarios: {unknown(scenario, SCENARIOS)}")
+    drawn = scenario == DIRICHLET
+    (found,) = preset("iid" if drawn else scenario).experiments
+    split = Split(kind="dirichlet", clients=5, alpha=0.1) if drawn else found.split
+    return replace(
+        found,
+        split=split,
+        discovery=replace(found.discovery, negatives="own", repeat="last"),
+        evaluation=replace(found.evaluation, decisions=True, readout_images=READOUT_IMAGES, null_samples=NULLS),
+        execution=replace(found.execution, save_weights=True),
+    )
+
+
+def experiment(common: Experiment, name: str) -> Experiment:
+    """This row's, which has the row's name."""
+    return replace(common, name=name, aggregation=METHODS[name].aggregation)
+
+
+def wanted(only: tuple[str, ...], common: Experiment) -> list[str]:
+    """The rows to run with these clients, FedAvg first; `only`: some of them, or all. Raises ConfigError for a name
+    that there is not."""
+    for name in only:
+        if name not in METHODS:
+            raise ConfigError(f"only: {unknown(name, METHODS)}")
+    return [name for name, row in METHODS.items() if _runs(name, row, only, common.split.clients)]
+
+
+def _runs(name: str, row: Method, only: tuple[str, ...], clients: int) -> bool:
+    return row.clients <= clients and (not only or name in only or name == BASE)

@@ -1,0 +1,246 @@
+"""The table: one row for each method, its mean with the interval over seeds, and below it the difference to FedAvg.
+
+Axes: S seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import xarray as xr
+
+from experiments.methods import rows
+from experiments.methods.measured import Points
+from fedmi_jax.analysis.findings import MORE
+from fedmi_jax.analysis.verdicts import FAILS, HOLDS, OPEN, Criterion, decide
+from fedmi_jax.results.statistics import Estimate, estimate, paired
+
+Reduce = Callable[[xr.DataArray], xr.DataArray]
+"""From (S, R) to (S,)."""
+
+
+def last(values: xr.DataArray) -> xr.DataArray:
+    """The last round's."""
+    return values.isel(round=-1)
+
+
+def over_rounds(values: xr.DataArray) -> xr.DataArray:
+    """The mean of all rounds that have a number."""
+    return values.mean("round")
+
+
+class Column(NamedTuple):
+    """One column of a table."""
+
+    head: str
+    measure: str
+    null: str = ""
+    """The measure that stands for chance, in the head of the column."""
+    reduce: Reduce = last
+
+
+TABLES: dict[str, tuple[Column, ...]] = {
+    "Accuracy": (
+        Column("held classes, one model", "held accuracy"),
+        Column("own classes, the model a client gets", "own accuracy"),
+        Column("own classes, before averaging", "own accuracy, before"),
+        Column("among held classes", "among held"),
+        Column("with scale and biases refitted", "among held, scale and biases refitted"),
+        Column("with the linear layer refitted", "among held, linear layer refitted"),
+    ),
+    "Circuits of the paper's search, on the averaged model": (
+        Column("cross-evaluation", "cross-evaluation", "cross-evaluation, random masks"),
+        Column("of those that work on their own model", "cross-evaluation, works at home"),
+        Column("share out, all rounds", "out", reduce=over_rounds),
+        Column("collapses per step", "collapses"),
+        Column("balanced accuracy, own model", "balanced, own model"),
+        Column("balanced accuracy", "balanced"),
+        Column("false-positive rate", "false positives"),
+        Column("channels kept", "kept", "kept, by chance"),
+        Column("local-to-global IoU, corrected", "IoU, corrected"),
+        Column("found again, local", "found again, local"),
+        Column("found again, global", "found again, global"),
+        Column("channels, local", "channels, local"),
+        Column("channels, global", "channels, global"),
+        Column("degenerate", "degenerate"),
+    ),
+    "Circuits that decide (second search), on the averaged model": (
+        Column("competent, local", "competent, local"),
+        Column("competent, global", "competent, global"),
+        Column("explained, own model", "explained, own model"),
+        Column("explained", "explained"),
+        Column("AUC, own model", "AUC, own model"),
+        Column("AUC", "AUC"),
+        Column("decision accuracy, own model", "decision, own model"),
+        Column("decision accuracy", "decision"),
+        Column("channels kept", "kept, second", "kept, second, by chance"),
+        Column("channels, local", "channels, second, local"),
+        Column("channels, global", "channels, second, global"),
+    ),
+    "Why": (
+        Column("support ratio, round 1", "support ratio", reduce=lambda values: values.isel(round=0)),
+        Column("support ratio", "support ratio"),
+        Column("sign conflict", "sign conflict"),
+        Column("cancellation", "cancellation"),
+        Column("global density", "global density"),
+        Column("channels moved", "moved"),
+    ),
+}
+PRESERVES = ("cross-evaluation", "balanced", "kept")
+"""Circuits are preserved where all three rise."""
+
+
+def per_seed(points: Points, scenario: str, method: str, measure: str, reduce: Reduce = last) -> xr.DataArray:
+    """(S,) of one row, of the seeds that have it; S may be 0."""
+    values = by_round(points, scenario, method, measure)
+    return reduce(values).dropna("seed") if values.sizes["round"] else values.sum("round")
+
+
+def by_round(points: Points, scenario: str, method: str, measure: str) -> xr.DataArray:
+    """(S, R) of the seeds and rounds that the row has, NaN in those without this measure; both may be 0."""
+    place = {"scenario": scenario, "method": method}
+    if any(label not in points[axis].values for axis, label in (place | {"measure": measure}).items()):
+        return xr.DataArray(np.zeros((0, 0)), {"seed": np.zeros(0, int), "round": np.zeros(0, int)}, ("seed", "round"))
+    row = points.sel(place, drop=True)
+    made = row.notnull().any("measure")
+    row = row.sel(seed=made.any("round"), round=made.any("seed"))
+    return row.sel(measure=measure, drop=True).transpose("seed", "round")
+
+
+def against(points: Points, scenario: str, method: str, measure: str, reduce: Reduce = last) -> Estimate:
+    """The difference to FedAvg, seed by seed."""
+    own, base = (per_seed(points, scenario, name, measure, reduce) for name in (method, rows.BASE))
+    return paired(own, base)
+
+
+def there(points: Points, scenario: str) -> list[str]:
+    """The rows that have results in this scenario, in the order of the table."""
+    if scenario not in points["scenario"].values:
+        return []
+    found = points.sel(scenario=scenario).notnull().any(("seed", "round", "measure"))
+    return [name for name in rows.METHODS if name in found["method"].values and bool(found.sel({"method": name}))]
+
+
+def best(points: Points, count: int = rows.BEST) -> list[str]:
+    """The methods with the highest accuracy on held classes, by the sum of their ranks in the main scenarios; only
+    methods with one model for all, and such as have results in both."""
+    ranks: dict[str, float] = {}
+    for scenario in rows.MAIN:
+        means = {name: float(per_seed(points, scenario, name, "held accuracy").mean()) for name in _rivals(points)}
+        order = sorted(means, key=lambda name: (-means[name], name))
+        ranks = {name: ranks.get(name, 0) + place for place, name in enumerate(order)}
+    return sorted(ranks, key=lambda name: (ranks[name], name))[:count]
+
+
+def _rivals(points: Points) -> list[str]:
+    everywhere = set.intersection(*(set(there(points, scenario)) for scenario in rows.MAIN))
+    return [name for name in everywhere if rows.METHODS[name].block == rows.ONE and name != rows.BASE]
+
+
+# --- what is preserved ---
+
+
+def keeps_circuits(points: Points, scenario: str, method: str) -> str:
+    """Yes: cross-evaluation, balanced accuracy and channels kept all rise against FedAvg. No: one of them does not. A
+    rise is at least 0.01."""
+    rises = [decide(against(points, scenario, method, measure), MORE) for measure in PRESERVES]
+    return _answer(FAILS if FAILS in rises else HOLDS if set(rises) == {HOLDS} else OPEN)
+
+
+def keeps_decisions(points: Points, scenario: str, method: str) -> str:
+    """The same of the decision accuracy of the second search's local circuits on the averaged model."""
+    return _answer(decide(against(points, scenario, method, "decision"), MORE))
+
+
+def keeps_accuracy(points: Points, scenario: str, method: str) -> str:
+    """Yes: the accuracy is not 0.01 or more below FedAvg's. No: it is. On held classes, and where every client gets a
+    model of its own, on the client's classes."""
+    measure = "own accuracy" if own_models(method) else "held accuracy"
+    return _answer(decide(against(points, scenario, method, measure), Criterion(low=-0.01)))
+
+
+def _answer(verdict: str) -> str:
+    return {HOLDS: "yes", FAILS: "no"}.get(verdict, "cannot tell")
+
+
+# --- markdown ---
+
+
+def markdown(points: Points, problems: list[str]) -> str:
+    """Every scenario that has results: what is preserved, and the tables."""
+    parts = [part for scenario in rows.SCENARIOS for part in _scenario(points, scenario)]
+    missing = [f"- {one}" for one in problems]
+    return "\n".join([LEGEND, "", *parts, *(["Could not be run:", "", *missing, ""] if missing else [])])
+
+
+LEGEND = (
+    "95 % intervals over seeds; below each mean the difference to FedAvg, seed by seed. Last round, but where it says "
+    "otherwise. In the head of a column, in brackets: what chance gives, with FedAvg. Means are over clients, the "
+    "classes that each holds, and layers. Methods in italics give every client a model of its own: what is measured "
+    "there on the averaged model is measured on that one, and only the second column of accuracy is theirs. Two empty "
+    "sets count as 1 in IoU. One seed has no interval, and under three nothing is said to be preserved."
+)
+
+
+def _scenario(points: Points, scenario: str) -> list[str]:
+    names = there(points, scenario)
+    if not names:
+        return []
+    lines = [f"## {scenario}", "", *_verdicts(points, scenario, names), ""]
+    for title, columns in TABLES.items():
+        lines += [f"### {title}", "", *_table(points, scenario, names, columns), ""]
+    return lines
+
+
+def _verdicts(points: Points, scenario: str, names: list[str]) -> list[str]:
+    heads = (
+        "method",
+        "seeds",
+        "the server gets",
+        "keeps circuits (paper's search)",
+        "keeps decisions",
+        "keeps accuracy",
+    )
+    lines = [_line(heads), _line(["---"] * len(heads))]
+    for name in names:
+        said = [of(points, scenario, name) for of in (keeps_circuits, keeps_decisions, keeps_accuracy)]
+        seeds = str(per_seed(points, scenario, name, "held accuracy").size)
+        said = ["-"] * 3 if name == rows.BASE else said
+        lines.append(_line([_named(name), seeds, rows.METHODS[name].sends, *said]))
+    return lines
+
+
+def _table(points: Points, scenario: str, names: list[str], columns: tuple[Column, ...]) -> list[str]:
+    heads = ["method", *(column.head + _null(points, scenario, column) for column in columns)]
+    lines = [_line(heads), _line(["---"] * len(heads))]
+    return lines + [
+        _line([_named(name), *(_cell(points, scenario, name, column) for column in columns)]) for name in names
+    ]
+
+
+def _cell(points: Points, scenario: str, method: str, column: Column) -> str:
+    own = str(estimate(per_seed(points, scenario, method, column.measure, column.reduce)))
+    if method == rows.BASE:
+        return own
+    return f"{own}<br>{against(points, scenario, method, column.measure, column.reduce)}"
+
+
+def _null(points: Points, scenario: str, column: Column) -> str:
+    if not column.null:
+        return ""
+    return f" ({estimate(per_seed(points, scenario, rows.BASE, column.null, column.reduce)).mean:.2f})"
+
+
+def _named(name: str) -> str:
+    return f"*{name}*" if own_models(name) else name
+
+
+def own_models(name: str) -> bool:
+    """Whether the method gives every client a model of its own."""
+    return rows.METHODS[name].block == rows.SERVED or name == "alone"
+
+
+def _line(cells: list[str] | tuple[str, ...]) -> str:
+    return f"| {' | '.join(cells)} |"
