@@ -138,7 +138,10 @@ def with_jax(arrays: Arrays) -> dict[str, np.ndarray]:
 def _task(arrays: Arrays, n: int) -> Task:
     chosen = arrays["chosen"][n].astype(np.int32)
     label, others, plan, draws = (arrays[name][n] for name in ("label", "others", "plan", "draws"))
-    return Task(jnp.asarray(label), jnp.asarray(others), plan_of(plan), draws, np.maximum(chosen, 0), chosen >= 0)
+    truth = SETTINGS.objective == "contrast"
+    return Task(
+        jnp.asarray(label), jnp.asarray(others), plan_of(plan), draws, np.maximum(chosen, 0), chosen >= 0, truth
+    )
 
 
 @partial(jax.jit)
