@@ -90,5 +90,5 @@ def test_the_circuits_of_others_pull_weights_down_from_the_second_round_on(plain
         models = (weights(ds, "local", number, 1) for number in (1, 2))
         return [sum(np.sum(leaf**2) for name, leaf in one.items() if name.startswith("conv")) for one in models]
 
-    assert sizes(ds)[0] == sizes(plain)[0]
+    assert sizes(ds)[0] == pytest.approx(sizes(plain)[0], rel=1e-12)  # of two programs, which may round differently
     assert sizes(ds)[1] < sizes(plain)[1]
