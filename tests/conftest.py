@@ -27,27 +27,30 @@ start.allow_pauses()  # now, because XLA_FLAGS are part of a program's key
 hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("untimed")
 
-SHARED_RUNS = {"counted_run", "deciding_run", "some"}
-GROUPS = (
-    "run", "test_local", "test_golden", "test_readme", "test_depth", "test_discovery", "test_methods", "test_model",
-    "test_figures", "test_figures_whole", "test_evaluation", "test_benchmarks", "test_ops", "test_sparse_ops",
-    "test_pruning", "test_devices",
+SHARED_RUNS = {"run": {"counted_run", "some"}, "deciding": {"deciding_run"}}
+ALIKE = {"test_method_runs", "test_own_method"}
+"""Files whose runs are of the same shapes as the counted run."""
+LONGEST = (
+    "run", "deciding", "test_golden", "test_local", "test_readme", "test_planted", "test_choice",
+    "test_studies", "test_depth", "test_readout", "test_client_methods", "test_ablation", "test_discovery",
+    "test_methods", "test_model", "test_figures", "test_evaluation", "test_single",
 )  # fmt: skip
-"""Tests of one group go to one worker, because they share programs, runs or figures: the longest first. The others come
-last, one by one, to whichever worker has nothing left to do."""
+"""Groups of tests that take longest, which therefore begin."""
 
 
 def group(item):
-    name = "run" if SHARED_RUNS & set(item.fixturenames) else item.path.stem
-    return name if name in GROUPS else None
+    """Tests of one group go to one worker, because they share programs, runs or figures: those that use one of the
+    shared runs, or are in one file. (Two workers may not share what is compiled in a process.)"""
+    if item.path.stem in ALIKE:
+        return "run"
+    return next((name for name, runs in SHARED_RUNS.items() if runs & set(item.fixturenames)), item.path.stem)
 
 
 @pytest.hookimpl(tryfirst=True)  # before the workers read the groups
 def pytest_collection_modifyitems(items):
     for item in items:
-        if name := group(item):
-            item.add_marker(pytest.mark.xdist_group(name))
-    items.sort(key=lambda item: GROUPS.index(group(item)) if group(item) else len(GROUPS))
+        item.add_marker(pytest.mark.xdist_group(group(item)))
+    items.sort(key=lambda item: LONGEST.index(group(item)) if group(item) in LONGEST else len(LONGEST))
 
 
 @pytest.fixture
@@ -94,12 +97,5 @@ def counted_run(squares):
 
 @pytest.fixture(scope="session")
 def deciding_run(squares):
-    """The same experiment, whose circuits are searched by the second instrument, and what was compiled when."""
-    counter, logger = CompileCounter(), logging.getLogger("jax")
-    logger.addHandler(counter)
-    try:
-        with jax.log_compiles():
-            result = simulation.run(tiny.deciding(), squares, counter.at)
-    finally:
-        logger.removeHandler(counter)
-    return result, counter.compiled
+    """The result of an experiment whose circuits are searched by the second instrument, with all its controls."""
+    return simulation.run(tiny.deciding(), squares)

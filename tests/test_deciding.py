@@ -14,7 +14,7 @@ from fedmi_jax.circuits.objective import decision_task, objective_of
 from fedmi_jax.circuits.question import ask, balanced
 from fedmi_jax.cli import discover as command
 from fedmi_jax.cli import main
-from fedmi_jax.config import Discovery, Evaluation, Execution, Local, Sparsity, Split, replace
+from fedmi_jax.config import Discovery, Evaluation, Execution, Local, Sparsity, replace
 from fedmi_jax.data import datasets
 from fedmi_jax.data.batches import Plan
 from fedmi_jax.errors import FedmiError
@@ -24,25 +24,14 @@ from fedmi_jax.network.ablation import ZERO, MeanMap
 from fedmi_jax.results import store
 from fedmi_jax.results.schema import STATUS
 
-SEARCH = Discovery(objective="decision", steps=25, batch_size=16, masks=4, probe=(16, 8), negatives="own")
-SAVING = Execution(client_chunk=1, precision="float64", save_weights=True)
 FOUND, UNDEFINED = STATUS.index("found"), STATUS.index("undefined")
-
-
-def experiment(**changes):
-    """Two seeds, a client of one class and one of three, two rounds."""
-    plain = {
-        "split": Split(kind="class-map", clients=2, class_map=((0,), (1, 2, 3))),
-        "discovery": SEARCH,
-        "evaluation": Evaluation(batch_size=20),
-        "execution": SAVING,
-    }
-    return tiny.experiment(**plain | changes)
+BARE = Evaluation(batch_size=20)
+"""Without random masks, null models and read-outs."""
 
 
 @pytest.fixture(scope="module")
-def decided(squares):
-    return simulation.run(experiment(), squares)
+def decided(deciding_run):
+    return deciding_run
 
 
 def of_rounds(result, number):
@@ -94,18 +83,19 @@ def test_going_on_gives_the_same(decided, squares, tmp_path):
         raise EndedError
 
     with pytest.raises(EndedError):
-        fedmi_jax.run(experiment(), squares, folder=tmp_path / "run", on_round=ending)
+        fedmi_jax.run(tiny.deciding(), squares, folder=tmp_path / "run", on_round=ending)
     xr.testing.assert_identical(fedmi_jax.resume(tmp_path / "run", squares), decided)
 
 
-@pytest.mark.parametrize("how", [{"client_chunk": 100, "micro_batch": 6}, {"client_chunk": 1, "devices": 1}])
-def test_layouts_give_the_same_circuits(how, decided, squares, monkeypatch):
-    """Side by side in pieces that do not divide the batch; on one device in place of two."""
-    laid_out = Execution(precision="float64", **how)
+def test_another_layout_gives_the_same_circuits(decided, squares, monkeypatch):
+    """All at once: a few side by side, in pieces that do not divide the batch, on one device in place of two."""
+    laid_out = Execution(precision="float64", client_chunk=3, micro_batch=6, devices=1)
     changed = again.changed
     monkeypatch.setattr(again, "changed", lambda *given: replace(changed(*given), execution=laid_out))
     first = of_rounds(decided, 1)
-    require_same(fedmi_jax.search_again(first, dataset=squares), first)
+    again_ = fedmi_jax.search_again(first, evaluation=BARE, discovery=tiny.DECIDING, dataset=squares)
+    assert {"mask_conv1", "explained", "cross_evaluation_auc", "removed_explained"} <= set(again_)
+    require_same(again_, first[list(again_.data_vars)])
 
 
 def test_searching_again_finds_what_the_run_found(decided, squares, tmp_path, monkeypatch, capsys):
@@ -186,7 +176,7 @@ def test_what_cannot_be_searched_again(decided, squares):
     refused(nameless, "^result: does not say how it was made")
     refused(decided.assign(served_accuracy=decided["local_accuracy"]), "^result: of fedavg, whose clients' own models")
     refused(decided, "^dataset: the result is of squares", dataset=tiny.squares(train=164))
-    large = replace(SEARCH, probe=(30, 20))
+    large = replace(tiny.DECIDING, probe=(30, 20))
     refused(decided, r"^discovery\.probe: 30 \+ 20 .* class 0 has 40 ", discovery=large)
     unused = Discovery(masks=4)
     refused(decided, r"^discovery\.masks: does nothing with step gates", discovery=unused)
@@ -204,13 +194,14 @@ def test_scores_that_are_no_number_end_the_run(decided, squares, monkeypatch):
     with pytest.raises(
         FedmiError, match=r"^the scores of discovery are not finite: seed 3, round 1, client 1, class 2, "
     ):
-        fedmi_jax.search_again(of_rounds(decided, 1), dataset=squares)
+        fedmi_jax.search_again(of_rounds(decided, 1), evaluation=BARE, dataset=squares)
 
 
 def test_dense_models_trained_with_other_logits_are_searched_too(squares):
     """FedRS's logits in training, and no weight pruned."""
     local = Local(epochs=4, batch_size=16, learning_rate=0.03, fedrs=0.4)
-    dense = simulation.run(experiment(rounds=1, local=local, sparsity=Sparsity(target=0)), squares)
+    plain = {"rounds": 1, "discovery": tiny.DECIDING, "evaluation": BARE}
+    dense = simulation.run(tiny.deciding(**plain, local=local, sparsity=Sparsity(target=0)), squares)
     found = dense["status"].sel(origin="local", client=1) == FOUND
     assert found.sum() >= 3
     assert (dense["live"].sel(origin="local", client=1).where(found, 0) > 0).any()

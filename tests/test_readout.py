@@ -88,13 +88,14 @@ def test_single_precision_and_stacks_find_the_same(what):
 @pytest.mark.parametrize("what", BOTH)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 def test_what_is_told_apart_without_an_error_stays_finite(what, dtype):
-    """One image of each class, and a scale that could grow for ever."""
-    params, x, _ = given(4, dtype=dtype)
-    labels = jnp.argmax(model.apply(params, x), 1)
+    """Four images, and a scale that could grow for ever. The others have no say."""
+    params, x, _ = given(dtype=dtype)
+    few = jnp.arange(len(x)) < 4
+    labels = jnp.where(few, jnp.argmax(model.apply(params, x), 1), -1)
     fitted = refitted(params, x, labels, what)
     chex.assert_tree_all_finite(fitted)
     chex.assert_trees_all_equal_shapes_and_dtypes(fitted, params)
-    assert (jnp.argmax(model.apply(fitted, x), 1) == labels).all()
+    assert (jnp.argmax(model.apply(fitted, x), 1) == labels)[few].all()
 
 
 def test_another_scale_and_other_biases_are_undone():
@@ -112,13 +113,15 @@ def test_another_scale_and_other_biases_are_undone():
 
 @pytest.mark.parametrize("what", BOTH)
 def test_who_has_no_say_changes_nothing(what):
-    """Images without a class that competes; classes that do not; no image at all."""
+    """Images without a class that competes, whatever they show; classes that do not; no image at all. The least loss,
+    which `scipy` finds above, is the mean over the other images alone."""
     params, x, labels = given()
     classes = jnp.array([False, True, True, False])
     some = jnp.where(classes[labels], labels, -1)
     fitted = refitted(params, x, some, what, classes)
-    only = classes[labels]
-    chex.assert_trees_all_close(fitted, refitted(params, x[only], labels[only], what, classes), rtol=1e-6, atol=1e-7)
+    chex.assert_trees_all_equal(fitted, refitted(params, x, labels, what, classes))
+    other = jnp.where(classes[labels][:, None, None, None], x, 7 - 3 * x)
+    chex.assert_trees_all_equal(fitted, refitted(params, other, some, what, classes))
     np.testing.assert_array_equal(fitted["fc_bias"][~classes], params["fc_bias"][~classes])
     chex.assert_trees_all_equal(refitted(params, x, jnp.full_like(labels, -1), what), params)
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedmi_jax import from_arrays
+from fedmi_jax import config, from_arrays
 from fedmi_jax.config import Data, Discovery, Evaluation, Execution, Experiment, Local, Model, Sparsity, Split
 from fedmi_jax.devices.layout import resolve
 from fedmi_jax.network import model
@@ -83,12 +83,14 @@ def experiment(**changes):
     return Experiment(**settings | changes)
 
 
+DECIDING = Discovery(objective="decision", steps=25, batch_size=16, masks=4, probe=(16, 8), negatives="own")
+
+
 def deciding(**changes):
-    """`experiment` with the second instrument, so small that it finds little: what it finds is tested elsewhere."""
-    # The null with shuffled labels asks for the truth, too: one program searches both.
-    search = {"objective": "contrast", "classes": (0, 2), "steps": 25, "batch_size": 16, "masks": 4, "probe": (12, 8)}
+    """`experiment` with the second instrument: a client of one class and one of three."""
     settings = {
-        "discovery": Discovery(**search, repeat="last"),
+        "split": Split(kind="class-map", clients=2, class_map=((0,), (1, 2, 3))),
+        "discovery": config.replace(DECIDING, repeat="last"),
         "evaluation": Evaluation(batch_size=20, null_samples=2, readout_images=8),
         "execution": Execution(client_chunk=1, precision="float64", save_weights=True),
     }
