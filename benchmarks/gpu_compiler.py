@@ -1,8 +1,8 @@
 """XLA's compiler for a GPU, on a machine that has none.
 
-It is part of JAX's CUDA plugin (extra `gpu-plan` of setup.cfg) and asks for no GPU when it is told what the card is like.
-Launches, bytes and memory are those of the real card; which algorithm a library would choose there is not known, since
-that is found by trying.
+It is part of JAX's CUDA plugin (extra `gpu-plan` of setup.cfg) and asks for no GPU when it is told what the card is
+like. Launches, bytes and memory are those of the real card; which algorithm a library would choose there is not known,
+since that is found by trying.
 """
 
 from __future__ import annotations

@@ -65,8 +65,8 @@ def run(
     """Measure in a session of the package's and print, by default with `show`; the exit status."""
     compile_anew()
     try:
-        with session(Execution()):
-            set_precision(options.tf32)
+        with session(Execution(matmul="tf32" if options.tf32 else "float32")):
+            tell_torch(options.tf32)
             found = measure() | {"machine": machine(options.tf32), "versions": versions()}
     except FedmiError as error:
         print(error, file=sys.stderr)
@@ -82,13 +82,9 @@ def compile_anew() -> None:
     jax.config.update("jax_enable_compilation_cache", False)
 
 
-def set_precision(tf32: bool) -> None:
-    """The same rule for products of float32 on both sides, where there is a choice: on a GPU."""
-    if jax.default_backend() == "cpu":
-        return
-    if not tf32:
-        jax.config.update("jax_default_matmul_precision", "highest")
-    if not pytorch_reference.missing():
+def tell_torch(tf32: bool) -> None:
+    """The rule of the session for products of float32, where there is a choice: on a GPU."""
+    if jax.default_backend() != "cpu" and not pytorch_reference.missing():
         import torch  # pyright: ignore[reportMissingImports]
 
         torch.backends.cuda.matmul.allow_tf32 = tf32

@@ -274,6 +274,10 @@ class Execution:
     micro_batch: Index = 0
     """Images per gradient accumulation step; 0: chosen for the device."""
     precision: Literal["float32", "float64"] = "float32"
+    matmul: Literal["float32", "tf32"] = "float32"
+    """How a GPU multiplies float32 in the network's products. "tf32": with factors rounded to 10 bits, which its tensor
+    cores do several times faster. The average and the pruning thresholds are in full precision either way; a CPU has no
+    such products."""
     save_weights: bool = False
     """Keep every model's weights of every round in the result."""
 

@@ -47,7 +47,8 @@ experiments = st.builds(
     execution=st.builds(
         c.Execution, client_chunk=st.just("auto") | count, devices=st.none() | count,
         shard=st.sampled_from(["auto", "clients", "batch"]), micro_batch=st.integers(0, 512),
-        precision=st.sampled_from(["float32", "float64"]), save_weights=st.booleans(),
+        precision=st.sampled_from(["float32", "float64"]), matmul=st.sampled_from(["float32", "tf32"]),
+        save_weights=st.booleans(),
     ),
 )  # fmt: skip
 

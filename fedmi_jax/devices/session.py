@@ -61,19 +61,27 @@ def telling_when_compiling(tell: Callable[[bool], None]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def session(settings: Execution) -> Iterator[None]:
-    """Within it JAX computes in the precision of these settings, on all cores if it has not started yet.
+    """Within it JAX computes and multiplies in the precision of these settings, on all cores if it has not started yet.
 
     Raises FedmiError where JAX does not start, and one that says what to do when memory runs out.
     """
     start()
     keep_compiled()
     try:
-        with jax.enable_x64(settings.precision == "float64"), _permissive():
+        with jax.enable_x64(settings.precision == "float64"), _permissive(), _products(settings):
             yield
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         if isinstance(error, MemoryError) or any(sign in str(error) for sign in FULL):
             raise _out_of_memory(settings, str(error)) from None
         raise
+
+
+def _products(settings: Execution) -> contextlib.AbstractContextManager[Any]:
+    """Within it an accelerator multiplies as `execution.matmul` says. A CPU is told nothing: its programs stay as they
+    are, and it has one kind of product."""
+    if jax.default_backend() == "cpu":
+        return contextlib.nullcontext()
+    return jax.default_matmul_precision({"float32": "highest", "tf32": "default"}[settings.matmul])
 
 
 @contextlib.contextmanager

@@ -76,11 +76,15 @@ def xla_flags() -> str:
 def settings() -> dict[str, str]:
     """Settings of JAX, XLA and NVIDIA's libraries that may change a number and are not as they come; empty: none.
 
-    What else could change one a run sets itself: `session`, and `keys.same_draws`.
+    What else could change one a run sets itself: `session`, which on a GPU says how to multiply too, and
+    `keys.same_draws`. JAX has started.
     """
     flags = " ".join(flag for flag in xla_flags().split() if _PAUSES not in flag)
     said = {"XLA_FLAGS": flags, "NVIDIA_TF32_OVERRIDE": os.environ.get("NVIDIA_TF32_OVERRIDE", "")}
-    return {name: value for name, value in said.items() if value} | _changed(_OF_NUMBERS)
+    changed = _changed(_OF_NUMBERS)
+    if jax.default_backend() != "cpu":
+        changed.pop("JAX_DEFAULT_MATMUL_PRECISION", None)
+    return {name: value for name, value in said.items() if value} | changed
 
 
 _OF_NUMBERS = {

@@ -4,13 +4,13 @@ Axes: N images, H x W positions, I input and O output channels; h = floor(H/2), 
 
 - A convolution of an image (FEW input channels) is sums of a few products per element, which XLA computes within the
   kernel that pools: neither its output nor the gradient of it is ever in memory.
-- Any other is patches @ kernel, one batched product for all models. The kernel's gradient is another, of the same patches,
-  which XLA keeps.
+- Any other is patches @ kernel, one batched product for all models. The kernel's gradient is another product of the
+  same patches, which XLA keeps.
 - The gradient of the input is a convolution of the library's, in groups: pooling windows cannot tie there.
 
-Forward both are, as on a CPU, the same sum in the same order for every element, wherever it stands. A convolution of the
-library's is not: it may choose Winograd's or Fourier's algorithm, which round the elements of one window differently.
-The kernel's gradient is no convolution of the library's either: for a stack of models it would be one with a window as
+Forward both are, as on a CPU, the same sum in the same order for every element, wherever it stands. A convolution of
+the library's may not be: with Winograd's or Fourier's algorithm it rounds the elements of one window differently. The
+kernel's gradient is no convolution of the library's either: for a stack of models it would be one with a window as
 large as the image.
 """
 

@@ -87,18 +87,16 @@ def _kept(size: dict[str, Array], keep: Array, sparsity: Sparsity) -> dict[str, 
 def _kept_on_gpu(size: dict[str, Array], keep: Array, sparsity: Sparsity) -> dict[str, Array]:
     """As `_kept`, in few launches. A filter that would keep too few has a threshold of its own, under the layer's."""
     names = sorted(size)
-    if sparsity.scope == "layer":
-        found = kth_largest_of_all([size[name] for name in names], keep)
-        threshold = {name: found[i] for i, name in enumerate(names)}
-    else:
-        (shared,) = kth_largest_of_all([jnp.concatenate([size[name].ravel() for name in names])], keep)
-        threshold = dict.fromkeys(names, shared)
-    for name in names:
-        filters = size[name].shape[-1]
+    tensors = [size[name] for name in names]
+    if sparsity.scope == "global":
+        tensors = [jnp.concatenate([values.ravel() for values in tensors])]
+    found, kept = jnp.broadcast_to(kth_largest_of_all(tensors, keep), (len(names),)), {}
+    for name, threshold in zip(names, found, strict=True):
         if sparsity.floor and size[name].ndim == 4:
-            most = min(sparsity.floor, size[name].size // filters)
-            threshold[name] = jnp.minimum(threshold[name], kth_largest_of_filters(size[name], most))
-    return {name: size[name] >= threshold[name] for name in names}
+            most = min(sparsity.floor, size[name].size // size[name].shape[-1])
+            threshold = jnp.minimum(threshold, kth_largest_of_filters(size[name], most))
+        kept[name] = size[name] >= threshold
+    return kept
 
 
 def _own_share(keep: Array, params: Params, trainable: Mapping[str, Array], sparsity: Sparsity) -> Array:
