@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from fedmi_jax.aggregation import Method
+    from fedmi_jax.analysis.compare import compare as compare
+    from fedmi_jax.circuits.single import activations as activations
     from fedmi_jax.circuits.single import discover as discover
     from fedmi_jax.circuits.single import evaluate as evaluate
     from fedmi_jax.circuits.single import means as means
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from fedmi_jax.results.store import load as load
     from fedmi_jax.results.store import save as save
     from fedmi_jax.results.summary import summary as summary
+    from fedmi_jax.results.tidy import tidy as tidy
     from fedmi_jax.studies import study as study
 
 _HOME = {
@@ -47,6 +50,8 @@ _HOME = {
     "Dataset": "data.datasets",
     "from_arrays": "data.datasets",
     "from_file": "data.datasets",
+    "activations": "circuits.single",
+    "compare": "analysis.compare",
     "discover": "circuits.single",
     "evaluate": "circuits.single",
     "means": "circuits.single",
@@ -59,6 +64,7 @@ _HOME = {
     "load": "results.store",
     "save": "results.store",
     "summary": "results.summary",
+    "tidy": "results.tidy",
     "view": "report.html.notebook",
     "study": "studies",
 }

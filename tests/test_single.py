@@ -188,3 +188,19 @@ def shallow():
 def test_an_evaluation_needs_both_sides(kept):
     refused("labels: give images of class 1 and of the classes that it is told from", fedmi_jax.evaluate, ARRAYS,
             circuit(), PIXELS[kept], LABELS[kept])  # fmt: skip
+
+
+def test_activations_are_what_every_layer_puts_out():
+    """Of the whole model and of a circuit, whose other channels are 0; the last layer is what `predict` gives."""
+    whole, kept = (fedmi_jax.activations(ARRAYS, PIXELS, one, mean=0.4, std=0.3) for one in (None, circuit()))
+    assert {name: value.shape for name, value in whole.items()} == {
+        **{layer: (70, *shape) for layer, shape in SHAPES.items()}, "fc": (70, tiny.CLASSES),
+    }  # fmt: skip
+    np.testing.assert_array_equal(kept["fc"], fedmi_jax.predict(ARRAYS, PIXELS, circuit(), mean=0.4, std=0.3))
+    np.testing.assert_array_equal(kept["conv1"][..., 1::2], 0)
+    np.testing.assert_array_equal(kept["conv1"][..., ::2], whole["conv1"][..., ::2])
+    by_hand = whole["conv3"].reshape(70, -1) @ ARRAYS["fc_kernel"] + ARRAYS["fc_bias"]
+    np.testing.assert_allclose(whole["fc"], by_hand, rtol=1e-4, atol=1e-4)
+    means = fedmi_jax.means(ARRAYS, PIXELS, mean=0.4, std=0.3)
+    replaced = fedmi_jax.activations(ARRAYS, PIXELS, circuit(means), mean=0.4, std=0.3)["conv1"][..., 1]
+    np.testing.assert_array_equal(replaced, np.broadcast_to(means.outputs["conv1"][..., 1], replaced.shape))

@@ -23,6 +23,7 @@ from fedmi_jax.config import Discovery
 from fedmi_jax.data import probe
 from fedmi_jax.errors import FedmiError
 from fedmi_jax.keys import DECIDE_LOCAL
+from fedmi_jax.network import model
 from fedmi_jax.network.ablation import ZERO, Ablation
 from fedmi_jax.network.images import Images
 from fedmi_jax.network.layers import conv_layers
@@ -186,19 +187,57 @@ def predict(
     std: Sequence[float] | float = 1.0,
 ) -> np.ndarray:  # fmt: skip
     """Logits (N, Y) of the whole model, or with only the circuit's channels open. Args: as of `discover`."""
+    forward = _ready(params, images, circuit, mean, std)
+    index, valid = groups(np.arange(len(forward.pool.pixels)), FORWARD)
+    return np.asarray(_predict(*forward, index))[valid.ravel()]
+
+
+class _Forward(NamedTuple):
+    """What a forward pass takes."""
+
+    params: Params
+    gates: Mapping[str, jax.Array]
+    ablation: Ablation
+    pool: Images
+
+
+def _ready(
+    params: Params, images: ArrayLike, circuit: Circuit | None, mean: Sequence[float] | float,
+    std: Sequence[float] | float,
+) -> _Forward:  # fmt: skip
+    """Checked; no circuit: all channels are open."""
     params = given.arrays(params)
     if circuit is not None:
         given.require_fit(params, circuit.mask, circuit.others, circuit.ablation)
     pool = given.images(params, images, mean, std)
-    index, valid = groups(np.arange(len(pool.pixels)), FORWARD)
-    ablation = ZERO if circuit is None else circuit.ablation
     biases = {layer: params[f"{layer}_bias"] for layer in conv_layers(params)}
     kept = {layer: np.ones(b.shape, bool) for layer, b in biases.items()} if circuit is None else circuit.mask
     gates = {layer: jnp.asarray(mask, biases[layer].dtype) for layer, mask in kept.items()}
-    return np.asarray(_predict(params, gates, ablation, pool, index))[valid.ravel()]
+    return _Forward(params, gates, ZERO if circuit is None else circuit.ablation, pool)
 
 
 _predict = jax.jit(partial(masked_logits, narrowing=False))
+
+
+def activations(
+    params: Params, images: ArrayLike, circuit: Circuit | None = None, *, mean: Sequence[float] | float = 0.0,
+    std: Sequence[float] | float = 1.0,
+) -> dict[str, np.ndarray]:  # fmt: skip
+    """What every layer puts out, by name: {"conv1": (N, h_1, w_1, O_1), ..., "fc": (N, Y), the logits}.
+
+    Of a convolution it is the output after gate, ReLU and pool, which the next layer reads; of a channel outside the
+    circuit it is what replaces it. No circuit: the whole model. Args and errors: as of `discover`.
+    """
+    forward = _ready(params, images, circuit, mean, std)
+    index, valid = groups(np.arange(len(forward.pool.pixels)), FORWARD)
+    parts = [jax.tree.map(np.asarray, _activate(*forward, some)) for some in index]
+    return {name: np.concatenate([part[name] for part in parts])[valid.ravel()] for name in parts[0]}
+
+
+@jax.jit
+def _activate(params: Params, gates: Any, ablation: Ablation, pool: Images, index: jax.Array) -> dict[str, jax.Array]:
+    layers, logits = model.activations(params, pool.normalised(index), gates, ablation)
+    return {**layers, "fc": logits}
 
 
 def means(

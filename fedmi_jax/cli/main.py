@@ -8,17 +8,20 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
+import tyro
 from rich.table import Table
 from tyro.conf import Positional
 
 from fedmi_jax import files
 from fedmi_jax.cli import tables, terminal
+from fedmi_jax.cli.compare import Compare, compare
 from fedmi_jax.cli.discover import Discover, discover
 from fedmi_jax.cli.parse import parsed
 from fedmi_jax.cli.run import Resume, Run, require_writable, resume, run
 from fedmi_jax.cli.study import Study, study
+from fedmi_jax.cli.sweep import Sweep, sweep
 from fedmi_jax.config import METHODS
 from fedmi_jax.devices import require_jax
 from fedmi_jax.errors import ConfigError, FedmiError, Interrupted, say, unknown
@@ -54,15 +57,20 @@ class Import:
 
 @dataclass(frozen=True)
 class Export:
-    """Write a result in the schema of the paper's authors."""
+    """Write a result in the schema of the paper's authors, or as a CSV table."""
 
     folder: Positional[Path]
+    """Folder of a run; with --csv also one that holds runs at any depth."""
     out: Path
-    """FILE.json or FILE.json.gz; with --pt a folder."""
+    """FILE.json or FILE.json.gz; with --pt a folder; with --csv FILE.csv or FILE.csv.gz."""
     seed: int | None = None
     """Which seed, where the result has several."""
     pt: bool = False
     """All models too, as the authors' round_N/client_K_model.pt and checkpoint_round_N.pt (extra [reference])."""
+    csv: bool = False
+    """A long table instead: run, variable, every label, value, units."""
+    variable: tuple[str, ...] = ()
+    """With --csv: these variables only; none given: every measure, without what is along channels or weights."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +110,13 @@ class Figures:
     format: tuple[Literal["svg", "png", "pdf"], ...] = ("svg",)
     out: Path | None = None
     """Folder for the figures; by default FOLDER/figures."""
+    width: str = "double"
+    """"single" (3.3 in), "double" (6.9 in), or inches: what LaTeX says of \\columnwidth. Letters keep their size."""
+    client: int | None = None
+    """Of --only circuit, as seed, class and round: whose circuit. None: the first that there is."""
+    class_: Annotated[int | None, tyro.conf.arg(name="class")] = None
+    round: int | Literal["last"] = "last"
+    seed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -172,7 +187,7 @@ def _dispatch(arguments: list[str]) -> int:
     if name not in COMMANDS:
         raise ConfigError(f"command: {unknown(name, COMMANDS)}")
     options, action = COMMANDS[name]
-    if name in ("run", "discover"):  # their options have the defaults of a preset, or of a run
+    if name in ("run", "sweep", "discover"):  # their options have the defaults of a preset, or of a run
         return action(rest)
     return action(parsed(options, rest, prog=f"fedmi {name}"))
 
@@ -250,15 +265,42 @@ def _figures(option: Figures) -> int:
     from fedmi_jax.analysis import runs
     from fedmi_jax.report import figures
 
+    width, place = _width(option.width), _place(option)
     found = runs.gather([option.folder])
     home = option.folder if option.folder.is_dir() else option.folder.parent
     out = option.out or home / "figures"
     require_writable(out)
-    drawn, problems = figures.draw_all(found, out, option.only, option.format)
+    drawn, problems = figures.draw_all(found, out, option.only, option.format, width, place)
     print("\n".join(map(str, drawn)))
     for problem in problems:
         say(problem)
     return 1 if problems else 0
+
+
+def _width(word: str) -> float:
+    """In inches."""
+    from fedmi_jax.report import style
+
+    try:
+        inches = style.WIDTHS[word] if word in style.WIDTHS else float(word)
+    except ValueError:
+        inches = 0.0
+    if not style.NARROWEST <= inches <= 50:
+        raise ConfigError(
+            f"width: give single, double or inches, at least {style.NARROWEST:g}, as in 5.5; got {word!r}"
+        )
+    return inches
+
+
+def _place(option: Figures) -> dict[str, int | None]:
+    """What `--only circuit` shows."""
+    from fedmi_jax.report import figures
+
+    round_ = None if option.round == "last" else option.round
+    place = {"seed": option.seed, "client": option.client, "class": option.class_, "round": round_}
+    if any(label is not None for label in place.values()) and not set(option.only) & set(figures.CHOSEN):
+        raise ConfigError("client, class, round, seed: choose what --only circuit shows; give that too")
+    return place
 
 
 def _report(option: Report) -> int:
@@ -292,8 +334,29 @@ def _import(option: Import) -> int:
 
 
 def _export(option: Export) -> int:
+    if option.csv:
+        return _export_csv(option)
+    if option.variable:
+        raise ConfigError("variable: only with --csv; the authors' schema says itself what is in it")
     write = authors_weights.export_weights if option.pt else authors.export_authors
     print(write(store.load(option.folder), option.out, option.seed))
+    return 0
+
+
+def _export_csv(option: Export) -> int:
+    from fedmi_jax.analysis import runs
+    from fedmi_jax.results import tidy
+
+    if option.pt:
+        raise ConfigError("csv: does not go with --pt; give one of the two")
+    if not option.out.name.endswith((".csv", ".csv.gz")):
+        raise ConfigError(f"out: give FILE.csv or FILE.csv.gz with --csv; got {option.out}")
+    found = {_name(path, option.folder): store.load(path) for path in runs.find([option.folder])}
+    if option.seed is not None:
+        found = {name: ds.sel(seed=[option.seed]) for name, ds in found.items() if option.seed in ds["seed"].values}
+    if not found:
+        raise ConfigError(f"seed: no result in {option.folder} has seed {option.seed}")
+    print(tidy.write_csv(found, option.out, option.variable))
     return 0
 
 
@@ -317,8 +380,10 @@ def _list(option: List) -> int:
 COMMANDS: dict[str, tuple[type, Callable]] = {
     "run": (Run, run),
     "resume": (Resume, resume),
+    "sweep": (Sweep, sweep),
     "discover": (Discover, discover),
     "show": (Show, _show),
+    "compare": (Compare, compare),
     "figures": (Figures, _figures),
     "claims": (Claims, _claims),
     "predictions": (Predictions, _predictions),
@@ -328,7 +393,7 @@ COMMANDS: dict[str, tuple[type, Callable]] = {
     "export": (Export, _export),
     "list": (List, _list),
 }
-"""What may follow `fedmi`: its options, and what it does. `run` and `discover` read their words themselves."""
+"""What may follow `fedmi`: its options, and what it does. `run`, `sweep` and `discover` read their words themselves."""
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ def run(arguments: list[str]) -> int:
     if not arguments or arguments[0].startswith("-"):
         return _help(arguments)
     chosen, rest = preset(arguments[0]), arguments[1:]
-    options = [_parse(experiment, arguments[0], rest) for experiment in chosen.experiments]
+    options = [parse(experiment, arguments[0], rest) for experiment in chosen.experiments]
     _refuse_what_differs(chosen.experiments, [option.experiment for option in options], arguments[0])
     for option in options:
         refuse_unused(option.experiment)
@@ -154,7 +154,7 @@ def _run_all(out: Path, folders: list[Path], prepared: list[Facts], settings: Ch
     if processes.is_first():
         for folder, facts in zip(folders, prepared, strict=True):
             resumable.begin(folder, facts.experiment, facts.dataset, settings)
-    _go(out, [
+    go(out, [
         (folder, facts.experiment, partial(_run_one, facts, folder, settings))
         for folder, facts in zip(folders, prepared, strict=True)
     ])  # fmt: skip
@@ -175,7 +175,7 @@ def resume(option: Resume) -> int:
 
     _join(option)
     changes = {name: value for name in CHANGES if (value := getattr(option, name)) is not None}
-    _go(option.folder, [
+    go(option.folder, [
         (folder, resumable.experiment_in(folder, **changes), partial(resumable.resume, folder, **changes))
         for folder in resumable.below(option.folder)
     ])  # fmt: skip
@@ -197,7 +197,8 @@ def _join(option: Run | Resume) -> None:
         raise ConfigError("distributed: --coordinator, --processes and --process-id go with --distributed")
 
 
-def _parse(experiment: Experiment, name: str, arguments: list[str]) -> Run:
+def parse(experiment: Experiment, name: str, arguments: list[str]) -> Run:
+    """The options that these words of `fedmi run` give, the others as the experiment has them."""
     start = _without_class_map(experiment, arguments)
     start = replace(start, discovery=with_objective(start.discovery, arguments))
     return parsed(Run, arguments, default=Run(experiment=start), prog=f"fedmi run {name}")
@@ -275,16 +276,17 @@ Job = tuple[Path, Experiment | None, Callable[..., "xr.Dataset"]]
 """A folder, the experiment that is to be run there (None: it is finished), and what runs it, given a progress."""
 
 
-def _go(out: Path, jobs: list[Job]) -> None:
+def go(out: Path, jobs: list[Job], advice: str = "", brief: bool = False) -> None:
     """Run or resume each, followed on standard error, until all are finished or told to stop.
 
-    out: the folder that the user named.
+    out: the folder that the user named; advice: how to go on after an interruption, by default `fedmi resume`; brief:
+    without a summary of every result.
     """
     from fedmi_jax.devices import processes
 
     first = processes.is_first()
     console = terminal.console(quiet=not first)
-    advice = f"`fedmi resume {shlex.quote(str(out))}` continues after the last round that was finished"
+    advice = advice or f"`fedmi resume {shlex.quote(str(out))}` continues after the last round that was finished"
     with processes.ending_together(), signals.stopping(advice) as stop:
         for folder, experiment, work in jobs:
             stop.check(None, 0, "begin")
@@ -293,7 +295,8 @@ def _go(out: Path, jobs: list[Job]) -> None:
                 result = work(progress=partial(stop.check, advance), on_round=on_round)
             said = f"{folder / store.FILE}, {time.monotonic() - began:.0f} s"
             with terminal.going_on():
-                tables.print_summary(summary.summary(result), console)
+                if not brief:
+                    tables.print_summary(summary.summary(result), console)
                 console.print(said, highlight=False, markup=False, soft_wrap=True)
 
 

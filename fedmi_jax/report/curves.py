@@ -79,7 +79,7 @@ def _page(places: Sequence[Panel | None], columns: int, ylabel: str, height: flo
             one.set_axis_off()
             continue
         _fill(one, place)
-        one.set(title=style.wrapped(place.title, style.PAGE - 0.3), ylim=(-0.07, 1.07), yticks=(0, 0.5, 1))
+        one.set(title=style.wrapped(place.title, style.page() - 0.3), ylim=(-0.07, 1.07), yticks=(0, 0.5, 1))
         if i % columns == 0:
             one.set_ylabel(ylabel)
         if style.is_lowest(places, i, columns):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -58,7 +59,8 @@ class PerRun:
     """A figure of every run."""
 
     needs: tuple[str, ...]
-    draw: Callable[[xr.Dataset], list[Figure]]
+    draw: Callable[..., list[Figure]]
+    """Of a run; of one of `CHOSEN` also of a place in it."""
     asked: bool = False
     """Needs what only a run that was asked for it has: not missed elsewhere."""
     shows: Shows = "bands"
@@ -120,8 +122,14 @@ PER_RUN: dict[str, PerRun] = {
         shows="means",
     ),
 }
-ALL: dict[str, Paper | PerRun] = PAPER | PER_RUN
-NAMES = tuple(ALL)
+CHOSEN: dict[str, PerRun] = {"circuit": PerRun(_WIRES, graphs.chosen, asked=True, shows="first")}
+"""A figure of one place in a run, drawn when it is asked for by name."""
+ALL: dict[str, Paper | PerRun] = PAPER | PER_RUN | CHOSEN
+NAMES = tuple(PAPER | PER_RUN)
+"""Those that are drawn where none is named."""
+Place = Mapping[str, int | None]
+"""seed, client, class and round; None: not chosen."""
+NOWHERE: Place = {"seed": None, "client": None, "class": None, "round": None}
 
 _HOW = {
     "rediscovery_iou": "fedmi run PRESET --discovery.repeat last",
@@ -133,23 +141,28 @@ _HOW = {
 }
 
 
-def draw_all(runs: Runs, out: Path, only: Sequence[str], formats: Sequence[str]) -> tuple[list[Path], list[str]]:
+def draw_all(
+    runs: Runs, out: Path, only: Sequence[str], formats: Sequence[str], width: float | None = None,
+    place: Place = NOWHERE,
+) -> tuple[list[Path], list[str]]:  # fmt: skip
     """Draw these figures, or all that belong to the runs: `out`/NAME.FORMAT, or NAME-RUN.FORMAT for one per run. What
     does not fit on a page goes on in NAME-RUN-page-2.FORMAT and so on.
 
-    Existing files are replaced, each as a whole. Returns the files and, one line each, what could not be drawn and how
+    width: of a page in inches, None: 6.9; place: what the figures of `CHOSEN` show. Existing files are replaced, each
+    as a whole. Returns the files and, one line each, what could not be drawn and how
     to produce what is missing. Raises ConfigError for a figure that there is not.
     """
     for name in only:
-        if name.lower() not in NAMES:
-            raise ConfigError(f"only: {unknown(name, NAMES)}")
+        if name.lower() not in ALL:
+            raise ConfigError(f"only: {unknown(name, ALL)}")
     only, drawn, problems = [name.lower() for name in only], [], []
     for name in only or NAMES:
-        figures, missing = (_paper if name in PAPER else _per_run)(name, runs, bool(only))
+        figures, missing = _paper(name, runs, bool(only)) if name in PAPER else _per_run(name, runs, bool(only), place)
         problems += missing
         for stem, draw, data, shown in figures:
             said = [_of(shown, ALL[name].shows), _unlike(shown)]
-            paths, problem = _attempt(draw, data, said, [out / f"{stem}.{kind}" for kind in formats])
+            with style.styled(width):
+                paths, problem = _attempt(draw, data, said, [out / f"{stem}.{kind}" for kind in formats])
             drawn += paths
             problems += [f"{stem}: {problem}"] if problem else []
     return drawn, problems
@@ -163,7 +176,11 @@ def _attempt(
     try:
         with style.styled():
             pages = draw(data)
-        return _save(pages, said, paths), ""
+        wide = max((page.get_figwidth() for page in pages), default=0)
+        over = (
+            f"is {wide:.1f} in wide: what it shows needs more than {style.page():g} in" if wide > style.page() else ""
+        )
+        return _save(pages, said, paths), over if style.page() != style.PAGE else ""
     except FedmiError as error:
         if pages is not None:
             raise
@@ -253,12 +270,16 @@ def _paper(name: str, runs: Runs, wanted: bool) -> _Work:
     return figures, [lack for lack in missing if lack]
 
 
-def _per_run(name: str, runs: Runs, wanted: bool) -> _Work:
-    spec, figures, problems = PER_RUN[name], [], []
+def _per_run(name: str, runs: Runs, wanted: bool, place: Place) -> _Work:
+    spec, figures, problems = (PER_RUN | CHOSEN)[name], [], []
+    stem = name
+    if name in CHOSEN:
+        spec = replace(spec, draw=partial(spec.draw, place=place))
+        stem = "-".join([name, *(f"{dim}-{label}" for dim, label in place.items() if label is not None)])
     for run, ds in runs.items():
         lack = _missing(name, run, ds, spec.needs)
         if not lack:
-            figures.append((f"{name}-{run}", spec.draw, ds, {run: ds}))
+            figures.append((f"{stem}-{run}", spec.draw, ds, {run: ds}))
         elif wanted or not spec.asked:
             problems.append(lack)
     return figures, problems

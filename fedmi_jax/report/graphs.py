@@ -7,6 +7,7 @@ the result has weights, else the same for all.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -71,12 +72,12 @@ def overlay(first: Circuit, second: Circuit, labels: tuple[str, str], title: str
     used = [int((first.masks[layer] | second.masks[layer]).sum()) for layer in first.masks]
     if not any(used):
         raise FedmiError(f"there is nothing to show: neither circuit has a channel ({title})")
-    figure, (axes,) = style.grid(1, 1, 3.3 * max(1, max(used) / 64), style.PAGE)
+    figure, (axes,) = style.grid(1, 1, 3.3 * max(1, max(used) / 64), style.page())
     heights = _columns(axes, first, second)
     for x, layer in enumerate(first.masks):
         _edges(axes, x, first.edges[layer], second.edges[layer], list(heights.values()))
     _counts(axes, first, second, labels)
-    axes.set_title(style.wrapped(title, style.PAGE - 0.2))
+    axes.set_title(style.wrapped(title, style.page() - 0.2))
     axes.set_axis_off()
     style.legend(figure, [axes], 3)
     if any(np.unique(one.edges[layer]).size > 2 for one in (first, second) for layer in first.masks):
@@ -96,7 +97,7 @@ def _columns(axes: Axes, first: Circuit, second: Circuit) -> dict[str, np.ndarra
     heights = {"image": _spread(np.ones(inputs, bool))}
     axes.plot(np.zeros(inputs), heights["image"], "s", color=style.NULL, ms=5, zorder=3)
     axes.text(0, -0.06, "image", ha="center", va="top")
-    room = style.PAGE / (len(first.masks) + 0.55) - 0.1
+    room = style.page() / (len(first.masks) + 0.55) - 0.1
     for x, layer in enumerate(first.masks, 1):
         a, b = first.masks[layer], second.masks[layer]
         heights[layer] = _spread(a | b)
@@ -188,4 +189,31 @@ def fig13(runs: Runs) -> list[Figure]:
     seed, (round_,), (client,), label = _place(ds, 1, 1)
     first, second = (circuit(ds, seed, round_, origin, client, label) for origin in ("local", "global"))
     title = f"{names(ds)[label]}, client {client}, round {round_}, seed {seed}: local against global circuit"
+    return [overlay(first, second, ("local", "global"), title)]
+
+
+def chosen(ds: xr.Dataset, place: Mapping[str, int | None]) -> list[Figure]:
+    """The circuit of a client, class and round that you choose: found on its own model, and on the global one.
+
+    place: seed, client, class and round, None for what is not chosen: the first seed, the last round, and the first
+    client and class in it that have a circuit.
+    """
+    there = held(ds)
+    for dim, label in place.items():
+        if label is not None and label not in ds[dim].values:
+            known = " ".join(map(str, ds[dim].values.tolist()))
+            raise FedmiError(f"{dim}: there is no {label} in this run; there are {known}")
+    at = {"seed": place["seed"], "round": place["round"]}
+    usual = {"seed": ds["seed"].values[0].item(), "round": ds["round"].values[-1].item()}
+    at = {dim: usual[dim] if label is None else label for dim, label in at.items()}
+    open_ = there.sel(at).transpose("client", "class")
+    open_ = open_.where(open_["client"] == place["client"], False) if place["client"] is not None else open_
+    open_ = open_.where(open_["class"] == place["class"], False) if place["class"] is not None else open_
+    found = np.argwhere(open_.values.astype(bool))
+    if not len(found):
+        said = ", ".join(f"{dim} {label}" for dim, label in place.items() if label is not None)
+        raise FedmiError(f"there is no circuit of {said}; that client does not analyse the class, or sat the round out")
+    client, label = (ds[dim].values[i].item() for dim, i in zip(("client", "class"), found[0], strict=True))
+    first, second = (circuit(ds, at["seed"], at["round"], origin, client, label) for origin in ("local", "global"))
+    title = f"{names(ds)[label]}, client {client}, round {at['round']}, seed {at['seed']}: local against global circuit"
     return [overlay(first, second, ("local", "global"), title)]

@@ -91,7 +91,7 @@ def _channels(ds: xr.Dataset, circuits: Circuits) -> Figure:
     last, layers = ds.isel(seed=0, round=-1), list(conv_layers(ds))
     marks, seed = {"local": MARK, "global": GLOBAL_MARK}, f"seed {last['seed'].item()}, round {last['round'].item()}"
     said, where = _row_names(ds, circuits, marks), layers[-1] if len(layers) <= 3 else None
-    figure = Figure(figsize=(style.PAGE, 0.75 + 0.13 * max(6, len(circuits))), layout="constrained")
+    figure = Figure(figsize=(style.page(), 0.75 + 0.13 * max(6, len(circuits))), layout="constrained")
     colours = ("white", style.BLUE, style.ORANGE, style.BLACK)
     channels = np.array([ds.sizes[f"channel_{layer}"] for layer in layers])
     widths = np.maximum(channels, channels.sum() / (2.5 * len(layers)))  # room for the names of narrow layers
@@ -241,7 +241,7 @@ class Cells:
 def _cells(rows: list[str], columns: list[str], panels: int, few: bool) -> Cells:
     """For so many panels side by side. few: whether a panel has no more than `MOST_NUMBERS` cells."""
     named, upright = style.widest(rows, 6.5) + 0.35, style.widest(columns, 6.5)
-    width = max(style.PAGE, panels * (CELL * len(columns) + named) + 0.6)
+    width = max(style.page(), panels * (CELL * len(columns) + named) + 0.6)
     pitch = (width / panels - named) / len(columns)
     return Cells(width, pitch, few and pitch >= 11 / 72, upright if style.upright(columns, pitch) else 0)
 
@@ -272,7 +272,7 @@ def partition(ds: xr.Dataset) -> list[Figure]:
 def _dots(ds: xr.Dataset, counts: np.ndarray, shown: Sequence[int]) -> Figure:
     """One page of it, the clients in these rows of counts[client, true_class]."""
     largest, (clients, classes) = counts.max(), (len(shown), counts.shape[1])
-    width, own = max(style.COLUMN, CELL * classes + 0.6), counts[list(shown)]
+    width, own = max(style.column(), CELL * classes + 0.6), counts[list(shown)]
     height = max(1.2, 0.26 * clients + 0.8) if clients <= 12 else max(4.0, 0.085 * clients + 0.8)
     labels, beside = style.short([*names(ds, "true_class").values()]), (width - 0.6) / classes
     below = style.widest(labels, 6.5) if style.upright(labels, beside) else 0

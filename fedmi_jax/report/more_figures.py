@@ -144,7 +144,7 @@ def ceiling(ds: xr.Dataset) -> list[Figure]:
     ]
     if not any(values.notnull().any() for _, values, *_ in rows):
         raise FedmiError("there is nothing to show: no client has a circuit in the last round")
-    figure, (axes,) = style.grid(1, 1, 1.9, style.COLUMN)
+    figure, (axes,) = style.grid(1, 1, 1.9, style.column())
     places = np.arange(ds.sizes["layer"])
     for i, (label, values, empty, colour) in enumerate(rows):
         bars(axes, places + 0.2 * i, over_rounds(values), over_rounds(empty), 0.18, colour, label)

@@ -63,7 +63,7 @@ def fig10(runs: Runs) -> list[Figure]:
 def fig03(runs: Runs) -> list[Figure]:
     """One class per client: overlap between clients in the last round."""
     ds = runs["one-class"]
-    figure, (axes,) = style.grid(1, 1, 1.9, style.COLUMN)
+    figure, (axes,) = style.grid(1, 1, 1.9, style.column())
     last, chance = (part.isel(round=-1) for part in (ds, nulls.expected(ds)))
     value, null = last["specialist_distinctness"], chance["specialist_distinctness"].mean("seed")
     require_values(value, "no two clients have circuits in the last round")

@@ -1,4 +1,5 @@
-"""How every figure looks: one column (3.3 in) or a page (6.9 in) wide, Okabe and Ito's colours, readable in print.
+"""How every figure looks: one column (3.3 in) or a page (6.9 in) wide, or as wide as is asked for with the same size of
+letters; Okabe and Ito's colours, readable in print.
 
 matplotlib is imported when the first figure is drawn. Figures are objects of their own and are drawn with settings of
 their own: no matplotlibrc, style or backend of the user changes them, and nothing stays set afterwards.
@@ -10,6 +11,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from functools import cache
 from math import ceil
 from pathlib import Path
@@ -27,6 +29,22 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 COLUMN, PAGE, PAGE_HEIGHT = 3.3, 6.9, 9.5
 """Widths in inches, and how high a page of panels or rows may be; what does not fit goes on the next page."""
+WIDTHS = {"single": COLUMN, "double": PAGE}
+"""By name."""
+NARROWEST = 2.0
+_WIDTH: ContextVar[float] = ContextVar("width", default=PAGE)
+
+
+def page() -> float:
+    """How wide a page is: 6.9 in, unless another width is asked for (`styled`)."""
+    return _WIDTH.get()
+
+
+def column() -> float:
+    """How wide a column is: no wider than the page."""
+    return min(COLUMN, page())
+
+
 BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK = (
     "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000",
 )  # fmt: skip
@@ -55,15 +73,21 @@ _STYLE: dict[str, Any] = {
 
 
 @contextmanager
-def styled() -> Iterator[None]:
-    """Within it figures are made in this style, on top of matplotlib's own defaults instead of the user's."""
+def styled(width: float | None = None) -> Iterator[None]:
+    """Within it figures are made in this style, on top of matplotlib's own defaults instead of the user's.
+
+    width: of a page in inches; None: as around it."""
     _import_matplotlib()
     import matplotlib as mpl
 
-    with mpl.rc_context():
-        mpl.rcdefaults()
-        mpl.rcParams.update(_STYLE)  # type: ignore[arg-type]
-        yield
+    asked = _WIDTH.set(page() if width is None else width)
+    try:
+        with mpl.rc_context():
+            mpl.rcdefaults()
+            mpl.rcParams.update(_STYLE)  # type: ignore[arg-type]
+            yield
+    finally:
+        _WIDTH.reset(asked)
 
 
 def _import_matplotlib() -> None:
@@ -100,7 +124,7 @@ def columns(titles: Sequence[str], wanted: int) -> int:
     """How many panels stand side by side on a page, at most as many as wanted, so that no two of these titles touch and
     ticks have room; fewer than wanted are spread evenly over the rows."""
     wanted = max(1, min(wanted, len(titles)))
-    fit = max(1, int((PAGE - 0.45) / max(widest(titles) + 0.08, 1.05)))
+    fit = max(1, int((page() - 0.45) / max(widest(titles) + 0.08, 1.05)))
     return wanted if fit >= wanted else ceil(wanted / ceil(wanted / fit))
 
 
@@ -121,14 +145,15 @@ def chunks(items: Sequence[T], most: int) -> list[Sequence[T]]:
 
 
 def grid(
-    count: int, columns: int, height: float = 1.45, width: float = PAGE, share: bool = True
+    count: int, columns: int, height: float = 1.45, width: float | None = None, share: bool = True
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of `count` panels in rows of `columns`, each row so high; shared axes are labelled at the edges only."""
+    """A figure of `count` panels in rows of `columns`, each row so high; shared axes are labelled at the edges only.
+    width: in inches, None: a page's."""
     from matplotlib.figure import Figure
 
     columns = min(columns, count)
     rows = -(-count // columns)
-    figure = Figure(figsize=(width, rows * height + 0.35), layout="constrained")
+    figure = Figure(figsize=(width or page(), rows * height + 0.35), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, sharex=share, sharey=share).ravel().tolist()
     for unused in axes[count:]:
         unused.set_axis_off()
