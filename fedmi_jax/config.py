@@ -70,7 +70,7 @@ class Split:
     drawn from Dir(alpha). "classes-per-client": k classes each, their images shared out. "shards": sorted by label,
     cut, dealt (McMahan et al. 2017)."""
     clients: Count = 5
-    """Number of clients. A class map says it itself and must agree."""
+    """Number of clients. On the command line a class map says it itself; else it must agree."""
     class_map: tuple[tuple[Index, ...], ...] = ()
     """For "class-map": each client's classes; a class may be held, in full, by several clients."""
     alpha: Positive = 0.5

@@ -81,6 +81,16 @@ def test_class_map_on_the_command_line(capsys):
     assert "12 circuits" in " ".join(printed.split())
 
 
+@pytest.mark.parametrize("words", [["0,1", "2", "3,4", "5"], ["7,8"]])
+def test_a_class_map_says_how_many_clients_there_are(words):
+    (before,) = PRESETS["two-class"].experiments
+    now = run._parse(before, "two-class", ["--split.class-map", *words, "--rounds", "2"]).experiment
+    assert now.split.clients == len(words)
+    assert now.split.class_map == tuple(tuple(map(int, word.split(","))) for word in words)
+    with pytest.raises(ConfigError, match=r"split\.class_map: lists the classes of"):
+        run._parse(before, "two-class", ["--split.class-map", *words, "--split.clients", "3"])
+
+
 @pytest.mark.parametrize("clients", [1, 2, 3, 4])
 def test_a_class_map_of_any_length_can_be_replaced(clients, monkeypatch, capsys, squares):
     split = Split(kind="class-map", clients=clients, class_map=((0, 1, 2, 3), (0,), (1, 2), (3,))[:clients])
@@ -435,6 +445,24 @@ def test_the_bar_says_what_is_done_and_how_long_it_takes():
     assert re.search(r"1/2 rounds \S+ elapsed, \S+ left", shown)
     assert "-0.995: the search for" in shown
     assert "…" not in shown
+
+
+@pytest.mark.parametrize(
+    ("heard", "said"),
+    [
+        ([True], "small: compiling the search for circuits, once: it is kept for later runs"),
+        ([True, False], "small: the search for circuits"),
+    ],
+)
+def test_the_bar_says_what_is_compiled(heard, said, monkeypatch):
+    tells = []
+    monkeypatch.setattr(session, "telling_when_compiling", lambda tell: contextlib.nullcontext(tells.append(tell)))
+    console = Console(file=io.StringIO(), force_terminal=True, width=80, color_system=None)
+    with progress._bar(tiny.experiment(name="small"), console) as advance:
+        advance(1, "discover")
+        for compiling in heard:
+            tells[0](compiling)
+    assert re.findall(r"small: [^\x1b\r\n]*", console.file.getvalue())[-1].strip() == said
 
 
 def test_a_program_that_is_compiled_is_announced_before_and_after():

@@ -144,6 +144,10 @@ def fedmi(*arguments, **environment):
     ("environment", "said"),
     [
         ({"JAX_PLATFORMS": "cuda"}, "JAX does not start with JAX_PLATFORMS=cuda: "),
+        (
+            {"FLAX_FIX_RNG_SEPARATOR": "maybe"},
+            "JAX cannot be imported: invalid truth value 'maybe' for environment 'FLA",
+        ),
         ({"JAX_ENABLE_X64": "maybe"}, "JAX cannot be imported: invalid truth value 'maybe' for environment 'JAX_E"),
     ],
 )

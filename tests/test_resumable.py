@@ -514,6 +514,7 @@ def test_a_preset_of_two_is_resumed_in_both(two_experiments, squares, tmp_path, 
         patched.setattr(simulation, "one_round", out_of_order(at=2))
         assert fedmi("run", "tiny", "--out", out) == 2
     assert capsys.readouterr().err.endswith("\nfedmi: out of order\n")
+    assert resumable.below(tmp_path) == [out / "one", out / "other"]  # at any depth, as show and claims find results
     assert fedmi("run", "tiny", "--out", out) == 2
     said = capsys.readouterr().err
     assert said.startswith(f"fedmi: {out / 'one'}: holds an unfinished run, 1 of 4 rounds done; `fedmi resume '")

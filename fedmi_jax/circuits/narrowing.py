@@ -21,7 +21,7 @@ from jax import Array, lax
 from fedmi_jax.network import model, sparse_ops
 from fedmi_jax.network.layers import conv_layers
 from fedmi_jax.network.model import Gates, Params, SparseModel
-from fedmi_jax.network.ops import materialise
+from fedmi_jax.network.ops import fusion_barrier
 
 Widths = Sequence[tuple[int, int]]
 """Smaller models, from the largest to the smallest: how many times the width of the first convolution is halved, and
@@ -55,11 +55,11 @@ def on_live_channels(
     layers = conv_layers(params)
     live = {layer: speaking[layer] & has_outgoing(params, layer) for layer in layers}
     channels = {layer: jnp.argsort(~live[layer], stable=True) for layer in layers}
-    params = model.narrow(_between(live, params), channels)
+    params = model.narrow(_without_dead_weights(live, params), channels)
     convolutions = [params[f"{layer}_kernel"] for layer in layers]
     most = [convolutions[0].size, *(int(kernel.size * DENSEST) for kernel in convolutions[1:])]  # an image always is
     few = jnp.all(jnp.stack([jnp.count_nonzero(k) <= n for k, n in zip(convolutions, most, strict=True)]))
-    kernels = materialise(dict(zip(layers, sparse_ops.visit(convolutions, most), strict=True)))
+    kernels = fusion_barrier(dict(zip(layers, sparse_ops.visit(convolutions, most), strict=True)))
     smaller = menu([kernel.shape[-1] for kernel in convolutions], widths)
     needed = jnp.stack([jnp.sum(live[layer]) for layer in layers])
     smallest = jnp.sum(jnp.all(needed <= jnp.array(smaller), -1))
@@ -87,7 +87,7 @@ def has_outgoing(params: Params, layer: str) -> Array:
     return jnp.any(kernel != 0, tuple(axis for axis in range(kernel.ndim) if axis != kernel.ndim - 2))
 
 
-def _between(live: Gates, params: Params) -> dict[str, Array]:
+def _without_dead_weights(live: Gates, params: Params) -> dict[str, Array]:
     """The parameters with only those weights of the convolutions that lead from a live channel to a live channel."""
     kept, before = dict(params), jnp.ones(params["conv1_kernel"].shape[2], bool)
     for layer in conv_layers(params):

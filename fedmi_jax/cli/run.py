@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
 
@@ -73,7 +73,7 @@ class Resume:
     """Go on with a run that was interrupted."""
 
     folder: Positional[Path]
-    """Folder that `fedmi run` was given; of a preset of several experiments, all that are unfinished."""
+    """Folder that `fedmi run` was given, or one that holds such folders at any depth: all that are unfinished."""
     rounds: int | None = None
     """How many in all, when more are wanted."""
     client_chunk: int | None = None
@@ -154,7 +154,7 @@ def _run_all(out: Path, folders: list[Path], prepared: list[Facts], settings: Ch
     if processes.is_first():
         for folder, facts in zip(folders, prepared, strict=True):
             resumable.begin(folder, facts.experiment, facts.dataset, settings)
-    go(out, [
+    run_each(out, [
         (folder, facts.experiment, partial(_run_one, facts, folder, settings))
         for folder, facts in zip(folders, prepared, strict=True)
     ])  # fmt: skip
@@ -175,7 +175,7 @@ def resume(option: Resume) -> int:
 
     _join(option)
     changes = {name: value for name in CHANGES if (value := getattr(option, name)) is not None}
-    go(option.folder, [
+    run_each(option.folder, [
         (folder, resumable.experiment_in(folder, **changes), partial(resumable.resume, folder, **changes))
         for folder in resumable.below(option.folder)
     ])  # fmt: skip
@@ -199,7 +199,7 @@ def _join(option: Run | Resume) -> None:
 
 def parse(experiment: Experiment, name: str, arguments: list[str]) -> Run:
     """The options that these words of `fedmi run` give, the others as the experiment has them."""
-    start = _without_class_map(experiment, arguments)
+    start = _with_clients_of_the_map(_without_class_map(experiment, arguments), arguments)
     start = replace(start, discovery=with_objective(start.discovery, arguments))
     return parsed(Run, arguments, default=Run(experiment=start), prog=f"fedmi run {name}")
 
@@ -210,6 +210,19 @@ def _without_class_map(experiment: Experiment, arguments: list[str]) -> Experime
     if not experiment.split.class_map or kind == "class-map" or kind not in get_args(SplitKind):
         return experiment
     return replace(experiment, split=replace(experiment.split, kind=kind, class_map=()))
+
+
+def _with_clients_of_the_map(experiment: Experiment, arguments: list[str]) -> Experiment:
+    """The experiment to start from: with as many clients as the map in the words has, unless they say how many. The
+    map itself is left for the parser to read."""
+    split, said = experiment.split, _said(arguments)
+    if "--split.class-map" not in arguments or "--split.clients" in said:
+        return experiment
+    words = takewhile(lambda word: not word.startswith("-"), arguments[arguments.index("--split.class-map") + 1 :])
+    count = len(list(words))
+    if said.get("--split.kind", split.kind) != "class-map" or count in (0, split.clients):
+        return experiment
+    return replace(experiment, split=replace(split, kind="class-map", clients=count, class_map=((0,),) * count))
 
 
 _BRINGING = {"objective": ObjectiveKind, "gates": GateKind, "ablation": AblationKind}
@@ -276,7 +289,7 @@ Job = tuple[Path, Experiment | None, Callable[..., "xr.Dataset"]]
 """A folder, the experiment that is to be run there (None: it is finished), and what runs it, given a progress."""
 
 
-def go(out: Path, jobs: list[Job], advice: str = "", brief: bool = False) -> None:
+def run_each(out: Path, jobs: list[Job], advice: str = "", brief: bool = False) -> None:
     """Run or resume each, followed on standard error, until all are finished or told to stop.
 
     out: the folder that the user named; advice: how to go on after an interruption, by default `fedmi resume`; brief:

@@ -116,7 +116,7 @@ def _run(out: Path, folders: Sequence[Path], options: Sequence[one_run.Run], aga
             _require_same(folder, option.experiment)
         else:
             jobs.append((folder, option.experiment, _job(folder, option)))
-    one_run.go(out, jobs, f"`{again}` goes on after the last round that was finished", brief=True)
+    one_run.run_each(out, jobs, f"`{again}` goes on after the last round that was finished", brief=True)
     return [store.load(folder) for folder in folders]
 
 

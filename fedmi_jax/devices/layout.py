@@ -1,4 +1,6 @@
-"""How leading axes are run: side by side, one after the other, over devices and processes. Nobody else knows.
+"""How leading axes are run: side by side, one after the other, over devices and processes.
+
+Other modules see only `Layout`.
 
 Axes: M models (seeds x clients) or C circuits, D devices, B images of a batch.
 

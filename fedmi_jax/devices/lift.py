@@ -37,18 +37,18 @@ def gathered(tree: Any, how: Layout) -> Any:
 def lift(fn: Callable[..., Any], how: Layout, *stacked: Any) -> Any:
     """fn over the leading axis of every argument: one after the other, or in chunks of models side by side."""
     if how.one_by_one:
-        return jax.lax.map(partial(_spread, fn), stacked)
+        return jax.lax.map(partial(_call, fn), stacked)
     length = jax.tree.leaves(stacked)[0].shape[0]
     chunks = -(-length // how.chunk)
     if chunks == 1:
         return jax.vmap(fn)(*stacked)
     size = -(-length // chunks)
     parts = jax.tree.map(lambda a: a.reshape(chunks, size, *a.shape[1:]), _lengthened(stacked, chunks * size))
-    done = jax.lax.map(partial(_spread, jax.vmap(fn)), parts)
+    done = jax.lax.map(partial(_call, jax.vmap(fn)), parts)
     return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:length], done)
 
 
-def _spread(fn: Callable[..., Any], arguments: tuple) -> Any:
+def _call(fn: Callable[..., Any], arguments: tuple) -> Any:
     return fn(*arguments)
 
 

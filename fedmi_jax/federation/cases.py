@@ -30,6 +30,15 @@ class Circuits:
         """The labels analysed by anyone, ascending."""
         return np.unique(self.label)
 
+    def by_client(self, values: np.ndarray, clients: tuple[int, int], fill: Any) -> np.ndarray:
+        """Values (C, ...) of all circuits as (S, K, classes, ...); `fill` where a client does not analyse a class.
+
+        clients: (S, K).
+        """
+        found = np.full((*clients, len(self.classes), *values.shape[1:]), fill, values.dtype)
+        found[self.seed, self.client, np.searchsorted(self.classes, self.label)] = values
+        return found
+
     def of(self, clients: np.ndarray) -> np.ndarray:
         """Rows of the circuits of these clients, (S, P)."""
         return np.flatnonzero(_slots(self, clients) >= 0)

@@ -50,7 +50,5 @@ def _mean(values: np.ndarray, there: Any) -> np.ndarray:
 
 def _by_client(facts: Facts, values: np.ndarray) -> np.ndarray:
     """The mean over each client's circuits: (C,) -> (S, K)."""
-    c = facts.circuits
-    spread = np.full((*facts.counts.shape[:2], len(c.classes)), np.nan)
-    spread[c.seed, c.client, np.searchsorted(c.classes, c.label)] = values
-    return _mean(spread, np.ones_like(spread, bool))
+    own = facts.circuits.by_client(np.asarray(values, float), facts.counts.shape[:2], np.nan)
+    return _mean(own, np.ones_like(own, bool))

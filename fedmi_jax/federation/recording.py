@@ -124,8 +124,7 @@ def _empty(facts: Facts, rounds: int, layers: Sequence[str]) -> xr.Dataset:
     """Coordinates, and what is known before the first round."""
     dataset, circuits = facts.dataset, facts.circuits
     classes = circuits.classes
-    analysed = np.zeros((*facts.counts.shape[:2], len(classes)), bool)
-    analysed[circuits.seed, circuits.client, np.searchsorted(classes, circuits.label)] = True
+    analysed = circuits.by_client(np.ones(len(circuits.label), bool), facts.counts.shape[:2], False)
     return xr.Dataset(
         {
             "analysed": (("seed", "client", "class"), analysed),
@@ -150,9 +149,5 @@ def _empty(facts: Facts, rounds: int, layers: Sequence[str]) -> xr.Dataset:
 
 def _dense(facts: Facts, values: np.ndarray, row: schema.Variable) -> np.ndarray:
     """(R, 2, C, ...) -> (S, R, 2, K, classes, ...), filled where a client does not analyse a class."""
-    circuits, (seeds, clients) = facts.circuits, facts.counts.shape[:2]
-    rounds, origins, _, *rest = values.shape
-    dense = np.full((seeds, clients, len(circuits.classes), rounds, origins, *rest), row.fill, row.dtype)
-    slot = np.searchsorted(circuits.classes, circuits.label)
-    dense[circuits.seed, circuits.client, slot] = np.moveaxis(values, 2, 0)
-    return np.moveaxis(dense, (1, 2), (3, 4))
+    of_circuit = np.moveaxis(values, 2, 0).astype(row.dtype, copy=False)
+    return np.moveaxis(facts.circuits.by_client(of_circuit, facts.counts.shape[:2], row.fill), (1, 2), (3, 4))

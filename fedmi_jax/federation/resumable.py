@@ -24,7 +24,7 @@ from fedmi_jax.federation import simulation
 from fedmi_jax.federation.metrics import OnRound
 from fedmi_jax.files import sweep
 from fedmi_jax.keeping import lock, manifest
-from fedmi_jax.keeping.checkpoint import FOLDER, InMemory, OnDisk, Together
+from fedmi_jax.keeping.checkpoint import FOLDER, Broadcasting, InMemory, OnDisk
 from fedmi_jax.keeping.manifest import Manifest
 from fedmi_jax.results import store
 
@@ -34,7 +34,7 @@ Progress = Callable[[int, str], None]
 
 def begin(folder: Path, experiment: Experiment, dataset: Dataset, settings: Checkpoint) -> None:
     """Note the run in its folder, so that `resume` can make it. Raises FedmiError where the folder is taken."""
-    with session(experiment.execution), _alone(folder):
+    with session(experiment.execution), _locked(folder):
         store.refuse_taken(folder)
         refuse(folder)
         manifest.write(folder / FOLDER, manifest.describe(experiment, dataset, settings))
@@ -69,9 +69,9 @@ def run(
     another run: the fields that differ are named.
     """
     store.refuse_taken(folder)
-    with session(experiment.execution), _alone(folder):
+    with session(experiment.execution), _locked(folder):
         store.refuse_taken(folder)  # it may have been finished a moment ago
-        return _go(folder, experiment, dataset, progress, settings or Checkpoint(), method, on_round, begins=True)
+        return _continue(folder, experiment, dataset, progress, settings or Checkpoint(), method, on_round, begins=True)
 
 
 def resume(
@@ -88,11 +88,11 @@ def resume(
     found = experiment_in(folder, rounds, **laid_out)
     if found is None:
         return _finished(folder, rounds)
-    with session(found.execution), _alone(folder):
+    with session(found.execution), _locked(folder):
         there = manifest.read(folder / FOLDER)
         if there is None:  # another process has finished it a moment ago
             return _finished(folder, rounds)
-        return _go(folder, found, dataset, progress, there.checkpoint, method, on_round)
+        return _continue(folder, found, dataset, progress, there.checkpoint, method, on_round)
 
 
 def experiment_in(folder: Path, rounds: int | None = None, **laid_out: Any) -> Experiment | None:
@@ -106,10 +106,10 @@ def experiment_in(folder: Path, rounds: int | None = None, **laid_out: Any) -> E
 
 
 def below(folder: Path) -> list[Path]:
-    """This folder, or those in it that hold an unfinished run. Raises FedmiError where there is none."""
+    """This folder, or those in it, at any depth, that hold an unfinished run. Raises FedmiError where there is none."""
     if (folder / FOLDER).exists() or (folder / store.FILE).exists():
         return [folder]
-    found = sorted(path.parent.parent for path in folder.glob(f"*/{FOLDER}/run.json"))
+    found = sorted(path.parent.parent for path in folder.rglob(f"{FOLDER}/run.json"))
     if not found:
         raise FedmiError(f"{folder}: holds no unfinished run; `fedmi run PRESET --out DIR` begins one")
     return found
@@ -129,7 +129,7 @@ def _finished(folder: Path, rounds: int | None) -> xr.Dataset:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _locked(folder: Path) -> Iterator[None]:
     """Process 0 holds the folder's lock; the others follow it."""
     if not processes.is_first():
         yield
@@ -140,7 +140,7 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _go(
+def _continue(
     folder: Path, experiment: Experiment, dataset: Dataset | None, progress: Progress | None, settings: Checkpoint,
     method: Method | None, on_round: OnRound | None, begins: bool = False,
 ) -> xr.Dataset:  # fmt: skip
@@ -149,10 +149,10 @@ def _go(
     dataset = dataset or datasets.load(experiment.data)
     here = manifest.describe(experiment, dataset, settings, method and method.name)
     if first:
-        _enter(home, here, begins)
+        _claim(home, here, begins)
     keeper = OnDisk(home, here.run, experiment.rounds, settings) if first else InMemory()
     if jax.process_count() > 1:
-        keeper = Together(keeper)
+        keeper = Broadcasting(keeper)
     result = simulation.run(experiment, dataset, progress, keeper, method, on_round)
     if first:
         store.save(result, folder)
@@ -161,7 +161,7 @@ def _go(
     return result
 
 
-def _enter(home: Path, here: Manifest, begins: bool) -> None:
+def _claim(home: Path, here: Manifest, begins: bool) -> None:
     """Write run.json, or see that what is there is the same run."""
     found = manifest.read(home)
     if begins and found is not None and not _done(home, found):

@@ -148,7 +148,7 @@ class OnDisk:
 
 
 @dataclass(frozen=True)
-class Together:
+class Broadcasting:
     """Of several processes: the first keeps on disk and tells the others, which need not see its folder."""
 
     own: OnDisk | InMemory

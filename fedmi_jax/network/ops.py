@@ -1,4 +1,4 @@
-"""The two operations of a layer, with exactly the gradients the method asks for, built to be fast when lifted.
+"""The two operations of a layer, with exactly the gradients the method asks for, fast under vmap.
 
 Axes: N images, H x W positions, I input and O output channels; h = floor(H/2), w = floor(W/2).
 
@@ -27,7 +27,7 @@ LAYOUT = ("NHWC", "HWIO", "NHWC")
 FEW = 8
 """Input channels, as of an image or a narrow layer, under which a kernel's gradient goes through patches, not tiles."""
 # XLA's CPU backend otherwise fuses a transform into each of its users and computes it again for every element.
-materialise = lax.optimization_barrier
+fusion_barrier = lax.optimization_barrier
 
 
 def by_platform(elsewhere: Callable[..., Any], gpu: Callable[..., Any], *args: Any) -> Any:
@@ -68,7 +68,7 @@ def _patches(x: Array) -> Array:
     rows, columns = height - height % 2, width - width % 2
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     taps = [padded[:, i : i + rows, j : j + columns] for i in range(3) for j in range(3)]
-    return materialise(jnp.concatenate(taps, -1)).reshape(n * rows * columns, 9 * channels)
+    return fusion_barrier(jnp.concatenate(taps, -1)).reshape(n * rows * columns, 9 * channels)
 
 
 @jax.custom_vjp
@@ -101,7 +101,7 @@ def _conv_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
 
 
 def _conv_forward_cpu(x: Array, kernel: Array) -> Array:
-    return windows(materialise(_convolve(x, kernel)))
+    return windows(fusion_barrier(_convolve(x, kernel)))
 
 
 def _conv_backward(residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
@@ -110,14 +110,14 @@ def _conv_backward(residuals: tuple[Array, Array], g: Array) -> tuple[Array, Arr
 
 def _conv_backward_cpu(x: Array, kernel: Array, g: Array) -> tuple[Array, Array]:
     _, height, width, channels = x.shape
-    d_tiles = materialise(_output_tiles_transpose(g)).reshape(16, -1, g.shape[-1])
-    k_tiles = materialise(_kernel_tiles(kernel))
-    d_x_tiles = materialise(lax.dot_general(d_tiles, k_tiles, (((2,), (2,)), ((0,), (0,)))))
-    d_x = materialise(_input_tiles_transpose(d_x_tiles.reshape(16, *g.shape[1:4], channels), height, width))
+    d_tiles = fusion_barrier(_output_tiles_transpose(g)).reshape(16, -1, g.shape[-1])
+    k_tiles = fusion_barrier(_kernel_tiles(kernel))
+    d_x_tiles = fusion_barrier(lax.dot_general(d_tiles, k_tiles, (((2,), (2,)), ((0,), (0,)))))
+    d_x = fusion_barrier(_input_tiles_transpose(d_x_tiles.reshape(16, *g.shape[1:4], channels), height, width))
     if channels < FEW:  # nine columns of patches are then less work than sixteen of tiles
-        return d_x, (_patches(x).T @ materialise(from_windows(g).reshape(-1, g.shape[-1]))).reshape(kernel.shape)
-    x_tiles = materialise(_input_tiles(x)).reshape(16, -1, channels)
-    d_k_tiles = materialise(lax.dot_general(x_tiles, d_tiles, (((1,), (1,)), ((0,), (0,)))))
+        return d_x, (_patches(x).T @ fusion_barrier(from_windows(g).reshape(-1, g.shape[-1]))).reshape(kernel.shape)
+    x_tiles = fusion_barrier(_input_tiles(x)).reshape(16, -1, channels)
+    d_k_tiles = fusion_barrier(lax.dot_general(x_tiles, d_tiles, (((1,), (1,)), ((0,), (0,)))))
     return d_x, _kernel_tiles_transpose(d_k_tiles)
 
 
@@ -189,11 +189,11 @@ def _overlap(first: Array, last: Array, axis: int) -> Array:
 
 def _output_tiles_transpose(g: Array) -> Array:
     """A g A^T for every window: (4, N, h, w, O) -> (4*4, N, h, w, O)."""
-    left, right = _spread(g[0], g[2]), _spread(g[1], g[3])
-    return jnp.stack([t for i in range(4) for t in _spread(left[i], right[i])])
+    left, right = _four_from_two(g[0], g[2]), _four_from_two(g[1], g[3])
+    return jnp.stack([t for i in range(4) for t in _four_from_two(left[i], right[i])])
 
 
-def _spread(first: Array, second: Array) -> list[Array]:
+def _four_from_two(first: Array, second: Array) -> list[Array]:
     """A y, along one direction of a 2x2 output tile."""
     return [first, first + second, first - second, -second]
 
@@ -220,7 +220,7 @@ def _pool_and_winner(elements: Array, bias: Array) -> tuple[Array, Array]:
     top = jnp.maximum(jnp.maximum(a, b), jnp.maximum(c, d))
     first = jnp.where(a == top, 0, jnp.where(b == top, 1, jnp.where(c == top, 2, 3)))
     winner = jnp.where(top > 0, first, -1).astype(jnp.int8)
-    return materialise((jnp.maximum(top, 0), winner))
+    return fusion_barrier((jnp.maximum(top, 0), winner))
 
 
 def _relu_pool_backward(residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from fedmi_jax.network.ops import from_windows, materialise, windows
+from fedmi_jax.network.ops import from_windows, fusion_barrier, windows
 
 RUN = 4
 """Weights of one output channel that are added up in one go; also the pruning floor."""
@@ -55,13 +55,16 @@ class Kernel(NamedTuple):
 
 
 def visit(kernels: Sequence[Array], most: Sequence[int]) -> list[Kernel]:
-    """Kernels (3, 3, I, O), each with no more than so many non-zero weights: what is beyond them would be left out."""
-    ways = [way for kernel in kernels for way in (kernel, kernel[::-1, ::-1].swapaxes(2, 3))]
-    flat = [way.reshape(-1, way.shape[3]) for way in ways]
+    """Kernels (3, 3, I, O), each with at most `most` non-zero weights: what is beyond them is left out."""
+    orientations = [way for kernel in kernels for way in (kernel, kernel[::-1, ::-1].swapaxes(2, 3))]
+    flat = [way.reshape(-1, way.shape[3]) for way in orientations]
     runs = [min(n, kernel.size) // RUN for n, kernel in zip(most, kernels, strict=True) for _ in range(2)]
-    sizes = [n + way.shape[3] for n, way in zip(runs, ways, strict=True)]
+    sizes = [n + way.shape[3] for n, way in zip(runs, orientations, strict=True)]
     tables, outputs, counts = _places(flat, max(sizes))  # of all kernels by one loop: it is compiled but once
-    taps = [_taps(way, flat[i], tables[i, : sizes[i]], outputs[i, : sizes[i]], counts[i]) for i, way in enumerate(ways)]
+    taps = [
+        _taps(way, flat[i], tables[i, : sizes[i]], outputs[i, : sizes[i]], counts[i])
+        for i, way in enumerate(orientations)
+    ]
     return [Kernel(*pair) for pair in zip(taps[::2], taps[1::2], strict=True)]
 
 
@@ -105,7 +108,7 @@ def conv_windows(x: Array, kernel: Kernel, outputs: int) -> Array:
     """`ops.conv_windows` with images last and without a gradient of the kernel: x (I, H, W, N) -> (4, O, h, w, N)."""
     _, height, width, images = x.shape
     shape = (outputs, height - height % 2, width - width % 2, images)
-    return windows(materialise(_convolve(_padded(x), kernel.forward, shape)))
+    return windows(fusion_barrier(_convolve(_padded(x), kernel.forward, shape)))
 
 
 def _convolve(padded: Array, taps: Taps, shape: tuple[int, ...]) -> Array:
@@ -122,7 +125,7 @@ def _convolve(padded: Array, taps: Taps, shape: tuple[int, ...]) -> Array:
 
 
 def _padded(x: Array, rows: int = 0, columns: int = 0) -> Array:
-    return materialise(jnp.pad(x, ((0, 0), (1, 1 + rows), (1, 1 + columns), (0, 0))))
+    return fusion_barrier(jnp.pad(x, ((0, 0), (1, 1 + rows), (1, 1 + columns), (0, 0))))
 
 
 def _conv_forward(x: Array, kernel: Kernel, outputs: int) -> tuple[Array, tuple[Array, Kernel]]:
@@ -132,8 +135,8 @@ def _conv_forward(x: Array, kernel: Kernel, outputs: int) -> tuple[Array, tuple[
 def _conv_backward(outputs: int, residuals: tuple[Array, Kernel], g: Array) -> tuple[Array, None]:
     x, kernel = residuals
     _, height, width, _ = x.shape
-    whole = _padded(from_windows(materialise(g)), height % 2, width % 2)
-    return materialise(_convolve(whole, kernel.backward, x.shape)), None
+    whole = _padded(from_windows(fusion_barrier(g)), height % 2, width % 2)
+    return fusion_barrier(_convolve(whole, kernel.backward, x.shape)), None
 
 
 conv_windows.defvjp(_conv_forward, _conv_backward)

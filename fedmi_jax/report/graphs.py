@@ -94,13 +94,13 @@ NUMBERED = 32
 def _columns(axes: Axes, first: Circuit, second: Circuit) -> dict[str, np.ndarray]:
     """Draw the nodes; returns each channel's height, NaN for those in neither circuit, from the image up."""
     inputs = first.edges["conv1"].shape[1]
-    heights = {"image": _spread(np.ones(inputs, bool))}
+    heights = {"image": _heights(np.ones(inputs, bool))}
     axes.plot(np.zeros(inputs), heights["image"], "s", color=style.NULL, ms=5, zorder=3)
     axes.text(0, -0.06, "image", ha="center", va="top")
     room = style.page() / (len(first.masks) + 0.55) - 0.1
     for x, layer in enumerate(first.masks, 1):
         a, b = first.masks[layer], second.masks[layer]
-        heights[layer] = _spread(a | b)
+        heights[layer] = _heights(a | b)
         for chosen, colour in ((a & ~b, FIRST), (b & ~a, SECOND), (a & b, BOTH)):
             y = heights[layer][chosen]
             axes.plot(np.full(len(y), x), y, "o", color=colour, ms=3.4, zorder=3)
@@ -111,7 +111,7 @@ def _columns(axes: Axes, first: Circuit, second: Circuit) -> dict[str, np.ndarra
     return heights
 
 
-def _spread(used: np.ndarray) -> np.ndarray:
+def _heights(used: np.ndarray) -> np.ndarray:
     """Heights from 1 (lowest channel number) down to 0."""
     heights, count = np.full(len(used), np.nan), int(used.sum())
     heights[used] = np.linspace(1, 0, count) if count > 1 else 0.5

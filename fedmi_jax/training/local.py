@@ -69,7 +69,7 @@ def train(
         return carry, jnp.zeros((), dtype)
 
     def own_step(carry: tuple, work: tuple) -> tuple[tuple, Array]:
-        """A step that is this client's own, or none."""
+        """Run the step, or, on padding, leave everything as it is."""
         own, batch = work
         return lax.cond(own, step, no_step, carry, batch)
 

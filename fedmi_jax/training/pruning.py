@@ -2,8 +2,8 @@
 
 Axes: T local steps, L weight tensors, n weights of a tensor, O filters of a convolution.
 
-Score (magnitude), amount (`keep_counts`), schedule (`ramp`) and structure (scope, floor) are apart. Amounts are
-computed on the host in double precision, because int() of a product decides how many weights stay.
+Score (magnitude), amount (`keep_counts`), schedule (`ramp`) and structure (scope, floor) are separate functions.
+Amounts are computed on the host in double precision, because int() of a product decides how many weights stay.
 """
 
 from __future__ import annotations
