@@ -9,6 +9,9 @@ timed). 200 steps each, on the batches that the method gives (256 * the class's 
 The models were trained and pruned with fedmi_jax for a round of 50 steps, outside the timing: how many channels matter
 depends on it. The circuits take turns: in a turn each side finds the same few of them. On a GPU that is all of them,
 since there they run side by side.
+
+The last table is of the second instrument (docs/decisions.md) on the first case's circuits: beside PyTorch's search
+with the same objective, and, as `times_as_long_as_the_published_search`, beside fedmi_jax's own as the paper has it.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import numpy as np
 
-from benchmarks import report
+from benchmarks import decision, report
 from benchmarks.timing import Budget, Contender, compare, on_jax
 from fedmi_jax import presets
 from fedmi_jax.config import Data, Discovery, Experiment, Local, Split, replace
@@ -45,6 +48,8 @@ class Work(NamedTuple):
     """(K + 1, ...): local ones, then the global one."""
     which: np.ndarray
     """(P, c) each circuit's model."""
+    rows: np.ndarray
+    """(P, c) each circuit's row in the round's table of cases."""
     plan: Plan
     """(P, c, T, B)."""
 
@@ -76,6 +81,25 @@ def case(
     return {"what": describe(setup, turns * each), **found, "facts": facts(setup, found, each)}
 
 
+def decision_case(
+    experiment: Experiment, limit: int | None, budget: Budget, together: int | None = None,
+    dataset: Dataset | None = None, search: Discovery | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """The same circuits as those of `case`, as the second instrument finds them, in turns with the paper's search.
+
+    search: its settings; by default those of the objective, with the experiment's steps and classes.
+    """
+    published = place(prepare(experiment, dataset))
+    work = a_round(published, limit, together)
+    looked_for = experiment.discovery
+    search = search or Discovery(objective="decision", steps=looked_for.steps, classes=looked_for.classes)
+    setup = place(prepare(replace(experiment, discovery=search), dataset))
+    turns, each = work.which.shape
+    budget = replace(budget, least=min(turns, budget.most))
+    found = decision.case(setup, work.models, work.rows, jax_side(published, work), budget)
+    return {"what": f"{describe(setup, turns * each)}, objective decision", **found}
+
+
 def describe(setup: Setup, timed: int) -> str:
     total, settings = 2 * len(setup.facts.circuits.label), setup.facts.experiment.discovery
     some = f", {timed} timed" if timed < total else ""
@@ -93,7 +117,7 @@ def a_round(setup: Setup, limit: int | None, together: int | None) -> Work:
     most = max(1, len(chosen) // (together or side_by_side))
     turns = next(p for p in range(most, 0, -1) if len(chosen) % p == 0)
     rows = chosen.reshape(turns, -1)
-    return Work(models, which[rows], Plan(*(np.asarray(part)[rows] for part in plan)))
+    return Work(models, which[rows], rows, Plan(*(np.asarray(part)[rows] for part in plan)))
 
 
 def trained(setup: Setup) -> Params:
@@ -156,6 +180,8 @@ def facts(setup: Setup, found: dict[str, Any], each: int) -> dict[str, Any]:
 def measure(cases: list[tuple[int, int, int | None]], steps: int, budget: Budget) -> dict[str, Any]:
     """What `main` prints; cases: (clients, classes, circuits timed or None for all)."""
     found = [case(experiment(clients, classes, steps), limit, budget) for clients, classes, limit in cases]
+    clients, classes, limit = cases[0]
+    found.append(decision_case(experiment(clients, classes, steps), limit, budget))
     first = {"ratio": found[0]["ratio"], "ratio_is_of": found[0]["what"]}
     return {"benchmark": "discovery", **first, "cases": found, "pytorch_missing": report.why_no_torch()}
 

@@ -1,10 +1,13 @@
 """One round of the two-class preset: train, average, discover local and global circuits, every measure.
 
-    python -m benchmarks.end_to_end [--full] [--json]
+    python -m benchmarks.end_to_end [--full] [--decision] [--json]
 
 By default with a fifth of the training and of the test images; discovery has its 200 steps and full batches either
 way. Both sides do the same work on the same batches, drawn within the timing as in a run; placing the images on the
 device is not counted. The stages are timed too: a stage ends when its results are there.
+
+With --decision it is a round of fedmi_jax's whose circuits the second instrument finds (docs/decisions.md), in turns
+with the round as published.
 """
 
 from __future__ import annotations
@@ -16,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks import report
-from benchmarks.timing import Budget, Contender, Stopwatch, compare, on_jax
+from benchmarks.timing import Budget, Contender, Stopwatch, alternate, compare, on_jax, times_as_long
 from fedmi_jax import presets
-from fedmi_jax.config import Data, Evaluation, Experiment, replace
+from fedmi_jax.config import Data, Discovery, Evaluation, Experiment, replace
 from fedmi_jax.data.datasets import Dataset
 from fedmi_jax.federation import simulation
 from fedmi_jax.federation.setup import Setup, place, prepare
@@ -83,6 +86,28 @@ def _torch_round(reference: Reference, start: Any, progress: Progress) -> Any:
     return torch_federation.analyse(reference, local, training.average(local), 1, progress)
 
 
+def measure_decision(
+    experiment: Experiment, budget: Budget, dataset: Dataset | None = None, search: Discovery | None = None
+) -> dict[str, Any]:
+    """What `main` prints with --decision: a round with the second instrument, and how many times as long as a round
+    with the paper's search it takes, turn by turn."""
+    search = search or Discovery(objective="decision")
+    setups = [place(prepare(one, dataset)) for one in (experiment, replace(experiment, discovery=search))]
+    (published, their_laps), (ours, our_laps) = (jax_side(setup) for setup in setups)
+    times = alternate({"published": published, "fedmi_jax": ours}, budget)
+    longer, quartiles = times_as_long(times["fedmi_jax"], times["published"])
+    turns = len(times["fedmi_jax"].turns)
+    facts = {
+        "times_as_long_as_the_published_round": longer, "times_as_long_quartiles": quartiles,
+        "published_median_s": times["published"].median,
+        **{f"published_{name}_s": row["fedmi_jax_s"] for name, row in stages(their_laps, None, turns).items()},
+    }  # fmt: skip
+    what = f"one round, objective decision, {setups[1].facts.counts.sum()} training images"
+    sides = {"turns": turns, "fedmi_jax": times["fedmi_jax"].summary(), "pytorch": None, "pytorch_missing": None}
+    found = {"benchmark": "end_to_end", "what": what, "ratio": None, "ratio_quartiles": None, **sides}
+    return found | {"stages": stages(our_laps, None, turns), "facts": facts}
+
+
 def stages(ours: Stopwatch, theirs: Stopwatch | None, turns: int) -> dict[str, dict[str, float | None]]:
     """Per stage: median seconds of both sides, and the median of the turns' ratios."""
     found: dict[str, dict[str, float | None]] = {}
@@ -98,12 +123,14 @@ def stages(ours: Stopwatch, theirs: Stopwatch | None, turns: int) -> dict[str, d
 def main(arguments: list[str] | None = None) -> int:
     parser = report.parser("end_to_end", __doc__)
     parser.add_argument("--full", action="store_true", help="with all images; takes many minutes on a CPU")
+    parser.add_argument("--decision", action="store_true", help="the second instrument beside the paper's search")
     options = parser.parse_args(arguments)
     return report.run(options, partial(_measure, options))
 
 
 def _measure(options: Any) -> dict[str, Any]:
-    return measure(experiment(options.full), report.budget(options, seconds=150, most=5))
+    chosen = measure_decision if options.decision else measure
+    return chosen(experiment(options.full), report.budget(options, seconds=150, most=5))
 
 
 if __name__ == "__main__":

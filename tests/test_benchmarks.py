@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 import tiny
 
@@ -20,9 +21,10 @@ from benchmarks import (
     timing,
 )
 from benchmarks.timing import Budget, Contender
-from fedmi_jax.config import Execution
+from fedmi_jax.config import Discovery, Execution
 from fedmi_jax.devices.layout import resolve
 from fedmi_jax.errors import FedmiError
+from fedmi_jax.federation import instrument, programs
 
 ONCE = Budget(seconds=0, least=1, most=1)
 
@@ -191,6 +193,40 @@ def test_discovery(squares, capsys, monkeypatch):
     assert "images_per_step: " in printed(lambda: found, capsys)[0]
 
 
+@pytest.mark.usefixtures("x64", "counted_run")  # whose programs it takes
+def test_discovery_by_the_second_instrument(squares, monkeypatch):
+    """Beside the paper's search of the same circuits; the searches themselves take no time here."""
+    searched = []
+
+    def survey(setup, models, rows, seeds):
+        return np.asarray(rows)
+
+    def decide(models, which, images, seeds, probed, tasks, **how):
+        searched.append((which.tolist(), probed.tolist(), seeds.tolist(), tasks.label.tolist()))
+
+    monkeypatch.setattr(discovery, "on_jax", traced)
+    monkeypatch.setattr(report, "why_no_torch", lambda: "no PyTorch")
+    monkeypatch.setattr(instrument, "survey", survey)
+    monkeypatch.setattr(programs, "decide_circuits", decide)
+    search = Discovery(objective="decision", classes=(0, 2), steps=5, batch_size=16, masks=4, probe=(12, 8))
+    budget = Budget(seconds=0, most=9)
+    found = discovery.decision_case(tiny.experiment(), 6, budget, together=2, dataset=squares, search=search)
+    assert keeps_contract(found)
+    assert found["what"] == "discovery, 2 clients x 4 classes (16 circuits, 6 timed), 5 steps, objective decision"
+    assert {"times_as_long_as_the_published_search", "published_median_s"} <= set(found["facts"])
+    # circuits 0, 3, 6, 9, 12, 15 of two seeds, two clients, two classes: of local models 0 to 3, of global ones 4 and 5
+    first, *turns = searched
+    assert first == turns[0]
+    assert turns == [
+        ([0, 1], [0, 1], [0, 0], [0, 2]), ([3, 4], [3, 4], [1, 0], [0, 2]), ([5, 5], [5, 5], [1, 1], [0, 2])
+    ]  # fmt: skip
+
+
+def test_times_as_long_is_of_each_turn():
+    one, other = (timing.Times(9, turns, True) for turns in ((2, 8, 12), (1, 2, 3)))
+    assert timing.times_as_long(one, other) == (4, [3, 4])
+
+
 @pytest.mark.parametrize(("size", "kind"), [((3, 2), "class-map"), ((2, 5), "class-map"), ((5, 10), "iid")])
 def test_discovery_of_any_size(size, kind):
     clients, classes = size
@@ -208,6 +244,27 @@ def test_end_to_end(squares, capsys):
     assert list(found["stages"]) == ["train", "discover", "evaluate"]
     assert sum(row["fedmi_jax_s"] for row in found["stages"].values()) <= found["fedmi_jax"]["median_s"]
     assert "evaluate" in table
+
+
+@pytest.mark.usefixtures("x64", "counted_run")  # whose programs it takes
+def test_end_to_end_with_either_instrument(squares, monkeypatch):
+    rounds = []
+
+    def one_round(setup, start, progress):
+        rounds.append(setup.facts.experiment.discovery.objective)
+        for stage in ("train", "discover", "evaluate"):
+            progress(1, stage)
+
+    monkeypatch.setattr(end_to_end, "_round", one_round)
+    search = Discovery(objective="decision", steps=5, batch_size=16, masks=4, probe=(12, 8))
+    found = end_to_end.measure_decision(tiny.experiment(), ONCE, squares, search)
+    assert rounds == ["class", "decision"] * 2  # the first call of each, then a turn
+    assert keeps_contract(found)
+    assert list(found["stages"]) == ["train", "discover", "evaluate"]
+    facts = found["facts"]
+    assert facts["times_as_long_as_the_published_round"] == pytest.approx(
+        found["fedmi_jax"]["median_s"] / facts["published_median_s"]
+    )
 
 
 def test_scaling_of_a_few_clients(monkeypatch):

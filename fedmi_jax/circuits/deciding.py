@@ -9,6 +9,7 @@ Axes: P probe images, S of them to search on, G groups of B to choose a size on,
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -19,7 +20,8 @@ from jax import Array
 from fedmi_jax.circuits import question as q
 from fedmi_jax.circuits.choice import Choice, Judged, choose
 from fedmi_jax.circuits.discovery import search
-from fedmi_jax.circuits.objective import class_task, decision_task, objective_of
+from fedmi_jax.circuits.objective import Task as Loss
+from fedmi_jax.circuits.objective import class_task, decision_task, fair_gates, objective_of
 from fedmi_jax.config import Discovery
 from fedmi_jax.data.batches import Plan
 from fedmi_jax.network.ablation import ZERO, Ablation, MeanMap
@@ -80,10 +82,7 @@ def decide(
     settings: as `compiled_for` gives them. Where the spread is under `question.LEAST_SPREAD` there is nothing to find,
     and what is returned means nothing.
     """
-    first = jnp.arange(searched)
-    asked = _asked(probed.logits[first], images.labels[first], task, None)
-    ablation = _replaced(probed.means, settings)
-    loss = class_task(images) if settings.objective == "class" else decision_task(asked)
+    asked, ablation, loss = _to_search(images, probed, task, settings, searched)
     draws = None if settings.gates == "step" else jnp.asarray(task.draws)
     found = search(
         params, images, task.plan, ablation, draws,
@@ -98,6 +97,19 @@ def decide(
     return Found(choice, asked.spread, asked.temperature)
 
 
+def attribution(
+    params: Params, images: Images, probed: Probed, task: Task, *, settings: Discovery, searched: int,
+    micro_batch: int, narrowing: bool,
+) -> Mapping[str, Array]:  # fmt: skip
+    """What every channel is worth without a search, {"conv1": (O_1,), ...}: what opening it saves of the search's loss
+    while all others are open with probability 1/2, mean over the samples of the task's steps. Args: as of `decide`."""
+    _, ablation, loss = _to_search(images, probed, task, settings, searched)
+    return search(
+        params, images, task.plan, ablation, jnp.asarray(task.draws),
+        objective=fair_gates(loss), micro_batch=micro_batch, narrowing=narrowing, late=0,
+    ).value  # fmt: skip
+
+
 def status(spread: float, competence: float, compact: bool) -> str:
     """Of a circuit: "undefined" where the model decides nothing about the class, which is not an empty circuit.
 
@@ -106,6 +118,16 @@ def status(spread: float, competence: float, compact: bool) -> str:
     if spread < q.LEAST_SPREAD or competence < q.LEAST_COMPETENCE:
         return "undefined"
     return "found" if compact else "not compact"
+
+
+def _to_search(
+    images: Images, probed: Probed, task: Task, settings: Discovery, searched: int
+) -> tuple[q.Question, Ablation, Loss]:  # fmt: skip
+    """What is asked on the images to search on, what replaces a closed channel, and the loss."""
+    first = jnp.arange(searched)
+    asked = _asked(probed.logits[first], images.labels[first], task, None)
+    loss = class_task(images) if settings.objective == "class" else decision_task(asked)
+    return asked, _replaced(probed.means, settings), loss
 
 
 def _asked(logits: Array, labels: Array, task: Task, temperature: Array | None) -> q.Question:

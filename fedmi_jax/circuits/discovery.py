@@ -69,13 +69,14 @@ def search(
     micro_batch: int,
     narrowing: bool,
     widths: Widths = WIDTHS,
+    late: float = LATE,
 ) -> Searched:
     """Search one circuit in one frozen model.
 
     Args: params of the model; plan (T, B), indices into `images`; ablation: what a closed channel is replaced by; draws
     uint8 (T, M / 2, sum of O_l) for gates that are sampled, the M samples taking turns of B / M images; micro_batch:
     images per piece of a batch; narrowing: leave out channels where that changes nothing; widths: of the smaller
-    models.
+    models; late: share of the search that is over when the mean of the marginal values begins.
     """
     total, dtype = plan.indices.shape[0], images.mean.dtype
     work = (jnp.arange(total) / total, jnp.asarray(plan.indices), jnp.asarray(plan.weight, dtype), draws)
@@ -97,7 +98,7 @@ def search(
             _, gradient = accumulate(partial(loss, drawn=drawn), scores, index, weight, sample, micro_batch=piece)
             pressure = jax.grad(objective.penalty)(scores, done)
             updates, state = objective.optimiser.update(jax.tree.map(jnp.add, gradient, pressure), state)
-            value = jax.tree.map(lambda v, g, s: v + jnp.where(done >= LATE, _saved(g, s), 0), value, gradient, scores)
+            value = jax.tree.map(lambda v, g, s: v + jnp.where(done >= late, _saved(g, s), 0), value, gradient, scores)
             return (objective.bounded(optax.apply_updates(scores, updates)), state, value), None  # type: ignore[arg-type]
 
         return lax.scan(step, carry, work)[0]
@@ -117,8 +118,8 @@ def search(
         carry = on_live_channels(steps, params, heard(params), carry, rest, widths=widths[:1])
     elif total > whole * SEGMENT:
         carry = steps(params, None, carry, rest)
-    late = int(np.count_nonzero(np.arange(total) / total >= LATE))
-    return Searched(carry[0], jax.tree.map(lambda v: v / max(late, 1), carry[2]))
+    counted = int(np.count_nonzero(np.arange(total) / total >= late))
+    return Searched(carry[0], jax.tree.map(lambda v: v / max(counted, 1), carry[2]))
 
 
 def _saved(gradient: Array, score: Array) -> Array:

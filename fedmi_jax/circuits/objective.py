@@ -106,15 +106,11 @@ def bernoulli_gates(settings: Discovery, task: Task) -> Objective:
     where gates that are all open would leave some losses without any gradient.
     """
 
-    def gates(scores: Scores, draws: Mapping[str, Array]) -> Gates:
-        paired = {layer: jnp.concatenate([u, 255 - u]) for layer, u in draws.items()}
-        return {layer: bernoulli_gate(score, paired[layer]) for layer, score in scores.items()}
-
     late = int(settings.steps * (1 - DECAY))
     rate = optax.linear_schedule(settings.learning_rate, 0.0, max(settings.steps - late, 1), late)
     return Objective(
         start=settings.initial_score,
-        gates=gates,
+        gates=_sampled,
         task=task,
         penalty=lambda scores, done: settings.l0 * jnp.minimum(1, done / RAMP) * _expected(scores),
         optimiser=optax.adam(rate),
@@ -122,6 +118,26 @@ def bernoulli_gates(settings: Discovery, task: Task) -> Objective:
         mask=_positive,
         closes_for_good=False,
     )
+
+
+def fair_gates(task: Task) -> Objective:
+    """Gates that are open with probability 1/2 and stay so. What opening a channel saves of the task's loss, mean over
+    many samples, is then its Banzhaf value, as far as the loss is affine in its gate."""
+    return Objective(
+        start=0.0,
+        gates=_sampled,
+        task=task,
+        penalty=lambda scores, _: 0 * _expected(scores),
+        optimiser=optax.set_to_zero(),
+        bounded=dict,
+        mask=_positive,
+        closes_for_good=False,
+    )
+
+
+def _sampled(scores: Scores, draws: Mapping[str, Array]) -> Gates:
+    paired = {layer: jnp.concatenate([u, 255 - u]) for layer, u in draws.items()}
+    return {layer: bernoulli_gate(score, paired[layer]) for layer, score in scores.items()}
 
 
 def _expected(scores: Scores) -> Array:

@@ -24,6 +24,7 @@ from fedmi_jax.network.layers import conv_layers
 from fedmi_jax.results.schema import STATUS
 
 if TYPE_CHECKING:
+    from fedmi_jax.config import Discovery
     from fedmi_jax.federation.cases import Cases
     from fedmi_jax.federation.recording import Record
     from fedmi_jax.federation.setup import Setup
@@ -73,9 +74,10 @@ def discover(
     ablation = probed.means if settings.ablation == "mean-map" else ZERO
     found, decided = [], None
     for purposes in searches:
-        tasks = _tasks(setup, cases, others, cases.keys(facts.experiment.seeds, purposes, number), models)
+        keyed = cases.keys(facts.experiment.seeds, purposes, number)
+        to_do = tasks(setup, cases, others, keyed, models, settings)
         one: Any = programs.decide_circuits(
-            models, cases.model, setup.probe, cases.seed, probed, tasks,
+            models, cases.model, setup.probe, cases.seed, probed, to_do,
             how=setup.layout, settings=compiled_for(settings), searched=classes * settings.probe[0],
         )  # fmt: skip
         one = jax.tree.map(np.asarray, one)
@@ -122,18 +124,20 @@ def survey(setup: Setup, models: Params, rows: np.ndarray, seeds: np.ndarray) ->
     return Probed(np.asarray(logits)[:, :count], jax.tree.map(np.asarray, means))  # type: ignore[arg-type]
 
 
-def _tasks(setup: Setup, cases: Cases, others: np.ndarray, keyed: list[tuple[int, ...]], models: Params) -> Task:
+def tasks(
+    setup: Setup, cases: Cases, others: np.ndarray, keyed: list[tuple[int, ...]], models: Params, settings: Discovery
+) -> Task:
     """Every case's task, stacked."""
-    settings, batch = setup.facts.experiment.discovery, setup.layout.forward_batch
+    batch = setup.layout.forward_batch
     channels = sum(models[f"{layer}_bias"].shape[-1] for layer in conv_layers(models))
-    tasks = [
+    each = [
         Task(
             np.int32(label), apart, *probe.search_plan(label, apart, settings, key, channels),
             *probe.selection(label, apart, settings.probe, batch), np.bool_(settings.objective == "contrast"),
         )
         for label, apart, key in zip(cases.label.tolist(), others, keyed, strict=True)
     ]  # fmt: skip
-    return jax.tree.map(lambda *parts: np.stack(parts), *tasks)
+    return jax.tree.map(lambda *parts: np.stack(parts), *each)
 
 
 def _competence(setup: Setup, whole: np.ndarray, label: np.ndarray, others: np.ndarray) -> np.ndarray:

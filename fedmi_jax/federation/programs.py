@@ -18,12 +18,14 @@ from jax.sharding import PartitionSpec as P
 
 from fedmi_jax.aggregation.base import NO_STATE, Clients, Method, State, applied, initial, served
 from fedmi_jax.circuits import deciding, discovery, evaluation, question
+from fedmi_jax.circuits import sameness as one_by_one
 from fedmi_jax.circuits.choice import candidates
 from fedmi_jax.circuits.deciding import Found, Probed, Task
 from fedmi_jax.circuits.discovery import Circuit
 from fedmi_jax.circuits.evaluation import Accuracy, Asked, EvaluationSet, Performance
 from fedmi_jax.circuits.objective import class_task, objective_of
 from fedmi_jax.circuits.question import Explained
+from fedmi_jax.circuits.sameness import Sameness
 from fedmi_jax.circuits.survey import survey
 from fedmi_jax.config import Discovery, Local, Sparsity
 from fedmi_jax.data.batches import Plan
@@ -289,6 +291,30 @@ def decide_circuits(
         return find(params, _of_seed(images, seed), probed, task)
 
     return over_rows(one, how, models, which, (seeds, probed, tasks), (images,))
+
+
+@partial(jax.jit, static_argnames=("how", "settings", "searched"))
+def attribute(
+    models: Params, which: Array, images: Images, seeds: Array, probed: Probed, tasks: Task, *,
+    how: Layout, settings: Discovery, searched: int,
+) -> Mapping[str, Array]:  # fmt: skip
+    """`deciding.attribution` of n circuits in one call, (n, O_l) a layer. Args: as of `decide_circuits`."""
+    find = partial(
+        deciding.attribution, settings=settings, searched=searched,
+        micro_batch=how.piece(tasks.plan.indices.shape[-1]), narrowing=how.narrowing,
+    )  # fmt: skip
+
+    def one(params: Params, seed: Array, probed: Probed, task: Task, images: Images) -> Mapping[str, Array]:
+        return find(params, _of_seed(images, seed), probed, task)
+
+    return over_rows(one, how, models, which, (seeds, probed, tasks), (images,))
+
+
+@partial(jax.jit, static_argnames=("how",))
+def sameness(models: Params, test: EvaluationSet, masked: Masked, others: Array, *, how: Layout) -> Sameness:
+    """`sameness.sameness` of every row, in one call: (n, O_l) a layer. others bool (n, Y)."""
+    rows = (masked.gates, masked.ablation, masked.label, others)
+    return over_rows(one_by_one.sameness, how, models, masked.model, rows, (test,))
 
 
 def judge(models: Params, test: EvaluationSet, masked: Masked, *, how: Layout, measure: Callable[..., Any]) -> Any:

@@ -1,5 +1,6 @@
 """Circuits that decide, looked at from all sides in the last round: whether they are complete, robust and minimal, and
-what the same search finds where training made nothing.
+compute what their model computes; how good the order of channels is (`areas`); and what the same search finds where
+training made nothing.
 
 Axes: S seeds, M local models, n cases, O_l channels of convolution l, N random halves.
 """
@@ -10,13 +11,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
 
 from fedmi_jax import config, keys
 from fedmi_jax.circuits.discovery import Circuit
+from fedmi_jax.circuits.sameness import LEAST as SAME
 from fedmi_jax.devices import lift
-from fedmi_jax.federation import instrument
+from fedmi_jax.federation import areas, instrument, programs, sets
 from fedmi_jax.network.layers import conv_layers
 from fedmi_jax.results.schema import NULLS, STATUS
 
@@ -40,7 +41,12 @@ def checks(setup: Setup, round_: Round, models: Params, cases: Cases, decided: D
     if not experiment.thorough:
         return {}
     last = round_.number == experiment.rounds
-    found = _halves(setup, round_, models, cases, decided, own) if last else _no_halves(len(cases.model))
+    n = len(cases.model)
+    if last:
+        found = _halves(setup, round_, models, cases, decided, own) | _sameness(setup, models, decided, own)
+        found |= areas.areas(setup, models, cases, decided, own, round_.number)
+    else:
+        found = _no_halves(n) | _no_sameness(own) | dict.fromkeys(areas.NAMES, np.full(n, np.nan, np.float32))
     record = {name: cases.place(values) for name, values in found.items()}
     nulls = _nulls(setup, round_, models, cases) if last else []
     return record | _placed(cases, nulls)
@@ -59,11 +65,11 @@ def _halves(
     setup: Setup, round_: Round, models: Params, cases: Cases, decided: Decided, own: Masked
 ) -> dict[str, np.ndarray]:
     masks = np.concatenate([np.asarray(gate) > 0 for gate in own.gates.values()], 1)
-    sets = list(_sets(masks, cases.keys(setup.facts.experiment.seeds, keys.HALF, round_.number)))
-    rows = np.array([row for row, _, _ in sets])
-    explained = _explained(setup, models, decided, own, rows, np.stack([kept for _, _, kept in sets]))
+    judged = list(_sets(masks, cases.keys(setup.facts.experiment.seeds, keys.HALF, round_.number)))
+    rows = np.array([row for row, _, _ in judged])
+    explained = sets.explained(setup, models, decided, own, rows, np.stack([kept for _, _, kept in judged]))
     by_kind: dict[str, list[list[float]]] = {kind: [[] for _ in masks] for kind in KINDS}
-    for (row, kind, _), value in zip(sets, explained, strict=True):
+    for (row, kind, _), value in zip(judged, explained, strict=True):
         by_kind[kind][row].append(float(value))
     found = {name: values.copy() for name, values in _no_halves(len(masks)).items()}
     for row in np.flatnonzero(decided.status != STATUS.index("undefined")):
@@ -94,14 +100,33 @@ def _sets(masks: np.ndarray, keyed: list[tuple[int, ...]]) -> Iterator[tuple[int
             yield row, "without one", without
 
 
-def _explained(
-    setup: Setup, models: Params, decided: Decided, own: Masked, rows: np.ndarray, kept: np.ndarray
-) -> np.ndarray:
-    """What these sets of channels (r, C) explain of the decisions of the cases `rows` (r,), on some test images."""
-    ends, layers = np.cumsum([gate.shape[1] for gate in own.gates.values()])[:-1], list(own.gates)
-    gates = dict(zip(layers, np.split(kept.astype(setup.facts.dtype), ends, 1), strict=True))
-    masked = jax.tree.map(lambda leaf: np.asarray(leaf)[rows], own)._replace(gates=gates)
-    return instrument.judge_on_some(setup, models, masked, decided.others[rows])[2].explained
+# --- the same computation ---
+
+
+def _no_sameness(own: Masked) -> dict[str, np.ndarray]:
+    n = len(own.label)
+    found = {f"fidelity_{layer}": np.full((n, gate.shape[1]), np.nan, np.float32) for layer, gate in own.gates.items()}
+    return found | dict.fromkeys(("same_computation", "silent"), np.full(n, np.nan, np.float32))
+
+
+def _sameness(setup: Setup, models: Params, decided: Decided, own: Masked) -> dict[str, np.ndarray]:
+    """Of the circuits' channels; NaN for all others."""
+    fidelity, silent = programs.sameness(models, setup.some, own, decided.others, how=setup.layout)
+    defined = (decided.status != STATUS.index("undefined"))[:, None]
+    kept = {layer: (np.asarray(gate) > 0) & defined for layer, gate in own.gates.items()}
+    found = {
+        f"fidelity_{layer}": np.where(mask, np.asarray(fidelity[layer]), np.nan).astype(np.float32)
+        for layer, mask in kept.items()
+    }
+    same, unheard = (np.concatenate([np.asarray(part[layer]) for layer in kept], 1) for part in (fidelity, silent))
+    mask = np.concatenate(list(kept.values()), 1)
+    return found | {"same_computation": _share(same >= SAME, mask), "silent": _share(unheard, mask)}
+
+
+def _share(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Of the channels of each mask (n, C) those for which it is so, (n,); NaN where there are none."""
+    count = mask.sum(1)
+    return np.where(count > 0, (values & mask).sum(1) / np.maximum(count, 1), np.nan).astype(np.float32)
 
 
 # --- where training made nothing ---

@@ -245,6 +245,17 @@ VARIABLES: dict[str, Variable] = {
         "robust_explained": "explained of the circuit with random halves of all other channels, mean",
         "robust_explained_worst": "the same, worst",
         "minimal": "share of the circuit's channels without any one of which it explains at least 0.01 less",
+        "same_computation": "share of the circuit's channels whose fidelity is at least 0.8",
+        "silent": "share of the circuit's channels that are 0 on all images of the class in the whole model",
+        "area_excess": "area under the curve of the share explained by the best channels (0 where it is less) over the "
+        "logarithm of their number, on test images, beyond that of random orders",
+        "attribution_area_excess": "area_excess of the order by what each channel is worth while every other one is "
+        "open with probability 1/2; NaN with step gates",
+        "random_order_area": "the same area of 20 random orders whose first channels are as many in every layer, mean",
+    }, _THOROUGH),
+    **_rows((*CIRCUIT_DIMS, _CHANNEL), "float32", {
+        "fidelity_{layer}": "R^2 of the output of the channel of {layer} in the circuit, as a prediction of its output "
+        "in the whole model; NaN outside the circuit",
     }, _THOROUGH),
     **_rows((*CIRCUIT_DIMS, "null"), "float32", {
         "null_explained": "explained of the circuit found there, on probe images it was not searched on",
