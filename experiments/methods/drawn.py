@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ACROSS = {
-    "kept": "share of channels kept, paper's search",
+    "kept": "channels kept, paper's search",
     "cross-evaluation": "cross-evaluation, paper's search",
-    "decision": "decision accuracy, circuits that decide",
+    "decision": "decision accuracy, second search",
 }
 """What stands for circuits kept."""
 OVER_ROUNDS = ("support ratio", "sign conflict")
