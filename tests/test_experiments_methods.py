@@ -93,11 +93,9 @@ def points(changes=None, methods=tuple(rows.METHODS), scenarios=("two-class",), 
     made = xr.DataArray(np.full([len(values) for values in axes.values()], 0.5), axes, list(axes))
     made = made + 0.001 * made["seed"]
     for (scenario, method, measure), of in (changes or {}).items():
-        for s in range(seeds):
-            for r in range(1, rounds + 1):
-                at = {"seed": s, "round": r, "measure": measure}
-                at |= {k: v for k, v in (("scenario", scenario), ("method", method)) if v is not None}
-                made.loc[at] = of(s, r) if callable(of) else of + 0.001 * s
+        at = {k: v for k, v in (("scenario", scenario), ("method", method), ("measure", measure)) if v is not None}
+        found = [[of(s, r + 1) if callable(of) else of + 0.001 * s for r in range(rounds)] for s in range(seeds)]
+        made.loc[at] = xr.DataArray(found, dims=("seed", "round"))
     return made.transpose(*measured.AXES)
 
 
