@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from fedmi_jax.config import Experiment as Experiment
     from fedmi_jax.data.datasets import Dataset as Dataset
     from fedmi_jax.data.datasets import from_arrays as from_arrays
+    from fedmi_jax.data.datasets import from_file as from_file
     from fedmi_jax.errors import FedmiError as FedmiError
     from fedmi_jax.federation.again import search_again as search_again
     from fedmi_jax.federation.metrics import OnRound
@@ -45,6 +46,7 @@ _HOME = {
     "FedmiError": "errors",
     "Dataset": "data.datasets",
     "from_arrays": "data.datasets",
+    "from_file": "data.datasets",
     "discover": "circuits.single",
     "evaluate": "circuits.single",
     "means": "circuits.single",

@@ -17,6 +17,7 @@ from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_
 from pydantic_core import ArgsKwargs
 
 from fedmi_jax.errors import ConfigError
+from fedmi_jax.files import user_path
 from fedmi_jax.methods import METHODS, UNWEIGHTED, Aggregation, FedProx, FedRS, section_of
 from fedmi_jax.settings import Count, Fraction, Index, NonNegative, Positive, Seed, Share, Width, explain, settings
 
@@ -29,6 +30,16 @@ def _set_name(name: str) -> str:
 
 SetName = Annotated[str, AfterValidator(_set_name)]
 
+
+def _absolute(path: str) -> str:
+    """So that it means the same wherever the run is resumed from."""
+    if not path:
+        raise ValueError("should name a file or a folder")
+    return str(user_path(path).absolute())
+
+
+FilePath = Annotated[str, AfterValidator(_absolute)]
+
 T = TypeVar("T")
 
 
@@ -40,6 +51,9 @@ class Data:
     """"mnist" (embedded), or the name of an image-classification set of tensorflow-datasets; MNIST is mnist."""
     data_dir: str | None = None
     """Folder of prepared tensorflow-datasets; None: their default. Unused by embedded MNIST."""
+    file: FilePath | None = None
+    """File or folder of images of one's own, in place of those that `name` names (docs/own-data.md); `name`, unless it
+    is mnist, is then what the set is called. Kept as an absolute path."""
     images_per_client: Count | None = None
     """Keep at most this many training images of each client, drawn with the seed. None: all."""
 
@@ -428,6 +442,8 @@ def _unused(e: Experiment) -> list[str]:
             problems.append(f'split.{name}: does nothing with split.kind "{split.kind}", only with "{kind}"')
     if e.data.name == "mnist" and _changed(e.data, "data_dir"):
         problems.append("data.data_dir: does nothing with data.name mnist, whose images are part of this package")
+    if e.data.file is not None and e.data.name != "mnist" and _changed(e.data, "data_dir"):
+        problems.append("data.data_dir: does nothing with data.file, which says itself where the images are")
     d = e.discovery
     for name in ("negatives", "target"):
         if d.objective == "class" and _changed(d, name) and not (name == "negatives" and e.evaluation.decisions):

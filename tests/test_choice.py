@@ -151,7 +151,7 @@ def both(params, images, label, others, plan, draws, chosen, valid):
     searched = tiny.CLASSES * SETTINGS.probe[0]
     index = np.arange(len(images.pixels)).reshape(-1, 57)
     logits, means = survey(params, images, index, index < searched, narrowing=False)
-    task = Task(label, others, plan, draws, chosen, valid)
+    task = Task(label, others, plan, draws, chosen, valid, False)
     found = deciding.decide(
         params, images, Probed(logits, means), task, settings=SETTINGS, searched=searched, micro_batch=64,
         narrowing=False,
@@ -193,19 +193,22 @@ def excess(seed):
     return int(mask.sum() - counts[np.asarray(values) >= TARGET].min())
 
 
-def rates(seeds):
-    found = [e for e in map(excess, seeds) if e is not None]
-    assert len(found) > 0.7 * len(seeds)
-    return np.mean(np.array(found) <= 1), np.mean(np.array(found) == 0)
+def rates(models):
+    """Over so many models that decide something: some of these small ones, whose filters are often dead, do not."""
+    decided = (e for e in map(excess, range(2 * models)) if e is not None)
+    found = np.array(list(itertools.islice(decided, models)))
+    assert len(found) == models
+    return np.mean(found <= 1), np.mean(found == 0)
 
 
 def test_a_circuit_is_the_smallest_of_all_or_nearly():
-    near, _ = rates(range(24))
+    near, smallest = rates(16)
     assert near >= 0.9
+    assert smallest >= 0.8  # an eighth without the trim
 
 
 @pytest.mark.slow
 def test_a_circuit_is_the_smallest_of_all_or_nearly_over_200_models():
-    near, smallest = rates(range(200))
+    near, smallest = rates(200)
     print(f"smallest: {smallest:.1%}; at most one channel more: {near:.1%}")
     assert near >= 0.9

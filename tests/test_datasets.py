@@ -89,7 +89,7 @@ def test_arrays_are_taken_as_they_are():
     "names",
     [
         (0, 7, 9), np.array([0, 7, 9]), xr.DataArray([0, 7, 9]), range(0, 12, 4), ["a", "b", "a"],
-        {"x": 1, "y": 1, "z": 1},
+        {"x": 1, "y": 1, "z": 1}, {1: "b", 2: "c", 0: "a"},
         np.array(["a", "b", "c"]), [b"a", b"b", b"c"], (name for name in "xyz"),
     ],
     ids=lambda names: type(names).__name__,
@@ -99,6 +99,12 @@ def test_class_names_may_be_of_any_kind(names):
     assert found.name == "3"
     assert "".join(found.class_names) in ("079", "048", "aba", "xyz", "abc")
     assert identity.describe(found).class_names == found.class_names
+
+
+def test_names_hold_nothing_that_no_file_can():
+    names = ["\x00a", "\ud800", "b\n"]
+    found = datasets.from_arrays(**arrays(), class_names=names, name="\ud8ff")
+    assert (found.name, found.class_names) == (r"\ud8ff", (r"\x00a", r"\ud800", r"b\n"))
 
 
 @pytest.mark.parametrize(
@@ -129,6 +135,7 @@ def test_class_names_may_be_of_any_kind(names):
         ({"class_names": []}, r"class_names: give 1 to 65536 names, one for each class; got '\[\]'"),
         ({"class_names": [["a", "b"], ["c", "d"]]}, r"class_names: give 1 to"),
         ({"class_names": [["a", "b"], ["c"]]}, r"class_names: give 1 to"),
+        ({"class_names": {"a", "b", "c"}}, r"class_names: give 1 to 65536 names, one for each class; got"),
         ({"class_names": 3}, r"class_names: give 1 to 65536 names, one for each class; got '3'"),
         ({"class_names": range(65_537)}, r"class_names: give 1 to"),
         ({"mean": "half"}, r"mean: must be 1 numbers, one per channel; got half"),

@@ -11,7 +11,7 @@ import xarray as xr
 from made_up import result
 
 import fedmi_jax
-from experiments import choices, dirichlet, paper, pieces, table
+from experiments import choices, deciding, dirichlet, paper, pieces, table
 from fedmi_jax.analysis import claims, nulls, runs, skew
 from fedmi_jax.config import Evaluation, Execution, from_json, replace
 from fedmi_jax.errors import FedmiError
@@ -234,6 +234,45 @@ def test_the_base_of_the_choices_can_be_there_already(runner, tmp_path):
     choices.main(choices.Choices(out, seeds=0, rounds=2, base=base))  # what is there
     head = "| last round | two-class | global-scope | no-floor | mean-ablation | equation-1 |\n"
     assert head in (out / "choices.md").read_text()
+
+
+def test_both_instruments_search_the_same_models(runner, tmp_path, monkeypatch):
+    """Trained once; searched again for what is not there; nothing is made twice, and weights do not stay."""
+    searched = []
+
+    def search_again(trained, discovery, evaluation):
+        searched.append((discovery.objective, discovery.gates, discovery.negatives, evaluation.decisions))
+        return trained.assign_attrs(searched=discovery.objective)
+
+    monkeypatch.setattr(deciding, "search_again", search_again)
+    monkeypatch.setattr(deciding, "changed", lambda stored, d, e: replace(from_json(stored.attrs["config"]),
+                                                                          discovery=d, evaluation=e))  # fmt: skip
+    monkeypatch.setattr(deciding, "compact", lambda ds: ds.assign_attrs(compact=1))
+    option = deciding.Deciding(tmp_path, seeds=2, rounds=2, presets=("two-class", "iid"))
+    deciding.main(option)
+    assert runner.asked == [(name, (seed,)) for seed in (0, 1) for name in ("two-class", "iid")]
+    assert searched == [("decision", "bernoulli", negatives, False) for negatives in ("own", "probe") * 2]
+    there = sorted(str(path.parent.relative_to(tmp_path)) for path in tmp_path.rglob(store.FILE))
+    names = ("iid", "iid-decision", "two-class", "two-class-decision")
+    assert there == sorted(f"{name}/seed-{seed}" for name in names for seed in (0, 1))
+    assert store.load(tmp_path / "iid" / "seed-1").attrs["compact"] == 1
+    assert store.load(tmp_path / "iid-decision" / "seed-1").attrs["searched"] == "decision"
+    deciding.main(option)
+    assert len(runner.asked) == 4
+    deciding.main(replace(option, seeds=1, presets=("iid",), objectives=("decision", "contrast")))
+    assert runner.asked[4:] == [("iid", (0,))]
+    assert [objective for objective, *_ in searched[4:]] == ["contrast"]
+
+
+def test_the_paper_search_is_measured_as_deciding_too():
+    wanted = {e.name: e for e in deciding.experiments(deciding.Deciding(Path()))}
+    assert wanted["dense"].sparsity.target == 0
+    assert len(wanted) == 10
+    for name, e in wanted.items():
+        assert e.discovery.objective == "class"
+        assert e.discovery.negatives == ("probe" if name in ("iid", "one-class") else "own")
+        assert e.evaluation.decisions
+        assert e.execution.save_weights
 
 
 @pytest.mark.usefixtures("reading_fast")

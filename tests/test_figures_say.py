@@ -112,6 +112,8 @@ def test_no_class_is_lost_for_its_name():
     assert list(curves.names(ds.isel({"class": [0, 1]})).values()) == ["0: cat", "1: cat"]
     assert list(curves.names(ds.isel({"class": [0]})).values()) == ["cat"]
     assert style.short(["10 pounds", "10 euros", "7 - seven"]) == ["10 pounds", "10 euros", "7 - seven"]
+    odd = ds.assign_coords(class_name=("class", ["a\x1b", "b\n", "\ud800"]))
+    assert list(curves.names(odd).values()) == [r"a\x1b", r"b\n", r"\ud800"]  # else no reader of SVG takes the figure
 
 
 def test_weights_that_are_all_zero_stand_at_the_lower_end():

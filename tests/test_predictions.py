@@ -17,6 +17,7 @@ from fedmi_jax.analysis.predictions import PREDICTIONS
 from fedmi_jax.analysis.verdicts import FAILS, HOLDS, OPEN, Criterion
 from fedmi_jax.cli.main import main
 from fedmi_jax.config import Discovery, Evaluation
+from fedmi_jax.data import identity
 from fedmi_jax.errors import FedmiError
 from fedmi_jax.network.layers import CONV_LAYERS
 from fedmi_jax.report import predictions_table
@@ -409,12 +410,15 @@ def test_results_are_told_apart_by_what_they_were_asked():
 def test_what_is_no_result_of_theirs_is_left_out_and_said():
     step = Discovery(objective="decision", gates="step", negatives="own")
     pilot = small(numbers=(100, 101))
+    squares = json.dumps(identity.to_values(identity.ImageSet("squares", sha256="ab" * 32)))
     found = loaded(
+        others=small().assign_attrs(dataset=squares),
         plain=result("two-class", rounds=2), step=small(discovery=step), pilot=pilot,
         prox=small().assign_attrs(method="fedprox"), unknown=without_config(small()),
     )  # fmt: skip
     assert not found.results
     said = {path.name: why for path, why in found.left_out.items()}
+    assert said["others"].startswith("its images are squares (SHA-256 abababab...), not mnist (SHA-256 102f3e19...)")
     assert said["plain"] == "says nothing of decisions; make it with --evaluation.decisions"
     assert said["step"] == "discovery.gates is step; objective decision is judged with bernoulli"
     assert said["pilot"] == "pilot seeds only"

@@ -13,7 +13,7 @@ A run shorter than the paper's decides only what more rounds could not undo: a c
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import xarray as xr
@@ -35,6 +35,7 @@ from fedmi_jax.analysis.findings import (
     so_far,
 )  # fmt: skip
 from fedmi_jax.analysis.measures import LAST_ROUND, LAST_ROUNDS
+from fedmi_jax.analysis.parts import Part
 from fedmi_jax.analysis.runs import ABLATION, Runs, is_a, paper
 from fedmi_jax.analysis.verdicts import FAILS, HOLDS, OPEN, Criterion, Finding, judged
 from fedmi_jax.results.statistics import estimate
@@ -71,6 +72,8 @@ class Row:
     """Experiments of the claim that are not there."""
     lacking: list[str]
     """Those that are, and what they lack to be judged."""
+    deciding: Sequence[Part] = ()
+    """The same with circuits that decide, told and not judged."""
 
     @property
     def without(self) -> list[str]:
@@ -100,12 +103,13 @@ class Row:
         return [finding.estimate.seeds for finding in self.findings if finding.measured]
 
 
-def judge(runs: Runs) -> list[Row]:
-    """Every claim on these experiments; a claim whose experiments are not there has no findings."""
-    return [_row(claim, runs) for claim in CLAIMS]
+def judge(runs: Runs, deciding: Mapping[str, Sequence[Part]] | None = None) -> list[Row]:
+    """Every claim on these experiments; a claim whose experiments are not there has no findings. deciding: what stands
+    beside each claim (`second`)."""
+    return [_row(claim, runs, (deciding or {}).get(claim.id, ())) for claim in CLAIMS]
 
 
-def _row(claim: Claim, runs: Runs) -> Row:
+def _row(claim: Claim, runs: Runs, deciding: Sequence[Part] = ()) -> Row:
     there = {name: ds for name, ds in runs.items() if is_a(name, claim.kinds)}
     lacks = {name: [v for v in claim.needs if v not in ds] for name, ds in there.items()}
     usable = {name: ds for name, ds in there.items() if not lacks[name]}
@@ -115,7 +119,7 @@ def _row(claim: Claim, runs: Runs) -> Row:
     findings = claim.judge(usable) if usable else []
     if usable and not findings:
         lacking.append(f"a third level besides {' and '.join(usable)}")
-    return Row(claim, findings, absent, lacking)
+    return Row(claim, findings, absent, lacking, deciding)
 
 
 # --- the rules ---

@@ -16,7 +16,6 @@ from fedmi_jax import config
 from fedmi_jax.analysis import runs
 from fedmi_jax.analysis.runs import is_a
 from fedmi_jax.config import Experiment
-from fedmi_jax.results import store
 
 PILOT = (100, 101)
 """Seeds on which the defaults of the search were set."""
@@ -48,7 +47,7 @@ class Found(NamedTuple):
 def gather(folders: Iterable[Path]) -> Found:
     """Every result in these folders, the seeds of one experiment and search joined. Raises FedmiError as `runs.gather`
     does, for results of one experiment and search that differ in more than their seeds."""
-    return sort_out([(path, store.load(path)) for path in runs.find(folders)])
+    return sort_out(runs.load(folders))
 
 
 def sort_out(loaded: Iterable[tuple[Path, xr.Dataset]]) -> Found:
@@ -68,7 +67,7 @@ def unfit(ds: xr.Dataset) -> str:
     if "config" not in ds.attrs:
         return "does not say how it was made"
     if runs.kind(ds) is None:
-        return "none of the paper's experiments"
+        return runs.not_the_papers(ds)
     method = (runs.settings(ds) or {})["method"]
     if method != "fedavg":
         return f"made with the method {method}; predictions are about fedavg"

@@ -29,18 +29,19 @@ KINDS = ("iid", "one-class", "two-class", "three-class", "shared-class", ABLATIO
 _ABLATION_MAP = [{0, 1}, {2, 3}, {4, 5}]
 _FREE = (
     "name", "seeds", "execution", "evaluation.batch_size", "evaluation.null_samples", "discovery.repeat",
-    "data.data_dir",
+    "data.data_dir", "data.file",
 )  # fmt: skip
 """Settings in which the seeds of one experiment may differ."""
 _COMMON = ("data", "local", "aggregation", "method", "participation", "discovery", "sparsity.scope", "sparsity.floor")
 """Settings in which the experiments of one table must agree."""
-_OWN = (*_FREE, "discovery.classes")
+_OWN = (*_FREE, "discovery.classes", "discovery.negatives")
 """But for these."""
 _OF_LEVELS = ("evaluation.images_per_class",)
 """In which the levels of an ablation must agree besides, as in the number of rounds."""
 
 Runs = Mapping[str, xr.Dataset]
-"""One dataset per experiment: its kind, or sparsity-ablation-LEVEL; of other experiments the name."""
+"""One dataset per experiment: its kind, or sparsity-ablation-LEVEL; of other experiments the name. Where circuits were
+searched with another objective than the paper's, it stands behind the name."""
 
 
 def kind(ds: xr.Dataset) -> str | None:
@@ -87,6 +88,11 @@ def settings(ds: xr.Dataset) -> dict[str, Any] | None:
         return None
     known = config.to_dict(config.from_json(ds.attrs["config"]))
     return known | {"method": str(ds.attrs.get("method", known["aggregation"]["kind"]))}
+
+
+def objective(ds: xr.Dataset) -> str:
+    """Of the search that found the circuits; the paper's, "class", of imported files."""
+    return str((settings(ds) or {}).get("discovery", {}).get("objective", "class"))
 
 
 def is_a(name: str, kinds: Iterable[str]) -> bool:
@@ -141,16 +147,28 @@ def gather(folders: Iterable[Path], *, paper_only: bool = False) -> dict[str, xr
     """One dataset per experiment, the seeds of all its results joined.
 
     paper_only: refuse what is none of the paper's experiments, and experiments whose settings do not belong in one
-    table. Raises FedmiError, in one line with the files, for these and for results of one experiment that differ in
-    more than their seeds.
+    table, and leave out what was searched with another objective. Raises FedmiError, in one line with the files, for
+    these and for results of one experiment that differ in more than their seeds.
     """
+    return sort_out(load(folders), paper_only=paper_only)
+
+
+def load(folders: Iterable[Path]) -> list[tuple[Path, xr.Dataset]]:
+    """Every result in these folders, with its place. Raises FedmiError as `find`, and for what is no result."""
+    return [(path, store.load(path)) for path in find(folders)]
+
+
+def sort_out(loaded: Iterable[tuple[Path, xr.Dataset]], *, paper_only: bool = False) -> dict[str, xr.Dataset]:
+    """`gather`, of results that are loaded already."""
     groups: dict[str, list[tuple[Path, xr.Dataset]]] = {}
-    for path in find(folders):
-        ds = store.load(path)
-        name = kind(ds)
+    for path, ds in loaded:
+        name, search = kind(ds), objective(ds)
         if name is None and paper_only:
-            raise FedmiError(f"{path}: {_not_the_papers(ds)}; leave it out")
-        groups.setdefault(name or _other(ds, path), []).append((path, ds))
+            raise FedmiError(f"{path}: {not_the_papers(ds)}; leave it out")
+        if search == "class":
+            groups.setdefault(name or _other(ds, path), []).append((path, ds))
+        elif not paper_only:
+            groups.setdefault(f"{name or _other(ds, path)}-{search}", []).append((path, ds))
     if paper_only:
         firsts = [group[0] for group in groups.values()]
         for other in firsts[1:]:
@@ -159,7 +177,7 @@ def gather(folders: Iterable[Path], *, paper_only: bool = False) -> dict[str, xr
     return {name: joined(group) for name, group in groups.items()}
 
 
-def _not_the_papers(ds: xr.Dataset) -> str:
+def not_the_papers(ds: xr.Dataset) -> str:
     """Why a result is none of the paper's experiments."""
     foreign = _foreign(ds)
     if foreign:

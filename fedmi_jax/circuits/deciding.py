@@ -9,6 +9,7 @@ Axes: P probe images, S of them to search on, G groups of B to choose a size on,
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -50,6 +51,8 @@ class Task(NamedTuple):
     """(G, B): places among the probe images, on which the size is chosen."""
     valid: Any
     """bool (G, B): False for padding."""
+    truth: Any
+    """() bool: asked is what the image's class is, in place of what the whole model says."""
 
 
 class Found(NamedTuple):
@@ -62,16 +65,23 @@ class Found(NamedTuple):
     """()."""
 
 
+def compiled_for(settings: Discovery) -> Discovery:
+    """The settings that are static in a program. Whether the truth is asked for is a value of the task (`Task.truth`),
+    so that the two objectives share one program: to compile it takes longer than many a search."""
+    return replace(settings, objective="decision") if settings.objective == "contrast" else settings
+
+
 def decide(
     params: Params, images: Images, probed: Probed, task: Task, *, settings: Discovery, searched: int,
     micro_batch: int, narrowing: bool,
 ) -> Found:  # fmt: skip
     """The circuit that explains what there is to explain on the P probe images, S = `searched` of them to search on.
 
-    Where the spread is under `question.LEAST_SPREAD` there is nothing to find, and what is returned means nothing.
+    settings: as `compiled_for` gives them. Where the spread is under `question.LEAST_SPREAD` there is nothing to find,
+    and what is returned means nothing.
     """
     first = jnp.arange(searched)
-    asked = _asked(probed.logits[first], images.labels[first], task, settings, None)
+    asked = _asked(probed.logits[first], images.labels[first], task, None)
     ablation = _replaced(probed.means, settings)
     loss = class_task(images) if settings.objective == "class" else decision_task(asked)
     draws = None if settings.gates == "step" else jnp.asarray(task.draws)
@@ -80,7 +90,7 @@ def decide(
         objective=objective_of(settings, loss), micro_batch=micro_batch, narrowing=narrowing,
     )  # fmt: skip
     rows = jnp.where(task.valid, images.labels[task.chosen], -1).ravel()
-    judged = _asked(probed.logits[task.chosen.ravel()], rows, task, settings, asked.temperature)
+    judged = _asked(probed.logits[task.chosen.ravel()], rows, task, asked.temperature)
     choice = choose(
         params, found, ablation, Judged(images, task.chosen, judged), _target(settings, probed, judged, task),
         by_size=settings.objective != "class" and settings.gates == "bernoulli", narrowing=narrowing,
@@ -98,20 +108,18 @@ def status(spread: float, competence: float, compact: bool) -> str:
     return "found" if compact else "not compact"
 
 
-def _asked(logits: Array, labels: Array, task: Task, settings: Discovery, temperature: Array | None) -> q.Question:
+def _asked(logits: Array, labels: Array, task: Task, temperature: Array | None) -> q.Question:
     """The question on these images, (N, Y) and (N,); labels below 0 are padding."""
     weights = q.balanced(labels, task.label, task.others, logits.dtype)
     if temperature is None:
         temperature = q.temperature(logits, task.label, weights)
-    truth = labels == task.label if settings.objective == "contrast" else None
-    return q.ask(logits, task.label, temperature, weights, truth)
+    return q.ask(logits, task.label, temperature, weights, labels == task.label, task.truth)
 
 
-def _target(settings: Discovery, probed: Probed, judged: q.Question, task: Task) -> Array | float:
+def _target(settings: Discovery, probed: Probed, judged: q.Question, task: Task) -> Array:
     """What a circuit must explain. The truth is explained by the whole model itself in part only."""
-    if settings.objective != "contrast":
-        return settings.target
-    return settings.target * q.explained(probed.logits[task.chosen.ravel()], judged)
+    whole = q.explained(probed.logits[task.chosen.ravel()], judged)
+    return settings.target * jnp.where(task.truth, whole, 1)
 
 
 def _replaced(means: MeanMap, settings: Discovery) -> Ablation:

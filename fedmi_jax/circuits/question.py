@@ -100,9 +100,15 @@ def temperature(logits: Array, label: Array, weights: Array) -> Array:
     return jnp.maximum(1, jnp.sqrt(jnp.sum(weights * (lead - mean) ** 2)) / 2)
 
 
-def ask(logits: Array, label: Array, temperature: Array, weights: Array, truth: Array | None = None) -> Question:
-    """The question that a model's own logits (N, Y) answer; with `truth` (N,) bool, what is the class in fact."""
-    answers = jax.nn.sigmoid(margin(logits, label, temperature)) if truth is None else truth.astype(logits.dtype)
+def ask(
+    logits: Array, label: Array, temperature: Array, weights: Array, truth: Array | None = None,
+    ask_truth: Array | bool = True,
+) -> Question:  # fmt: skip
+    """The question that a model's own logits (N, Y) answer; with `truth` (N,) bool and `ask_truth` (), what is the
+    class in fact."""
+    answers = jax.nn.sigmoid(margin(logits, label, temperature))
+    if truth is not None:
+        answers = jnp.where(ask_truth, truth.astype(logits.dtype), answers)
     each, constant = entropy(answers), entropy(jnp.sum(weights * answers))
     return Question(label, temperature, weights, answers, each, constant - jnp.sum(weights * each))
 

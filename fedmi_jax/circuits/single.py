@@ -110,8 +110,10 @@ def discover(
     channels = sum(params[f"{layer}_bias"].size for layer in conv_layers(params))
     plan, draws = probe.search_plan(label, apart, settings, (seed, DECIDE_LOCAL, 0, 0, label), channels)
     chosen, valid = probe.selection(label, apart, settings.probe, FORWARD)
-    task = Task(jnp.asarray(label), jnp.asarray(apart), plan, draws, chosen, valid)
-    found = _decide(params, drawn, probed, task, settings=settings, searched=searched, narrowing=_narrowing())
+    task = Task(jnp.asarray(label), jnp.asarray(apart), plan, draws, chosen, valid, settings.objective == "contrast")
+    found = _decide(
+        params, drawn, probed, task, settings=deciding.compiled_for(settings), searched=searched, narrowing=_narrowing()
+    )
     found = jax.tree.map(np.asarray, found)
     return _circuit(found, probed, task, np.asarray(drawn.labels), settings)
 

@@ -209,13 +209,14 @@ def _name(result: Path, folder: Path) -> str:
 
 
 def _claims(option: Claims) -> int:
-    from fedmi_jax.analysis import claims, runs
+    from fedmi_jax.analysis import claims, runs, second
     from fedmi_jax.report import claims_table
 
     if not option.folders:
         raise ConfigError("folders: give at least one folder of runs, as in `fedmi claims runs`")
-    found = runs.gather(option.folders, paper_only=True)
-    rows = claims.judge(found)
+    loaded = runs.load(option.folders)
+    found = runs.sort_out(loaded, paper_only=True)
+    rows = claims.judge(found, second.of(loaded))
     if option.out is not None:  # first: it is lost to nobody who cannot read what is printed
         with files.replacing(option.out) as temporary:
             temporary.write_text(claims_table.markdown(rows, found), "utf-8")

@@ -311,8 +311,8 @@ def print_plan(facts: Facts, console: Console, note: str = "") -> None:
     e, dataset = facts.experiment, facts.dataset
     say = partial(console.print, highlight=False, markup=False)
     say(f"{e.name}: {dataset.name}, seeds {list(e.seeds)}, {e.rounds} round{'s' * (e.rounds > 1)}", style="bold")
-    if note:
-        say(note)
+    for line in filter(None, (dataset.note, note)):
+        say(line)
     say(f"training images per client and class (seed {e.seeds[0]}); skew: distance of the label distribution")
     say(_partition(facts, console.width), soft_wrap=True)
     first, how = facts.round(1), lay_out(facts)

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from fedmi_jax import keys
-from fedmi_jax.circuits.deciding import Probed, Task, status
+from fedmi_jax.circuits.deciding import Probed, Task, compiled_for, status
 from fedmi_jax.circuits.discovery import Circuit
 from fedmi_jax.circuits.evaluation import Asked, groups
 from fedmi_jax.circuits.question import Explained
@@ -76,7 +76,7 @@ def discover(
         tasks = _tasks(setup, cases, others, cases.keys(facts.experiment.seeds, purposes, number), models)
         one: Any = programs.decide_circuits(
             models, cases.model, setup.probe, cases.seed, probed, tasks,
-            how=setup.layout, settings=settings, searched=classes * settings.probe[0],
+            how=setup.layout, settings=compiled_for(settings), searched=classes * settings.probe[0],
         )  # fmt: skip
         one = jax.tree.map(np.asarray, one)
         state = _status(one.spread, competence, one.choice.compact)
@@ -129,7 +129,7 @@ def _tasks(setup: Setup, cases: Cases, others: np.ndarray, keyed: list[tuple[int
     tasks = [
         Task(
             np.int32(label), apart, *probe.search_plan(label, apart, settings, key, channels),
-            *probe.selection(label, apart, settings.probe, batch),
+            *probe.selection(label, apart, settings.probe, batch), np.bool_(settings.objective == "contrast"),
         )
         for label, apart, key in zip(cases.label.tolist(), others, keyed, strict=True)
     ]  # fmt: skip
@@ -229,27 +229,46 @@ def _tried(cases: Cases, decided: Decided, defined: np.ndarray) -> Record:
     }
 
 
+BLOCK = 64
+"""Rows that are judged on some test images in one call."""
+
+
+def judge_on_some(setup: Setup, models: Params, rows: Masked, others: np.ndarray) -> Any:
+    """`programs.judge_decisions` of rows (r,) on some of the test images, each compared with the answers of the model
+    that it is on. others bool (r, Y).
+
+    They are judged in blocks of one size, so that their number, which is seldom the same, compiles nothing.
+    """
+    assert setup.some is not None
+    whole = programs.whole_logits(models, np.arange(len(models["fc_bias"])), setup.some, how=setup.layout)
+    count, found = len(rows.label), []
+    for start in range(0, count, BLOCK):
+        chosen = np.resize(np.arange(start, min(start + BLOCK, count)), BLOCK)
+        block = jax.tree.map(lambda leaf, at=chosen: np.asarray(leaf)[at], rows)
+        asked = Asked(others[chosen], block.model)  # type: ignore[arg-type]
+        judged = programs.judge_decisions(models, setup.some, block, asked, whole, how=setup.layout)
+        found.append(judged)
+    return jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *found)
+
+
 def controls(
     setup: Setup, models: Params, cases: Cases, decided: Decided, own: Masked, crossed: Masked, number: int
 ) -> Record:
     """What is judged on some of the test images: the rest of the model without the circuit, and N random sets of live
     channels, as many in each layer as the circuit has, on the circuit's own model and on the other one."""
-    assert setup.some is not None
     samples, n = setup.facts.experiment.evaluation.null_samples, len(cases.model)
     removed = own._replace(gates={layer: 1 - gate for layer, gate in own.gates.items()})
     sets = _live_sets(setup, cases, decided, own, number)
     random = [part._replace(gates=gates) for gates in sets for part in (own, crossed)]
     rows = programs.stacked([removed, *random])
-    all_models = np.arange(len(models["fc_bias"]))
-    whole = programs.whole_logits(models, all_models, setup.some, how=setup.layout)
-    asked = Asked(np.tile(decided.others, (len(rows.label) // n, 1)), rows.model)  # type: ignore[arg-type]
-    judged = programs.judge_decisions(models, setup.some, rows, asked, whole, how=setup.layout)
-    performance, _, compared = jax.tree.map(lambda leaf: leaf.reshape(-1, n, *leaf.shape[1:]), judged)
+    judged = judge_on_some(setup, models, rows, np.tile(decided.others, (len(rows.label) // n, 1)))
+    performance, accuracy, compared = jax.tree.map(lambda leaf: leaf.reshape(-1, n, *leaf.shape[1:]), judged)
     defined = decided.status != STATUS.index("undefined")
     there = defined & defined[cases.mirror]
     record = {
         "removed_explained": cases.place(np.where(defined, compared.explained[0], np.nan)),
         "removed_call_rate": cases.place(performance.call_rate[0]),
+        "removed_class_accuracy": cases.place(accuracy.per_class[0]),
     }
     if not samples:
         return record

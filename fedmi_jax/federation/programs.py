@@ -345,22 +345,31 @@ def empty_masks(models: Params, which: Array, ablation: Ablation, label: Array, 
 
 @partial(jax.jit, static_argnames=("how", "what"))
 def refitted(
-    models: Params, rows: Array, images: Images, seeds: Array, places: Array, classes: Array, test: EvaluationSet, *,
-    how: Layout, what: str,
-) -> Array:  # fmt: skip
-    """Mean accuracy (m,) of models `rows` over their classes bool (m, Y), among which alone they choose.
+    models: Params, rows: Array, images: Images, seeds: Array, places: Array, classes: Array, *, how: Layout, what: str
+) -> Params:
+    """Models `rows` (m,) with their read-out refitted for their classes bool (m, Y), (m, ...).
 
-    what: "none", or how the read-out is refitted before (`network.readout`), on the probe images at `places` of their
-    seeds (m,) that are of these classes.
+    what: how (`network.readout`), on the probe images at `places` of their seeds (m,) that are of these classes; or
+    "none".
     """
 
-    def one(params: Params, seed: Array, classes: Array, images: Images, places: Array, test: EvaluationSet) -> Array:
+    def one(params: Params, seed: Array, classes: Array, images: Images, places: Array) -> Params:
+        if what == "none":
+            return params
         drawn = _of_seed(images, seed)
-        if what != "none":
-            labels = jnp.where(classes[drawn.labels[places]], drawn.labels[places], -1)
-            params = refit(params, drawn.normalised(places), labels, what, classes)  # type: ignore[arg-type]
+        labels = jnp.where(classes[drawn.labels[places]], drawn.labels[places], -1)
+        return refit(params, drawn.normalised(places), labels, what, classes)  # type: ignore[arg-type]
+
+    return over_rows(one, how, models, rows, (seeds, classes), (images, places))
+
+
+@partial(jax.jit, static_argnames=("how",))
+def accuracy_among(models: Params, classes: Array, test: EvaluationSet, *, how: Layout) -> Array:
+    """Mean accuracy (M,) of all models over their classes bool (M, Y), among which alone they choose."""
+
+    def one(params: Params, classes: Array, test: EvaluationSet) -> Array:
         gates = {layer: jnp.ones_like(params[f"{layer}_bias"]) for layer in conv_layers(params)}
         logits = evaluation.masked_logits(params, gates, ZERO, test.images, test.indices, how.narrowing)
         return evaluation.accuracy_among(logits, classes, test)
 
-    return over_rows(one, how, models, rows, (seeds, classes), (images, places, test))
+    return over_rows(one, how, models, jnp.arange(len(classes)), (classes,), (test,))

@@ -30,8 +30,9 @@ def accuracies(setup: Setup, round_: Round, models: Params) -> Record:
     classes = np.concatenate([held[seed, client], held.any(1)])
     seeds = np.concatenate([seed, np.arange(len(round_.clients))])
     places = _places(facts.dataset.num_classes, facts.experiment.discovery.probe, each)
-    judge = partial(programs.refitted, models, np.arange(len(seeds)), setup.probe, seeds, places, classes, setup.test)
-    found = np.stack([np.asarray(judge(how=setup.layout, what=what)) for what in REFITS], -1)
+    refit = partial(programs.refitted, models, np.arange(len(seeds)), setup.probe, seeds, places, classes)
+    judge = partial(programs.accuracy_among, classes=classes, test=setup.test, how=setup.layout)
+    found = np.stack([np.asarray(judge(refit(how=setup.layout, what=what))) for what in REFITS], -1)
     local = np.full((*facts.counts.shape[:2], len(REFITS)), np.nan, found.dtype)
     local[seed, client] = found[: len(seed)]
     return {"readout_accuracy_local": local, "readout_accuracy_global": found[len(seed) :]}

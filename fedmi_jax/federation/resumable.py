@@ -172,7 +172,7 @@ def _enter(home: Path, here: Manifest, begins: bool) -> None:
         _require_same(home, found, here)
         changed = [name for name, value in here.machine.items() if found.machine.get(name, value) != value]
         before, now = found.experiment, here.experiment
-        changed += differences(replace(before, rounds=now.rounds), now)
+        changed += differences(replace(before, rounds=now.rounds, data=now.data), now)
         here = replace(here, machine=found.machine)  # where it began
         if changed:
             _LOG.warning(

@@ -15,9 +15,8 @@ import numpy as np
 
 from fedmi_jax import config, keys
 from fedmi_jax.circuits.discovery import Circuit
-from fedmi_jax.circuits.evaluation import Asked
 from fedmi_jax.devices import lift
-from fedmi_jax.federation import instrument, programs
+from fedmi_jax.federation import instrument
 from fedmi_jax.network.layers import conv_layers
 from fedmi_jax.results.schema import NULLS, STATUS
 
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
 
 HALVES = 10
 """Random halves of a circuit, and of what is not in it."""
-BLOCK = 256
-"""Sets of channels that are judged in one call."""
 LEAST = 0.01
 """Share of the decision that a channel must be worth to be needed."""
 
@@ -100,23 +97,11 @@ def _sets(masks: np.ndarray, keyed: list[tuple[int, ...]]) -> Iterator[tuple[int
 def _explained(
     setup: Setup, models: Params, decided: Decided, own: Masked, rows: np.ndarray, kept: np.ndarray
 ) -> np.ndarray:
-    """What these sets of channels (r, C) explain of the decisions of the cases `rows` (r,), on some test images.
-
-    They are judged in blocks of one size, so that their number, which is never the same, compiles nothing.
-    """
-    assert setup.some is not None
-    whole = programs.whole_logits(models, np.arange(len(models["fc_bias"])), setup.some, how=setup.layout)
+    """What these sets of channels (r, C) explain of the decisions of the cases `rows` (r,), on some test images."""
     ends, layers = np.cumsum([gate.shape[1] for gate in own.gates.values()])[:-1], list(own.gates)
-    found = []
-    for start in range(0, len(rows), BLOCK):
-        chosen = np.resize(np.arange(start, min(start + BLOCK, len(rows))), BLOCK)
-        gates = np.split(kept[chosen].astype(setup.facts.dtype), ends, 1)
-        masked = jax.tree.map(lambda leaf, at=rows[chosen]: np.asarray(leaf)[at], own)
-        masked = masked._replace(gates=dict(zip(layers, gates, strict=True)))
-        asked = Asked(decided.others[rows[chosen]], masked.model)  # type: ignore[arg-type]
-        judged = programs.judge_decisions(models, setup.some, masked, asked, whole, how=setup.layout)
-        found.append(np.asarray(judged[2].explained)[: min(BLOCK, len(rows) - start)])
-    return np.concatenate(found)
+    gates = dict(zip(layers, np.split(kept.astype(setup.facts.dtype), ends, 1), strict=True))
+    masked = jax.tree.map(lambda leaf: np.asarray(leaf)[rows], own)._replace(gates=gates)
+    return instrument.judge_on_some(setup, models, masked, decided.others[rows])[2].explained
 
 
 # --- where training made nothing ---
@@ -124,12 +109,16 @@ def _explained(
 
 def _nulls(setup: Setup, round_: Round, models: Params, cases: Cases) -> list[tuple[Circuit, Decided]]:
     """What the search finds on the models before training, on local models whose filters' weights stand in another
-    order, and of classes that say nothing, each for the circuits of local models."""
+    order, and of classes that say nothing, each for the circuits of local models.
+
+    All are stacked as the models of the round are, so that the round's programs serve for them, too.
+    """
     local = cases.of("local")
     shuffled = replace(setup, probe=_shuffled(setup), facts=_asking_for_truth(setup))
-    elsewhere = _untrained(setup), _permuted(setup, models, local, round_.number)
-    seeds, own = local.seed, np.unique(local.model, return_inverse=True)[1]
-    searched = [(setup, elsewhere[0], seeds), (setup, elsewhere[1], own), (shuffled, models, local.model)]
+    permuted = _permuted(setup, models, local, round_.number)
+    searched = [
+        (setup, _untrained(setup, models), local.seed), (setup, permuted, local.model), (shuffled, models, local.model)
+    ]  # fmt: skip
     found = []
     for (where, stacked, rows), purpose in zip(searched, (keys.UNTRAINED, keys.PERMUTED, keys.SHUFFLED), strict=True):
         of = replace(local, model=np.asarray(rows))
@@ -138,18 +127,21 @@ def _nulls(setup: Setup, round_: Round, models: Params, cases: Cases) -> list[tu
     return found
 
 
-def _untrained(setup: Setup) -> Params:
-    """Every seed's fresh model, (S, ...)."""
+def _untrained(setup: Setup, models: Params) -> Params:
+    """Every seed's fresh model, in the first S places of the stack."""
     from fedmi_jax.federation.simulation import initial_models
 
-    return initial_models(setup)
+    stacked = {name: np.array(leaf) for name, leaf in models.items()}
+    for name, fresh in initial_models(setup).items():
+        stacked[name][: len(fresh)] = fresh
+    return lift.replicate(stacked, setup.layout)
 
 
 def _permuted(setup: Setup, models: Params, cases: Cases, number: int) -> Params:
-    """The local models that have cases, each filter's weights in random order: as sparse, and no longer trained."""
-    rows, first = np.unique(cases.model, return_index=True)
-    permuted = {name: np.array(np.asarray(leaf)[rows]) for name, leaf in models.items()}
-    for at, case in enumerate(first):
+    """The stack with the local models that have cases, each filter's weights in random order: as sparse, and no longer
+    trained."""
+    permuted = {name: np.array(leaf) for name, leaf in models.items()}
+    for at, case in zip(*np.unique(cases.model, return_index=True), strict=True):
         seed = setup.facts.experiment.seeds[cases.seed[case]]
         for place, name in enumerate([*(f"{layer}_kernel" for layer in conv_layers(models)), "fc_kernel"]):
             rng = keys.generator(seed, keys.PERMUTED, number, int(cases.client[case]), place)

@@ -55,11 +55,12 @@ class Manifest:
 
 
 def fixed(experiment: Experiment) -> Experiment:
-    """Without what a run may be given anew when it goes on: how many rounds, and how they are laid out, which changes
-    last digits and nothing else."""
+    """Without what a run may be given anew when it goes on: how many rounds, how they are laid out, which changes last
+    digits and nothing else, and where the images lie: their fingerprint says which they are."""
     execution = replace(experiment.execution, client_chunk="auto", devices=None, shard="auto", micro_batch=0)
     evaluation = replace(experiment.evaluation, batch_size=Evaluation().batch_size)
-    return replace(experiment, rounds=1, execution=execution, evaluation=evaluation)
+    data = replace(experiment.data, file=None)
+    return replace(experiment, rounds=1, data=data, execution=execution, evaluation=evaluation)
 
 
 _FIRST = {

@@ -13,16 +13,26 @@ window, row-major, stacked in front: (4, N, h, w, O). Rows and columns that no w
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.custom_batching import custom_vmap
+
+from fedmi_jax.network import gpu_ops
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 FEW = 8
 """Input channels, as of an image or a narrow layer, under which a kernel's gradient goes through patches, not tiles."""
 # XLA's CPU backend otherwise fuses a transform into each of its users and computes it again for every element.
 materialise = lax.optimization_barrier
+
+
+def by_platform(elsewhere: Callable[..., Any], gpu: Callable[..., Any], *args: Any) -> Any:
+    """One of two bodies, chosen when the program is lowered for its device, wherever that is done."""
+    return lax.platform_dependent(*args, cuda=gpu, rocm=gpu, default=elsewhere)
 
 
 @custom_vmap
@@ -67,7 +77,7 @@ def conv_windows(x: Array, kernel: Array) -> Array:
 
     Args: x (N, H, W, I); kernel (3, 3, I, O). Returns (4, N, h, w, O), windows' elements in row-major order.
     """
-    return windows(materialise(_convolve(x, kernel)))
+    return _conv_forward(x, kernel)[0]
 
 
 def windows(y: Array) -> Array:
@@ -87,11 +97,18 @@ def from_windows(g: Array) -> Array:
 
 
 def _conv_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return conv_windows(x, kernel), (x, kernel)
+    return by_platform(_conv_forward_cpu, gpu_ops.forward, x, kernel), (x, kernel)
+
+
+def _conv_forward_cpu(x: Array, kernel: Array) -> Array:
+    return windows(materialise(_convolve(x, kernel)))
 
 
 def _conv_backward(residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
-    x, kernel = residuals
+    return by_platform(_conv_backward_cpu, gpu_ops.backward, *residuals, g)
+
+
+def _conv_backward_cpu(x: Array, kernel: Array, g: Array) -> tuple[Array, Array]:
     _, height, width, channels = x.shape
     d_tiles = materialise(_output_tiles_transpose(g)).reshape(16, -1, g.shape[-1])
     k_tiles = materialise(_kernel_tiles(kernel))
@@ -193,12 +210,17 @@ def relu_pool(elements: Array, bias: Array) -> Array:
 
 
 def _relu_pool_forward(elements: Array, bias: Array) -> tuple[Array, tuple[Array, Array]]:
+    pooled, winner = by_platform(_pool_and_winner, gpu_ops.pool_and_winner, elements, bias)
+    return pooled, (winner, bias)
+
+
+def _pool_and_winner(elements: Array, bias: Array) -> tuple[Array, Array]:
+    """The pooled output, and which element of its window it was, -1 where ReLU is closed; both (N, h, w, O)."""
     a, b, c, d = (element + bias for element in elements)
     top = jnp.maximum(jnp.maximum(a, b), jnp.maximum(c, d))
     first = jnp.where(a == top, 0, jnp.where(b == top, 1, jnp.where(c == top, 2, 3)))
     winner = jnp.where(top > 0, first, -1).astype(jnp.int8)
-    pooled, winner = materialise((jnp.maximum(top, 0), winner))
-    return pooled, (winner, bias)
+    return materialise((jnp.maximum(top, 0), winner))
 
 
 def _relu_pool_backward(residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import xarray as xr
@@ -12,6 +13,7 @@ from rich.text import Text
 
 from fedmi_jax.analysis import verdicts
 from fedmi_jax.analysis.claims import Row
+from fedmi_jax.analysis.parts import Part
 from fedmi_jax.analysis.runs import Runs, differences
 from fedmi_jax.analysis.verdicts import HOLDS, OPEN, Finding
 from fedmi_jax.results.schema import held
@@ -67,6 +69,15 @@ def _row_values(row: Row) -> dict[str, Any]:
         "seeds": row.seeds, "most_seeds": row.most_seeds, "verdict": row.verdict, "means_alone": row.leaning,
         "without": row.without,
         "findings": [_finding_values(finding) for finding in row.findings],
+        "circuits_that_decide": [_part_values(part) for part in row.deciding],
+    }  # fmt: skip
+
+
+def _part_values(part: Part) -> dict[str, Any]:
+    e = part.estimate
+    return {
+        "number": part.label, "mean": e.mean, "low": e.low, "high": e.high, "seeds": e.seeds, "null": part.null,
+        "undefined_share": part.undefined, "detail": part.detail,
     }  # fmt: skip
 
 
@@ -129,8 +140,37 @@ def render(rows: list[Row], runs: Runs) -> Group:
         for f in row.findings:
             said = f"  {f.definition}{_beside(f)}"
             table.add_row(Text(said, style="dim"), "", str(f.estimate), _null(f), "", Text(_mark(f), style="dim"))
+        if row.deciding:
+            table.add_row(Text(f"  {DECIDING}:", style="dim italic"), "", "", "", "", "")
+        for one in row.deciding:
+            said = f"  {one.label}{said_of(one)}"
+            table.add_row(Text(said, style="dim"), "", str(one.estimate), null_of(one), str(one.estimate.seeds), "")
         table.add_section()
-    return Group(table, *(Text(_described(runs, name)) for name in runs), Text(LEGEND))
+    return Group(table, *(Text(_described(runs, name)) for name in runs), Text(legend(rows)))
+
+
+DECIDING = "circuits that decide"
+DECIDING_LEGEND = (
+    f"With {DECIDING}: the same claim's number of circuits from the second search (docs/decisions.md), of models that "
+    "decide about the class; undefined: the share of the others, of which there is no circuit to find. Null: random "
+    "live sets of the same sizes. These are told beside the claims and are no verdicts; `fedmi predictions` has those."
+)
+
+
+def legend(rows: Sequence[Row]) -> str:
+    """What the words and marks of the table mean."""
+    return f"{LEGEND} {DECIDING_LEGEND}" if any(row.deciding for row in rows) else LEGEND
+
+
+def said_of(part: Part) -> str:
+    """What stands beside the number of a part."""
+    share = "" if part.undefined is None or part.undefined != part.undefined else f"{part.undefined:.0%} undefined"
+    said = "; ".join(one for one in (share, part.detail) if one)
+    return f" ({said})" if said else ""
+
+
+def null_of(part: Part) -> str:
+    return "-" if part.null is None else f"{part.null:.2f}"
 
 
 def _style(row: Row) -> str:
@@ -157,19 +197,38 @@ def _which(found: dict[str, Any], flagged: dict[str, Any]) -> str:
 
 def markdown(rows: list[Row], runs: Runs) -> str:
     """The verdicts; every definition behind them; then the rules, and the runs."""
-    legend = LEGEND.replace("*", r"\*")
+    said = legend(rows).replace("*", r"\*")
     rules = [f"- {row.claim.id} ({row.claim.section}): {row.claim.rule}." for row in rows]
     used = [f"- {_described(runs, name)}" for name in runs]
     every = ["| claim | definition | measured | null | alone |", "|---|---|---|---|---|"]
     every += [_definition(row, finding) for row in rows for finding in row.findings]
-    parts = [overview(rows), "", legend, "", "Every definition:", "", *every, "", "Rules:", "", *rules]
+    parts = [overview(rows), "", said, "", "Every definition:", "", *every, "", *_deciding(rows), "Rules:", "", *rules]
     return "\n".join([*parts, "", "Runs:", "", *used, ""])
 
 
+def _deciding(rows: list[Row]) -> list[str]:
+    """The table of circuits that decide, where there are some."""
+    every = [
+        f"| {row.claim.id} | {part.label}{said_of(part)} | {part.estimate} | {null_of(part)} | {part.estimate.seeds} |"
+        for row in rows
+        for part in row.deciding
+    ]
+    head = [f"The same with {DECIDING}:", "", "| claim | number | measured | null | seeds |", "|---|---|---|---|---|"]
+    return [*head, *every, ""] if every else []
+
+
 def overview(rows: list[Row]) -> str:
-    """One row per claim: the number as the paper measures it, and the verdict over all definitions."""
+    """One row per claim: the number as the paper measures it, the verdict over all definitions, and, where there are
+    some, what circuits that decide say."""
+    second = any(row.deciding for row in rows)
     head = "| claim | paper | measured as in the paper | null | seeds | verdict, all definitions |"
-    return "\n".join([head, "|---|---|---|---|---|---|", *map(_overview_row, rows)])
+    rule = "|---|---|---|---|---|---|"
+    lines = [_overview_row(row) + (f" {_beside_it(row)} |" if second else "") for row in rows]
+    return "\n".join([head + (f" {DECIDING} |" if second else ""), rule + ("---|" if second else ""), *lines])
+
+
+def _beside_it(row: Row) -> str:
+    return "<br>".join(f"{part.label}: {part.estimate} (null {null_of(part)})" for part in row.deciding) or "-"
 
 
 def _overview_row(row: Row) -> str:

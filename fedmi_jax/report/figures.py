@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import xarray as xr
 
 from fedmi_jax.analysis import alignment
-from fedmi_jax.analysis.runs import ABLATION, KINDS, Runs, differences, is_a
+from fedmi_jax.analysis.runs import ABLATION, KINDS, Runs, differences, is_a, objective
 from fedmi_jax.errors import ConfigError, FedmiError, unknown
 from fedmi_jax.presets import PRESETS
 from fedmi_jax.report import deciding_figures, graphs, matrices, more_figures, paper_figures, style
@@ -198,6 +198,10 @@ def _unlike(runs: Runs) -> str:
 
 def _differs(name: str, ds: xr.Dataset) -> str:
     found = differences(name, ds)
+    if (search := objective(ds)) != "class":
+        return ", ".join(
+            [f"circuits searched with objective {search}", *(one for one in found if one.startswith("data"))]
+        )
     if is_a(name, KINDS):
         return f"unlike the paper's: {', '.join(found)}" if found else ""
     return ", ".join(["none of the paper's experiments", *(one for one in found if one.startswith("data"))])

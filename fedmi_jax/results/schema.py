@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 
+from fedmi_jax.errors import printable
 from fedmi_jax.network.layers import conv_layers as conv_layers
 
 SCHEMA_VERSION = 2
@@ -228,6 +229,7 @@ VARIABLES: dict[str, Variable] = {
     }, _DECIDES),
     **_rows((*CIRCUIT_DIMS, "true_class"), "float32", {
         "removed_call_rate": "call_rate of the model without the circuit",
+        "removed_class_accuracy": "accuracy of the model without the circuit on each class, on the same images",
     }, _DECIDES),
     **_rows((*CIRCUIT_DIMS, "sample"), "float32", {
         "random_live_explained": "explained of random live channels, as many per layer as the circuit has",
@@ -374,8 +376,8 @@ def class_names(ds: xr.Dataset, dim: str = "class") -> dict[int, str]:
 
     dim: "class" or "true_class".
     """
-    labels = ds[dim].values.tolist()
-    return dict(zip(labels, told_apart([str(name) for name in ds[f"{dim}_name"].values], labels), strict=True))
+    labels, names = ds[dim].values.tolist(), [printable(str(name)) for name in ds[f"{dim}_name"].values]
+    return dict(zip(labels, told_apart(names, labels), strict=True))
 
 
 def told_apart(names: Sequence[str], labels: Iterable[int]) -> list[str]:

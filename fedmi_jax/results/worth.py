@@ -17,8 +17,8 @@ from fedmi_jax.results.schema import ORIGINS
 from fedmi_jax.results.statistics import estimate, over_seeds
 
 _NO_SETTINGS = (
-    "name", "seeds", "data.data_dir", "evaluation.batch_size", "execution.client_chunk", "execution.devices",
-    "execution.shard", "execution.micro_batch", "execution.save_weights",
+    "name", "seeds", "data.data_dir", "data.file", "evaluation.batch_size", "execution.client_chunk",
+    "execution.devices", "execution.shard", "execution.micro_batch", "execution.save_weights",
 )  # fmt: skip
 """Fields that change no measure, and the seeds, which a summary names by themselves."""
 Interval = dict[str, Any]

@@ -9,6 +9,7 @@ computed on the host in double precision, because int() of a product decides how
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -18,6 +19,8 @@ from jax import Array, lax
 from fedmi_jax.config import Sparsity
 from fedmi_jax.network.layers import is_weight
 from fedmi_jax.network.model import Params
+from fedmi_jax.network.ops import by_platform
+from fedmi_jax.training.radix import kth_largest_of_all, kth_largest_of_filters
 
 
 def weight_sizes(params: Mapping[str, Any]) -> dict[str, int]:
@@ -58,20 +61,44 @@ def prune(
     if trainable is not None:
         size = {name: jnp.where(trainable[name], size[name], 0) for name in names}
         keep = _own_share(keep, params, trainable, sparsity)
+    kept = by_platform(partial(_kept, sparsity=sparsity), partial(_kept_on_gpu, sparsity=sparsity), size, keep)
+    pruned = dict(params)
+    for name in names:
+        own = kept[name] if trainable is None else kept[name] | ~trainable[name]
+        pruned[name] = jnp.where(own, params[name], 0)
+    return pruned
+
+
+def _kept(size: dict[str, Array], keep: Array, sparsity: Sparsity) -> dict[str, Array]:
+    """Which weights stay, bool, from their magnitudes."""
+    names, kept = sorted(size), {}
     if sparsity.scope == "layer":
         threshold = {name: kth_largest(size[name].ravel(), keep[i]) for i, name in enumerate(names)}
     else:
         shared = kth_largest(jnp.concatenate([size[name].ravel() for name in names]), keep[0])
         threshold = dict.fromkeys(names, shared)
-    pruned = dict(params)
     for name in names:
-        kept = size[name] >= threshold[name]
-        if sparsity.floor and params[name].ndim == 4:
-            kept |= floor_mask(size[name], kept, sparsity.floor)
-        if trainable is not None:
-            kept |= ~trainable[name]
-        pruned[name] = jnp.where(kept, params[name], 0)
-    return pruned
+        kept[name] = size[name] >= threshold[name]
+        if sparsity.floor and size[name].ndim == 4:
+            kept[name] |= floor_mask(size[name], kept[name], sparsity.floor)
+    return kept
+
+
+def _kept_on_gpu(size: dict[str, Array], keep: Array, sparsity: Sparsity) -> dict[str, Array]:
+    """As `_kept`, in few launches. A filter that would keep too few has a threshold of its own, under the layer's."""
+    names = sorted(size)
+    if sparsity.scope == "layer":
+        found = kth_largest_of_all([size[name] for name in names], keep)
+        threshold = {name: found[i] for i, name in enumerate(names)}
+    else:
+        (shared,) = kth_largest_of_all([jnp.concatenate([size[name].ravel() for name in names])], keep)
+        threshold = dict.fromkeys(names, shared)
+    for name in names:
+        filters = size[name].shape[-1]
+        if sparsity.floor and size[name].ndim == 4:
+            most = min(sparsity.floor, size[name].size // filters)
+            threshold[name] = jnp.minimum(threshold[name], kth_largest_of_filters(size[name], most))
+    return {name: size[name] >= threshold[name] for name in names}
 
 
 def _own_share(keep: Array, params: Params, trainable: Mapping[str, Array], sparsity: Sparsity) -> Array:

@@ -22,7 +22,7 @@ def section(rows: Sequence[Row], refused: str) -> list[Element]:
         return [el("p", f"The claims are not judged: {refused}", class_="note")]
     judged = [row for row in rows if row.findings]
     rest = [row for row in rows if not row.findings]
-    said = el("p", claims_table.LEGEND, class_="legend")
+    said = el("p", claims_table.legend(rows), class_="legend")
     return [_key(), *map(_claim, judged), *_rest(rest), said]
 
 
@@ -58,7 +58,26 @@ def _claim(row: Row) -> Element:
     whole = el("table", el("thead", head), el("tbody", lines), class_="definitions")
     scroll = el("div", whole, class_="scroll", tabindex="0", role="region", aria_label=f"definitions of {row.claim.id}")
     details = el("details", el("summary", _count(row.findings)), scroll)
-    return el("article", title, verdict, about, details, class_="claim")
+    return el("article", title, verdict, about, details, *_deciding(row), class_="claim")
+
+
+def _deciding(row: Row) -> list[Element]:
+    """The same with circuits that decide, where there are some."""
+    if not row.deciding:
+        return []
+    head = el("tr", *(el("th", name, scope="col") for name in ("number", "measured", "by chance", "seeds")))
+    lines = [
+        el(
+            "tr",
+            el("th", part.label, el("small", claims_table.said_of(part)), scope="row"),
+            *(el("td", cell) for cell in (str(part.estimate), claims_table.null_of(part), str(part.estimate.seeds))),
+        )
+        for part in row.deciding
+    ]
+    whole = el("table", el("thead", head), el("tbody", lines), class_="definitions")
+    name = f"{row.claim.id} with {claims_table.DECIDING}"
+    scroll = el("div", whole, class_="scroll", tabindex="0", role="region", aria_label=name)
+    return [el("details", el("summary", f"The same with {claims_table.DECIDING}"), scroll)]
 
 
 def _count(findings: Sequence[Finding]) -> str:

@@ -17,6 +17,7 @@ import xarray as xr
 import fedmi_jax
 from fedmi_jax.analysis import claims as judged
 from fedmi_jax.analysis import runs as experiments
+from fedmi_jax.analysis import second
 from fedmi_jax.analysis.runs import Runs
 from fedmi_jax.data.datasets import Dataset
 from fedmi_jax.errors import FedmiError
@@ -34,8 +35,9 @@ def report(folders: Iterable[Path], tell: Callable[[str], None] = lambda line: N
 
     Raises FedmiError as `analysis.runs.gather` does.
     """
-    found, refused = _gathered(list(folders))
-    rows = [] if refused else judged.judge(found)
+    loaded = experiments.load(folders)
+    found = experiments.sort_out(loaded)
+    rows, refused = _judged(loaded)
     tell("drawing the figures")
     figures, shapes, problems = vector.drawn(found)
     runs = []
@@ -70,12 +72,12 @@ def single(ds: xr.Dataset, dataset: Dataset | None = None) -> str:
     return page(name, [], [], [explored(name, ds, dataset)])
 
 
-def _gathered(folders: list[Path]) -> tuple[dict[str, xr.Dataset], str]:
-    """The results, and why no claim can be judged on them; empty: they can."""
+def _judged(loaded: list[tuple[Path, xr.Dataset]]) -> tuple[list[judged.Row], str]:
+    """The claims, judged on these results, or why none can be; empty: they are."""
     try:
-        return experiments.gather(folders, paper_only=True), ""
+        return judged.judge(experiments.sort_out(loaded, paper_only=True), second.of(loaded)), ""
     except FedmiError as error:
-        return experiments.gather(folders), str(error)
+        return [], str(error)
 
 
 def _title(runs: Runs) -> str:

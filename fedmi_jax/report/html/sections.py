@@ -12,7 +12,7 @@ from fedmi_jax import config
 from fedmi_jax.analysis.runs import Runs
 from fedmi_jax.report.html.elements import el, table
 from fedmi_jax.results import store, summary, worth
-from fedmi_jax.results.schema import held
+from fedmi_jax.results.schema import class_names, held
 
 MOST = 60
 """Clients, or classes, of one table."""
@@ -55,7 +55,7 @@ def partition(name: str, ds: xr.Dataset) -> list[Element]:
     if "samples" not in ds:
         return []
     counts = ds["samples"].isel(seed=0).transpose("client", "true_class").values
-    clients, classes = ds["client"].values[:MOST].tolist(), [str(n) for n in ds["true_class_name"].values[:MOST]]
+    clients, classes = ds["client"].values[:MOST].tolist(), [*class_names(ds, "true_class").values()][:MOST]
     rows = [
         [f"client {k}", *(_share(n, counts.max()) for n in own[:MOST].tolist()), f"{own.sum():,}"]
         for k, own in zip(clients, counts, strict=False)

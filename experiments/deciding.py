@@ -1,0 +1,113 @@
+"""Both instruments on the same models: the paper's search, and one whose circuits decide (docs/decisions.md).
+
+    python -m experiments.deciding runs/deciding --seeds 5
+    python -m experiments.deciding runs/deciding --seeds 3 --presets two-class --objectives decision contrast
+    fedmi predictions runs/deciding
+
+Every experiment is trained once per seed with the paper's search, whose circuits are measured as deciding ones, too.
+Its stored models are then searched for circuits that decide. A class is told from the client's own other classes; in
+`iid` and `one-class` from all others, as docs/evidence.md says for each prediction. `dense` is `two-class` without
+sparsity. Writes OUT/EXPERIMENT/seed-N for the paper's search and OUT/EXPERIMENT-OBJECTIVE/seed-N for the other; what is
+there is not made again, and the command can be stopped and repeated. Weights are not kept, so that another objective
+trains again.
+
+On two CPU cores a round takes about 60 s to train and 40 s to search and measure with both instruments.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import tyro
+import xarray as xr
+
+import fedmi_jax
+from experiments import pieces
+from fedmi_jax.analysis.compact import compact
+from fedmi_jax.config import Experiment, from_json, replace
+from fedmi_jax.federation.again import changed, search_again
+from fedmi_jax.presets import preset
+from fedmi_jax.results import store
+
+PRESETS = ("two-class", "iid", "one-class", "shared-class", "dense", "sparsity-ablation", "three-class")
+FROM_ALL_OTHERS = ("iid", "one-class")
+"""Experiments in which a class is told from all other classes."""
+
+
+@dataclass(frozen=True)
+class Deciding(pieces.Series):
+    """Search the same models with the paper's instrument and with one whose circuits decide."""
+
+    presets: tuple[str, ...] = PRESETS
+    objectives: tuple[str, ...] = ("decision",)
+    """Beside the paper's."""
+    null_samples: int = 5
+    """Random sets beside every circuit."""
+    readout_images: int = 20
+    """Images of each class on which the read-out is refitted."""
+
+
+def experiments(option: Deciding) -> list[Experiment]:
+    """With the paper's search, in the order in which they are made."""
+    return [_measured(e, option) for name in option.presets for e in _preset(name)]
+
+
+def _preset(name: str) -> Sequence[Experiment]:
+    if name != "dense":
+        return preset(name).experiments
+    (two,) = preset("two-class").experiments
+    return [replace(two, name=name, sparsity=replace(two.sparsity, target=0))]
+
+
+def _measured(experiment: Experiment, option: Deciding) -> Experiment:
+    e = option.adapted(experiment)
+    negatives = "probe" if e.name in FROM_ALL_OTHERS else "own"
+    return replace(
+        e,
+        evaluation=replace(
+            e.evaluation, decisions=True, null_samples=option.null_samples, readout_images=option.readout_images
+        ),
+        discovery=replace(e.discovery, negatives=negatives, repeat="last"),
+        execution=replace(e.execution, save_weights=True),
+    )
+
+
+def sister(stored: xr.Dataset, objective: str) -> Experiment:
+    """The experiment of a stored result with another objective; what the read-out gives back is known already."""
+    was = from_json(stored.attrs["config"])
+    discovery = replace(was.discovery, objective=objective)
+    return changed(stored, discovery, replace(was.evaluation, decisions=False, readout_images=0))
+
+
+def make(out: Path, experiment: Experiment, seed: int, objectives: Sequence[str]) -> None:
+    """Every result of one seed that is not there."""
+    there = pieces.folder(out, experiment, seed)
+    sisters = {o: out / f"{experiment.name}-{o}" / f"seed-{seed}" for o in objectives}
+    todo = {o: path for o, path in sisters.items() if not (path / store.FILE).exists()}
+    if not todo and (there / store.FILE).exists():
+        return
+    whole = there.parent / f"{pieces.TOGETHER}{seed}"
+    if not (whole / store.FILE).exists():
+        fedmi_jax.run(replace(experiment, seeds=(seed,)), progress=True, folder=whole)
+    trained = store.load(whole)
+    for objective, path in todo.items():
+        other = sister(trained, objective)
+        store.save(search_again(trained, other.discovery, other.evaluation), path)
+    if not (there / store.FILE).exists():
+        store.save(compact(trained), there)
+    shutil.rmtree(whole)
+
+
+def main(option: Deciding) -> None:
+    """All experiments of the first seed, then of the next."""
+    for seed in range(option.seeds):
+        for experiment in experiments(option):
+            make(option.out, experiment, seed, option.objectives)
+
+
+if __name__ == "__main__":
+    pieces.ending(partial(main, tyro.cli(Deciding)))
