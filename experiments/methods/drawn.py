@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ACROSS = {
-    "kept": "share of channels kept, paper's search",
+    "kept": "channels kept, paper's search",
     "cross-evaluation": "cross-evaluation, paper's search",
-    "decision": "decision accuracy, circuits that decide",
+    "decision": "decision accuracy, second search",
 }
 """What stands for circuits kept."""
-OVER_ROUNDS = {"support ratio": "support ratio", "sign conflict": "sign conflict, share of weights"}
+OVER_ROUNDS = ("support ratio", "sign conflict")
 SHOWN = ("fedavg", "support-mean", "owner-channels", "ties")
 LAYERS = (*CONV_LAYERS, "fc")
 POINT = (
@@ -68,9 +68,19 @@ def _scatter(axes: Axes, points: Points, scenario: str, name: str, measure: str)
     x = told.per_seed(points, scenario, name, measure)
     y = told.per_seed(points, scenario, name, "own accuracy" if own else "held accuracy")
     both = x["seed"].values[np.isin(x["seed"].values, y["seed"].values)]
-    colour, marker = style.look(list(rows.METHODS).index(name))
+    colour, marker = (style.BLACK, "*") if name == rows.BASE else style.look(list(rows.METHODS).index(name))
     x, y = x.sel(seed=both), y.sel(seed=both)
-    axes.plot(x, y, marker, color=colour, mfc="none" if own else colour, ms=3.2, mew=0.7, ls="none", label=name)
+    axes.plot(
+        x,
+        y,
+        marker,
+        color=colour,
+        mfc="none" if own else colour,
+        ms=5 if name == rows.BASE else 3.2,
+        mew=0.7,
+        ls="none",
+        label=name,
+    )
     if name == rows.BASE and both.size:
         axes.axhline(float(y.mean()), color=style.NULL, lw=0.5, zorder=0)
         axes.axvline(float(x.mean()), color=style.NULL, lw=0.5, zorder=0)
@@ -87,9 +97,8 @@ def agreement(points: Points) -> Figure:
             _lines(one, points, (scenario, name, f"{measure}, {layer}"))
         one.set_title(f"{scenario}, {layer}")
         if layer == LAYERS[0]:
-            one.set_ylabel(OVER_ROUNDS[measure])
+            one.set_ylabel(measure)
         one.set_xlabel("round")
-        one.set_ylim(*((0.9, None) if measure == "support ratio" else (-0.02, None)))
         one.locator_params("x", integer=True)
     style.legend(figure, axes)
     style.say(figure, LINE)

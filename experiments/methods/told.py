@@ -230,7 +230,8 @@ def _cell(points: Points, scenario: str, method: str, column: Column) -> str:
 def _null(points: Points, scenario: str, column: Column) -> str:
     if not column.null:
         return ""
-    return f" ({estimate(per_seed(points, scenario, rows.BASE, column.null, column.reduce)).mean:.2f})"
+    found = estimate(per_seed(points, scenario, rows.BASE, column.null, column.reduce)).mean
+    return "" if np.isnan(found) else f" ({found:.2f})"
 
 
 def _named(name: str) -> str:
