@@ -26,7 +26,7 @@ RUN = ("README", "tutorial", "read-a-circuit", "commands", "resume", "own-method
 """Pages that are run, in this order: later ones read what the first ones wrote."""
 PARSED = {
     "read-a-circuit": "its run compiles the programs of nulls, which tests/test_controls.py runs",
-    "own-method": "a dry run of the full data set, as are the next ones: its options are read and checked",
+    "own-method": "a dry run; its options are read and checked, as are those of the next pages",
     "own-split": "dry runs",
     "own-objective": "dry runs",
     "own-width": "dry runs",
