@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo report test quick numerical faults clean
+.PHONY: demo docs report test quick numerical faults clean
 
 demo: .venv/installed
 	rm -rf runs/quick
@@ -10,6 +10,10 @@ demo: .venv/installed
 # One HTML file of the stored results: claims, figures, circuits.
 report: .venv/installed
 	$(BIN)/fedmi report experiments/results --out runs/report.html
+
+# The site, in build/docs; a warning is an error.
+docs: .venv/docs-installed
+	JAX_PLATFORMS=cpu $(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs build/docs
 
 test: .venv/test-installed
 	$(BIN)/ruff check .
@@ -39,6 +43,10 @@ faults: .venv/test-installed
 
 .venv/test-installed: .venv/bin/python setup.cfg
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test]'
+	touch $@
+
+.venv/docs-installed: .venv/bin/python setup.cfg
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[docs]'
 	touch $@
 
 clean:

@@ -1,5 +1,6 @@
 """docs/decisions.md: its example runs, and no option is left out."""
 
+import json
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -35,3 +36,12 @@ def test_every_option_of_the_search_is_there_with_its_default(name):
 def test_its_commands_are_commands():
     for word in re.findall(r"^fedmi (\w+)", PAGE, re.MULTILINE):
         assert word in COMMANDS
+
+
+def test_the_notebook_finds_the_channel_that_sees(capsys):
+    path = Path(__file__).parent.parent / "docs" / "notebooks" / "a-circuit-that-decides.ipynb"
+    cells, names = json.loads(path.read_text("utf-8"))["cells"], {}
+    exec("\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"), names)
+    assert capsys.readouterr().out.startswith("found [2]\n")
+    assert names["explained"][2] > 0.9
+    assert max(names["explained"][channel] for channel in (0, 1, 3)) < 0.1
