@@ -65,8 +65,8 @@ FAULTS = [Fault(*row) for row in (
     ("the ramp is late by a step", "training/pruning", "target * t / rise, sparsity.target)", "target * (t - 1) / rise, sparsity.target)", "pruning"),
     ("the number of weights to keep is rounded", "training/pruning", "np.trunc((1 - schedule", "np.round((1 - schedule", "pruning"),
     ("biases are pruned", "network/layers", 'return name.endswith("_kernel")', "return True", "local::test_is_the_plain_loop"),
-    ("ties do not stay", "training/pruning", "kept = size[name] >= threshold[name]", "kept = size[name] > threshold[name]", "pruning"),
-    ("no floor", "training/pruning", "if sparsity.floor and params", "if not sparsity.floor and params", "pruning"),
+    ("ties do not stay", "training/pruning", "kept[name] = size[name] >= threshold[name]", "kept[name] = size[name] > threshold[name]", "pruning"),
+    ("no floor", "training/pruning", "if sparsity.floor and size[name].ndim == 4:\n            kept", "if not sparsity.floor and size[name].ndim == 4:\n            kept", "pruning"),
     ("the floor saves one weight too few", "training/pruning", "jnp.sum(kept, axes) < floor", "jnp.sum(kept, axes) < floor - 1", "pruning"),
     ("a step of padding is the client's own", "training/local", "(plan.indices.shape[0]) < plan.steps", "(plan.indices.shape[0]) <= plan.steps", "local::test_is_the_plain_loop"),
     # --- circuits ---

@@ -212,7 +212,7 @@ def test_a_tilde_is_the_home_folder_wherever_a_path_is_given(monkeypatch, tmp_pa
     assert store.load("~/a run").attrs["name"] == "one-class"
     export_authors(made, "~/theirs.json")
     assert import_authors("~/theirs.json", channels=(40, 40, 40)).sizes["client"] == 3
-    assert fedmi_jax._path("~/x") == run._parse(Experiment(), "quick", ["--out=~/x"]).out == tmp_path / "x"
+    assert fedmi_jax._path("~/x") == run.parse(Experiment(), "quick", ["--out=~/x"]).out == tmp_path / "x"
     monkeypatch.setenv("FEDMI_CACHE", "~/cache")
     assert files.cache_folder() == tmp_path / "cache"
 

@@ -20,7 +20,7 @@ from weighted import pictures
 import fedmi_jax
 from fedmi_jax.analysis import nulls
 from fedmi_jax.cli.main import main
-from fedmi_jax.errors import FedmiError
+from fedmi_jax.errors import FedmiError, printable
 from fedmi_jax.report import figures
 from fedmi_jax.report.html import channels, circuits, notebook, page, vector
 from fedmi_jax.report.html.explored import explored
@@ -341,7 +341,9 @@ def test_names_never_become_markup(tmp_path):
     store.save(made, tmp_path)
     text = page.report([tmp_path])
     shown = Page(text)
-    assert [one["name"] for one in shown.data[0]["classes"]] == made["class_name"].values.tolist()
+    assert [one["name"] for one in shown.data[0]["classes"]] == [
+        printable(name) for name in made["class_name"].values.tolist()
+    ]
     only_self_contained(text)
     assert len(shown.all("script")) == 2
     assert not [name for _, attributes in shown.tags for name in attributes if name.startswith("on")]

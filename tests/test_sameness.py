@@ -140,7 +140,7 @@ def attribution_of(params, pixels, labels, label, settings):
         label, apart, settings, (0, 0), sum(params[f"{k}_bias"].size for k in conv_layers(params))
     )
     index = np.arange(len(drawn))[None]
-    task = Task(label, apart, plan, draws, index, index >= 0)
+    task = Task(label, apart, plan, draws, index, index >= 0, False)
 
     @jax.jit
     def both():
@@ -202,7 +202,7 @@ def test_attribution_finds_a_single_path():
 
 
 def test_a_run_has_them_in_its_last_round(deciding_run):
-    run = deciding_run[0]
+    run = deciding_run
     defined = (run["status"] == 1) | (run["status"] == 2)
     names = ("same_computation", "silent", "area_excess", "attribution_area_excess", "random_order_area")
     for name in names:

@@ -177,7 +177,8 @@ def swept(monkeypatch, squares):
     return made
 
 
-def test_a_sweep_runs_every_combination_once(swept, tmp_path, capsys):
+def test_a_sweep_runs_every_combination_once(swept, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")  # no cell is broken
     words = ["sweep", "quick", "--set", "sparsity.target=0.5,0.25", "local.epochs=1,2", "--seeds", "0", "1"]
     words += ["--out", str(tmp_path)]
     assert main.main(words) == 0
