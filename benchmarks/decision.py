@@ -77,7 +77,7 @@ def torch_side(setup: Setup, models: Params, model: np.ndarray, tasks: Task, row
     searched = data.num_classes * settings.probe[0]
 
     def one(n: int, settings: Discovery) -> Any:
-        label, others, plan, draws, chosen, valid = jax.tree.map(lambda leaf: np.asarray(leaf)[n], tuple(tasks))
+        label, others, plan, draws, chosen, valid, _ = jax.tree.map(lambda leaf: np.asarray(leaf)[n], tuple(tasks))
         task = deciding.Task(int(label), others, plan, draws, chosen[valid])
         return deciding.decide(own[model[n]], shown, searched, task, settings, where.forward_batch)
 
