@@ -55,14 +55,14 @@ class Row:
 def judge(points: Points) -> list[Row]:
     """Every prediction. All are corrected together (Holm 1979), "holds" and "does not hold" each by itself."""
     found = [one.judge(points) for one in PREDICTIONS]
-    holds, fails = (parts.holm(side) for side in zip(*map(parts.p_values, found), strict=True))
-    return [_row(*one) for one in zip(PREDICTIONS, found, holds, fails, strict=True)]
+    p = parts.corrected_p(found)
+    return [_row(*one) for one in zip(PREDICTIONS, found, p, strict=True)]
 
 
-def _row(prediction: Prediction, found: list[Part], holds: float, fails: float) -> Row:
+def _row(prediction: Prediction, found: list[Part], p: tuple[float, float]) -> Row:
     before = parts.together(found)
-    p = {parts.HOLDS: holds, parts.FAILS: fails}.get(before, 1.0)
-    return Row(prediction, found, before, parts.corrected(before, holds, fails), p)
+    own = {parts.HOLDS: p[0], parts.FAILS: p[1]}.get(before, 1.0)
+    return Row(prediction, found, before, parts.corrected(before, *p), own)
 
 
 # --- what rules are made of ---

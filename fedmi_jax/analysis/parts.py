@@ -134,6 +134,12 @@ def holm(p: Sequence[float]) -> list[float]:
     return found.tolist()
 
 
+def corrected_p(predictions: Sequence[Sequence[Part]]) -> list[tuple[float, float]]:
+    """Of "holds" and of "does not hold", each a family of its own, by prediction."""
+    holds, fails = (holm(side) for side in zip(*map(p_values, predictions), strict=True))
+    return list(zip(holds, fails, strict=True))
+
+
 def corrected(verdict: str, holds_p: float, fails_p: float) -> str:
     """The verdict that stands, by the corrected p-values. "In part" is a statement that both boundaries are missed, so
     that it has no p of its own and stands by its interval."""

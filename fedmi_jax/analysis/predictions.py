@@ -78,19 +78,13 @@ def judge(results: Results, objective: str = "decision") -> list[Row]:
     gates = gate.judge(results, objective)
     measured = {one.id: _gated(one, one.judge(results, objective), gates) for one in others}
     family = [one for one in others if one.counts]
-    p = [parts.p_values(measured[one.id]) for one in family]
-    fixed = dict(zip([one.id for one in family], _holm(p), strict=True))
+    p = parts.corrected_p([measured[one.id] for one in family])
+    fixed = dict(zip([one.id for one in family], p, strict=True))
     rows = [_row(gate, gates, None, "")]
     for one in others:
         said = _unclear(measured[one.id], gates) if one.of_circuits else ""
         rows.append(_row(one, measured[one.id], fixed.get(one.id), said))
     return rows
-
-
-def _holm(p: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Of "holds" and of "does not hold", each a family of its own."""
-    holds, fails = (parts.holm([one[side] for one in p]) for side in (0, 1))
-    return list(zip(holds, fails, strict=True))
 
 
 def _row(prediction: Prediction, found: list[Part], p: tuple[float, float] | None, gate: str) -> Row:

@@ -20,11 +20,9 @@ from fedmi_jax.analysis import instruments, interference, measures, predicted, r
 from fedmi_jax.analysis.instruments import Key, Results
 from fedmi_jax.analysis.parts import Part, missing
 from fedmi_jax.analysis.predicted import COMPETENT, ON_OTHER, ON_OWN, on
+from fedmi_jax.analysis.predicted_sizes import MATCHED
 from fedmi_jax.presets import LEVELS
 from fedmi_jax.results.statistics import estimate, over_seeds
-
-MATCHED = 8
-"""Channels at which rankings are compared."""
 
 
 def of(loaded: Iterable[tuple[Path, xr.Dataset]]) -> dict[str, list[Part]]:
@@ -93,16 +91,11 @@ def _transfer(experiment: str, rounds: slice, results: Results, objective: str) 
 
     def ratio(ds: xr.Dataset) -> Part:
         across, own = units.of(ds, "cross_evaluation_explained"), units.of(ds, "explained", "global")
-        value = _ratio(across.isel(round=rounds), own.isel(round=rounds))
+        value = units.ratio_of_means(across.isel(round=rounds), own.isel(round=rounds), 0)
         return _part(label, experiment, value, ds, origin="global")
 
     key = Key(experiment, objective, predicted.asked(experiment))
     return [on(results, key, ("cross_evaluation_explained", "explained"), label, ratio)]
-
-
-def _ratio(above: xr.DataArray, below: xr.DataArray) -> xr.DataArray:
-    """Of means over the circuits that have both, (S,)."""
-    return units.ratio_of_means(above, below, 0)
 
 
 def _c1(results: Results, objective: str) -> list[Part]:
