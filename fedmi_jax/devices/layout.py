@@ -48,6 +48,12 @@ class Layout:
         return self.devices if self.shard == "batch" else 1
 
     @property
+    def homes(self) -> int:
+        """Over how many devices the clients' models are dealt out, each to stay where it was trained; 1: every device
+        has all of them."""
+        return self.devices if self.shard == "clients" else 1
+
+    @property
     def one_by_one(self) -> bool:
         return self.chunk == 1
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterator
-from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -80,7 +79,7 @@ def _states(setup: Setup, result: xr.Dataset) -> Iterator[tuple[int, State]]:
             yield number, NO_STATE
             continue
         stored, round_ = result.sel(round=number), setup.facts.round(number)
-        local = lift.replicate(_local(setup, round_, stored), setup.layout)
+        local = lift.deal_out(_local(setup, round_, stored), setup.layout)
         _, state = simulation.aggregate(setup, state, globals_, local, round_)
         globals_ = lift.replicate(_weights(setup, stored, "global"), setup.layout)
         yield number, state
@@ -125,8 +124,8 @@ def _round(
     setup: Setup, stored: xr.Dataset, number: int, state: State, progress: simulation.Progress
 ) -> recording.Record:
     round_ = setup.facts.round(number)
-    models: tuple[Any, Any] = (_local(setup, round_, stored), _weights(setup, stored, "global"))
-    local, globals_ = (lift.replicate(part, setup.layout) for part in models)
+    local = lift.deal_out(_local(setup, round_, stored), setup.layout)
+    globals_ = lift.replicate(_weights(setup, stored, "global"), setup.layout)
     both, cases = simulation.stack(setup, round_, local, globals_, state), setup.facts.cases(round_)
     progress(number, "discover")
     found = [simulation.discover(setup, both, cases.of(origin), number) for origin in ("local", "global")]
