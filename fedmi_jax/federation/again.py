@@ -17,6 +17,7 @@ from fedmi_jax.config import Discovery, Evaluation, Experiment, replace
 from fedmi_jax.data import datasets, identity
 from fedmi_jax.data.datasets import Dataset
 from fedmi_jax.devices import lift
+from fedmi_jax.devices.layout import described
 from fedmi_jax.devices.session import session
 from fedmi_jax.errors import FedmiError
 from fedmi_jax.federation import metrics, recording, simulation
@@ -55,7 +56,7 @@ def search_again(
                 on_round(number, metrics.of_round(setup.facts, records[-1], time.monotonic() - began))
         advance(experiment.rounds + 1, "done")
         method = result.attrs.get("method", setup.facts.method.name)
-        found = recording.assemble(setup.facts, records).assign_attrs(method=method)
+        found = recording.assemble(setup.facts, records).assign_attrs({"method": method} | described(setup.layout))
         return found.assign_coords(round=found["round"].copy(data=wanted))
 
 

@@ -27,6 +27,7 @@ from fedmi_jax.data import batches
 from fedmi_jax.data.batches import Plan
 from fedmi_jax.data.datasets import Dataset
 from fedmi_jax.devices import lift
+from fedmi_jax.devices.layout import described
 from fedmi_jax.devices.session import session
 from fedmi_jax.federation import checks, controls, instrument, metrics, programs, readout, recording, thorough
 from fedmi_jax.federation.cases import Cases
@@ -47,17 +48,19 @@ Progress = Callable[[int, str], None]
 def run(
     experiment: Experiment, dataset: Dataset | None = None, progress: Progress | None = None,
     keeper: Keeper | None = None, method: Method | None = None, on_round: OnRound | None = None,
+    chunk: int | None = None,
 ) -> xr.Dataset:  # fmt: skip
     """Run the experiment and return its result (see `fedmi_jax.results.schema` for the variables).
 
     Args: dataset: images to use in place of those `experiment.data` names; keeper: where every round is kept, and which
     rounds are done (`fedmi_jax.keeping.checkpoint`); method: in place of the one that `experiment.aggregation` names;
-    on_round: told of every round that is done and kept (`fedmi_jax.federation.metrics`). Raises FedmiError for a
+    on_round: told of every round that is done and kept (`fedmi_jax.federation.metrics`); chunk: what
+    `execution.client_chunk` "auto" meant in the rounds that are done. Raises FedmiError for a
     configuration that does not fit the data, for a loss or weights that are not finite, and for a method that does not
     keep the shapes.
     """
     with session(experiment.execution):
-        setup = place(prepare(experiment, dataset, method))
+        setup = place(prepare(experiment, dataset, method), chunk)
         return _run(setup, progress or _silent, keeper or InMemory(), on_round)
 
 
@@ -72,7 +75,8 @@ def _run(setup: Setup, progress: Progress, keeper: Keeper, on_round: OnRound | N
         if on_round is not None:
             on_round(number, metrics.of_round(setup.facts, record, time.monotonic() - began))
     progress(rounds + 1, "done")
-    return recording.assemble(setup.facts, keeper.records(rounds)).assign_attrs(method=setup.facts.method.name)
+    told = {"method": setup.facts.method.name} | described(setup.layout)
+    return recording.assemble(setup.facts, keeper.records(rounds)).assign_attrs(told)
 
 
 def initial_state(setup: Setup) -> State:
