@@ -66,6 +66,12 @@ class Clock:
         self.seconds[self.stage] = self.seconds.get(self.stage, 0.0) + now - self.since
         self.stage, self.since = stage, now
 
+    def tell(self, _: int, stage: str) -> None:
+        """A stage of the round begins: on standard error, so that a run that is cut off has said how far it came."""
+        self.enter(stage)
+        said = {name: round(value, 1) for name, value in self.seconds.items()}
+        print(stage, said, f"{peak_memory() / 2**20:.0f} MiB", file=sys.stderr, flush=True)
+
     @contextlib.contextmanager
     def compiling_apart(self) -> Iterator[None]:
         """Within it what happens between JAX's begin of a program and its end counts as "compile"."""
@@ -96,7 +102,7 @@ def row(clients: int) -> dict[str, Any]:
     with session(Execution()), clock.compiling_apart():
         setup = place(prepare(experiment(clients)))
         before = peak_memory()
-        found = simulation._run(setup, lambda _, stage: clock.enter(stage), InMemory())
+        found = simulation._run(setup, clock.tell, InMemory())
         clock.enter("end")
     ms = {name: 1e3 * clock.seconds.get(stage, 0.0) / clients for stage, name in STAGES.items()}
     peak = peak_memory()
