@@ -143,13 +143,12 @@ def elsewhere(clients: int, together: int) -> dict[str, Any]:
         )
         for i in range(together)
     ]  # fmt: skip
-    found = []
-    for process in started:
-        said, wrong = process.communicate()
-        if process.returncode:
-            last = (wrong.strip().splitlines() or [f"ended with status {process.returncode}"])[-1]
+    ended = [(*process.communicate(), process.returncode) for process in started]
+    for _, wrong, status in ended:
+        if status:
+            last = (wrong.strip().splitlines() or [f"ended with status {status}"])[-1]
             raise FedmiError(f"{clients} clients in {together} processes: {last}")
-        found.append(json.loads(said.splitlines()[-1]))
+    found = [json.loads(said.splitlines()[-1]) for said, _, _ in ended]
     added = {name: sum(one[name] for one in found) for name in (*STAGES.values(), "all", "compile_s")}
     most = {name: max(one[name] for one in found) for name in ("peak_mib", "kib_per_client")}
     return found[0] | {"processes": together} | added | most
