@@ -258,6 +258,8 @@ BAD = [
     ("the name is empty; give a file or folder", ["import", "x.json", "--out", ""]),
     ("option --out: the name is empty; give a file or folder", ["run", "iid", "--out="]),
     ("split.alpha: does nothing with split.kind", ["run", "iid", "--split.alpha", "0.1"]),
+    ("split.own: does nothing with split.kind", ["run", "iid", "--split.own", "mine"]),
+    ("run(experiment, split=...)", ["run", "iid", "--split.kind", "own"]),
     ("data.data_dir: does nothing with data.name mnist", ["run", "iid", "--data.data-dir", "x"]),
     ("lists the classes of 3 clients, but split.clients is 4; ", ["run", "two-class", "--split.clients", "4"]),
     ("dry-run: ", ["run", "iid", "--dry-run", "--check-determinism"]),
