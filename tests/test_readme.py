@@ -168,7 +168,8 @@ def test_snippets_without_a_run(capsys, monkeypatch):
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == "bernoulli mean-map"
     assert float(printed[1]) == pytest.approx(0.25)  # half of 1 + 0 - 0.5; the first image is right by more than 1
-    assert printed[2] == "[0 4 8]"  # four positions a channel
+    assert printed[2] == "[2]"  # the channel that sees
+    assert printed[3] == "[0 4 8]"  # four positions a channel
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page)])
