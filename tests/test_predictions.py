@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
 from made_up import decided, result
 from rich.console import Console
 from scipy import stats
@@ -21,7 +22,8 @@ from fedmi_jax.data import identity
 from fedmi_jax.errors import FedmiError
 from fedmi_jax.network.layers import CONV_LAYERS
 from fedmi_jax.report import predictions_table
-from fedmi_jax.results import store
+from fedmi_jax.results import schema, store
+from fedmi_jax.results.schema import NULLS
 from fedmi_jax.results.statistics import Estimate
 
 SEEDS = 3
@@ -99,6 +101,21 @@ def test_nine_predictions_are_corrected_together():
     assert PREDICTIONS[0].id == "P0"
 
 
+def test_they_ask_for_variables_that_results_have(monkeypatch):
+    asked = set()
+
+    def on(results, key, needs, label, *rest, **more):
+        asked.update(needs)
+        return missing(label, key.experiment, "not looked at")
+
+    for module in (predicted, predicted_sizes):
+        monkeypatch.setattr(module, "on", on)
+    for one in PREDICTIONS[1:]:
+        one.judge({}, "decision")
+    assert {"null_status", "readout_accuracy_global"} < asked
+    assert asked <= set(schema.variables(CONV_LAYERS))
+
+
 # --- results of a known verdict ---
 
 
@@ -133,12 +150,24 @@ def ablation(sizes=(16, 12, 8, 4), out=(0, 0, 0, 0), **how):
     return found
 
 
-def fake(size=20, explained=0.0):
+def fake(size=20, explained=0.0, undecided=False):
     """With controls of what is not there; true circuits have 10 of 30 live channels in every layer."""
     found = only("two-class")
     ds = found[Key("two-class", "decision", "own")]
-    ds["permuted_size"], ds["permuted_live"] = ds["size"] * 0 + size, ds["live"]
-    ds["shuffled_explained"] = ds["explained"] * 0 + explained
+    kinds = xr.DataArray(list(NULLS), dims="null", coords={"null": list(NULLS)})
+    permuted, shuffled = kinds == "permuted", kinds == "shuffled"
+    ds["null_status"] = ds["status"].where(shuffled | (permuted & (not undecided)), 3)
+    ds["null_size"] = (ds["size"].sum("layer") * 0 + 3 * size).where(permuted, 0)
+    ds["null_live"] = ds["live"].sum("layer") * xr.ones_like(kinds, int)
+    ds["null_explained"] = (ds["explained"] * 0 + explained).where(shuffled)
+    return found
+
+
+def measured_by_the_papers_search_only():
+    """The read-out, which is the same models' under either search."""
+    found = both("two-class")
+    ds = found[Key("two-class", "decision", "own")]
+    found[Key("two-class", "decision", "own")] = ds.drop_vars([name for name in ds if name.startswith("readout")])
     return found
 
 
@@ -209,6 +238,7 @@ CASES = [
                 cross_evaluation_auc=lambda s, r, o, k, c: 0.2 if k else 0.95), HOLDS),
     ("P5-refit", lambda: only("two-class"), HOLDS),
     ("P5-refit", lambda: only("two-class", readout={"scale-and-biases": 0.4}), FAILS),
+    ("P5-refit", lambda: measured_by_the_papers_search_only(), HOLDS),
     ("P6", lambda: only("three-class", calls=silent(1), **OUT) | only("shared-class", calls=silent(1), **OUT), HOLDS),
     ("P6", lambda: only("three-class", calls=silent(0.5), **OUT) | only("shared-class", calls=silent(1), **OUT), FAILS),
     ("P6", lambda: only("three-class", calls=silent(1)) | only("shared-class", calls=silent(1), **OUT), OPEN),
@@ -228,6 +258,7 @@ CASES = [
     ("P10", lambda: fake(size=12), FAILS),
     ("P10", lambda: fake(explained=0.2), FAILS),
     ("P10", lambda: only("two-class"), OPEN),
+    ("P10", lambda: fake(undecided=True), OPEN),
 ]  # fmt: skip
 
 
@@ -315,9 +346,9 @@ def test_where_the_instrument_cannot_be_judged_it_is_said():
 
 
 def test_what_is_missing_is_named():
-    results = both("two-class")
-    key = Key("two-class", "decision", "own")
-    results[key] = results[key].drop_vars(["readout_accuracy_global", "cross_evaluation_auc"])
+    results = {
+        key: ds.drop_vars(["readout_accuracy_global", "cross_evaluation_auc"]) for key, ds in both("two-class").items()
+    }
     assert row(results, "P5-refit").lacks == ["scale-and-biases: two-class (decision, negatives own) has no "
                                               "readout_accuracy_global"]  # fmt: skip
     assert "has no cross_evaluation_auc" in row(results, "P5").lacks[0]

@@ -18,6 +18,7 @@ from fedmi_jax.analysis.parts import IN_PART, Part, missing, part
 from fedmi_jax.analysis.predicted import ON_OTHER, on
 from fedmi_jax.analysis.verdicts import FAILS, HOLDS, MIN_SEEDS, OPEN, Criterion
 from fedmi_jax.presets import LEVELS
+from fedmi_jax.results.schema import STATUS
 from fedmi_jax.results.statistics import Estimate, estimate, over_seeds, paired
 
 MATCHED = 8
@@ -172,16 +173,21 @@ def p10(results: Results, objective: str) -> list[Part]:
 
     def larger(ds: xr.Dataset) -> Part:
         last = ds.isel(round=measures.LAST_ROUND)
-        fake = (last["permuted_size"].sum("layer") / last["permuted_live"].sum("layer")).sel(origin="local", drop=True)
+        permuted = last[["null_size", "null_live", "null_status"]].sel(null="permuted", origin="local", drop=True)
+        fake = (permuted["null_size"] / permuted["null_live"]).where(permuted["null_status"] == STATUS.index("found"))
         true = units.share_of_live(last)
-        value = units.ratio_of_means(fake.where(true.notnull()), true, 0)
-        return part(labels[0], name, value, Criterion(low=2), undefined=units.undefined(last, "local"))
+        value = units.ratio_of_means(fake, true, 0)
+        searched = units.competent(last).sel(origin="local")
+        undecided = searched & (permuted["null_status"] == STATUS.index("undefined"))
+        said = f"{int(undecided.sum())} of {int(searched.sum())} of these models decide nothing, so have no circuit"
+        return part(labels[0], name, value, Criterion(low=2), undefined=units.undefined(last, "local"), detail=said)
 
     def explained(ds: xr.Dataset) -> Part:
-        value = over_seeds(units.of(ds.isel(round=measures.LAST_ROUND), "shuffled_explained"))
+        last = ds.isel(round=measures.LAST_ROUND)
+        value = over_seeds(units.of(last, "null_explained").sel(null="shuffled", drop=True))
         return part(labels[1], name, value, Criterion(high=0.05), undefined=units.undefined(ds, "local"))
 
     return [
-        on(results, key, ("permuted_size", "permuted_live", "size", "live"), labels[0], larger),
-        on(results, key, ("shuffled_explained",), labels[1], explained),
+        on(results, key, ("null_size", "null_live", "null_status", "size", "live"), labels[0], larger),
+        on(results, key, ("null_explained",), labels[1], explained),
     ]
