@@ -173,21 +173,24 @@ def p10(results: Results, objective: str) -> list[Part]:
 
     def larger(ds: xr.Dataset) -> Part:
         last = ds.isel(round=measures.LAST_ROUND)
-        permuted = last[["null_size", "null_live", "null_status"]].sel(null="permuted", origin="local", drop=True)
-        fake = (permuted["null_size"] / permuted["null_live"]).where(permuted["null_status"] == STATUS.index("found"))
-        true = units.share_of_live(last)
-        value = units.ratio_of_means(fake, true, 0)
-        searched = units.competent(last).sel(origin="local")
-        undecided = searched & (permuted["null_status"] == STATUS.index("undefined"))
-        said = f"{int(undecided.sum())} of {int(searched.sum())} of these models decide nothing, so have no circuit"
-        return part(labels[0], name, value, Criterion(low=2), undefined=units.undefined(last, "local"), detail=said)
+        size, live, status = (_of_null(last, f"null_{name}", "permuted") for name in ("size", "live", "status"))
+        decides = status.isin([STATUS.index("found"), STATUS.index("not compact")])
+        value = units.ratio_of_means((size / live.where(live > 0)).where(decides), units.share_of_live(last), 0)
+        detail = f"{int(decides.sum())} of {int(status.notnull().sum())} permuted models decide about the class"
+        undefined = units.undefined(last, "local")
+        return part(labels[0], name, value, Criterion(low=2), undefined=undefined, detail=detail)
 
     def explained(ds: xr.Dataset) -> Part:
         last = ds.isel(round=measures.LAST_ROUND)
-        value = over_seeds(units.of(last, "null_explained").sel(null="shuffled", drop=True))
-        return part(labels[1], name, value, Criterion(high=0.05), undefined=units.undefined(ds, "local"))
+        value = over_seeds(_of_null(last, "null_explained", "shuffled"))
+        return part(labels[1], name, value, Criterion(high=0.05), undefined=units.undefined(last, "local"))
 
     return [
         on(results, key, ("null_size", "null_live", "null_status", "size", "live"), labels[0], larger),
         on(results, key, ("null_explained",), labels[1], explained),
     ]
+
+
+def _of_null(ds: xr.Dataset, name: str, null: str) -> xr.DataArray:
+    """Of competent local circuits, what the same search gives there (`schema.NULLS`), (S, R, K, C)."""
+    return units.of(ds, name).sel(null=null, drop=True)
