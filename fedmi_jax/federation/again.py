@@ -57,8 +57,7 @@ def search_again(
                 on_round(number, metrics.of_round(setup.facts, records[-1], time.monotonic() - began))
         advance(experiment.rounds + 1, "done")
         method = result.attrs.get("method", setup.facts.method.name)
-        found = recording.assemble(setup.facts, records).assign_attrs(method=method)
-        return found.assign_coords(round=found["round"].copy(data=wanted))
+        return recording.assemble(setup.facts, records, wanted).assign_attrs(method=method)
 
 
 def _prepared(experiment: Experiment, dataset: Dataset, split: OwnSplit | None) -> Facts:
