@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fedmi_jax.cli import run
@@ -18,6 +19,7 @@ from fedmi_jax.cli.main import COMMANDS
 from fedmi_jax.cli.parse import parsed
 from fedmi_jax.config import refuse_unused
 from fedmi_jax.presets import preset
+from fedmi_jax.results.store import load
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -143,6 +145,8 @@ def test_the_pages(shown):
     here, printed = shown
     assert (here / "runs/again/result.nc").exists()
     assert b"channels" in (here / "runs/sizes.svg").read_bytes()
+    sizes = re.findall(r"^(?:local|global) +(\S+) +(\S+) +(\S+)$", printed["tutorial"], re.MULTILINE)
+    assert sizes == [tuple(row) for row in sizes_of_circuits(here / "runs/first")]
     assert len(re.findall(r"^conv\d local \d+ global \d+ in both \d+$", printed["read-a-circuit"], re.MULTILINE)) == 3
     assert printed["resume"].splitlines()[-1] == "2"  # rounds
     assert printed["own-method"].startswith("my-median 0.")
@@ -151,6 +155,16 @@ def test_the_pages(shown):
     assert [sum(map(int, line.split()[1:])) for line in held[-4:-1]] == [200, 200, 200]
     assert held[-1] == "[100, 200, 400]"
     assert "origin" in printed["notebook"]
+
+
+def sizes_of_circuits(folder):
+    """Mean channels of each layer in the last round, of local and of global circuits, one circuit after the other."""
+    result = load(folder).isel(seed=0, round=-1)
+    client, label = np.nonzero(result["analysed"].values)
+    for origin in ("local", "global"):
+        own = result["size"].sel(origin=origin).transpose("client", "class", "layer").values
+        mean = np.mean([own[k, c] for k, c in zip(client, label, strict=True)], axis=0)
+        yield [f"{value:.1f}" for value in mean]
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")])
