@@ -2,6 +2,8 @@
 
 import logging
 import os
+import pickle
+from pathlib import Path
 
 from processor import compiling_fast, programs_folder
 
@@ -15,10 +17,12 @@ import hypothesis
 import jax
 import pytest
 import tiny
+import xarray as xr
 
 from fedmi_jax.config import Execution
 from fedmi_jax.devices import start
 from fedmi_jax.federation import simulation
+from fedmi_jax.results import store
 
 jax.config.update("jax_num_cpu_devices", 2)
 start.allow_pauses()  # now, because XLA_FLAGS are part of a program's key
@@ -64,6 +68,34 @@ def x64():
 def squares():
     """A data set whose four classes are learnt in a moment."""
     return tiny.squares()
+
+
+def file_in(path):
+    """As `store.load` finds it."""
+    path = Path(path)
+    return path / store.FILE if path.is_dir() else path
+
+
+@pytest.fixture
+def reading_fast(monkeypatch):
+    """The same files by the C library, in a fifth of h5netcdf's time; what `store.load` does with them is tested in
+    `test_results`."""
+    monkeypatch.setattr(store, "load", lambda path: xr.load_dataset(file_in(path), engine="netcdf4"))
+
+
+@pytest.fixture
+def pickled_files(monkeypatch):
+    """Results stand as pickles where netCDF files would, and are there and back in a moment. For tests of what is done
+    with results; what the files are is tested in `test_results`."""
+
+    def save(ds, folder):
+        file = Path(folder) / store.FILE
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(pickle.dumps(ds))
+        return file
+
+    monkeypatch.setattr(store, "save", save)
+    monkeypatch.setattr(store, "load", lambda path: pickle.loads(file_in(path).read_bytes()))
 
 
 class CompileCounter(logging.Handler):

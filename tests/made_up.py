@@ -58,15 +58,19 @@ def result(
 
 def complete(kind, true=4, **how):
     """With what only a run has: accuracy, call rates, samples, sparsity and controls, of so many true classes."""
+    return with_decisions(_of_a_run(kind, true, **how))
+
+
+def _of_a_run(kind, true, **how):
+    """As `complete`, without measures of decisions."""
     ds = result(kind, **how)
     names = list("abcdefghijklmnopqrstuvwxyz"[:true])
     ds = ds.assign_coords(true_class=np.arange(true), true_class_name=("true_class", names), sample=[0, 1])
     ds = ds.assign_coords(parameter_layer=[*CONV_LAYERS, "fc"])
     rng, sizes = np.random.default_rng(0), ds.sizes
-    for name, dims in ADDED.items():
-        ds[name] = (dims, rng.random([sizes[dim] for dim in dims]))
-    ds["samples"] = (("seed", "client", "true_class"), rng.integers(0, 90, [sizes["seed"], sizes["client"], true]))
-    return with_decisions(ds)
+    drawn = {name: (dims, rng.random([sizes[dim] for dim in dims])) for name, dims in ADDED.items()}
+    samples = rng.integers(0, 90, [sizes["seed"], sizes["client"], true])
+    return ds.assign(drawn, samples=(("seed", "client", "true_class"), samples))
 
 
 def decided(kind, objective="decision", negatives="own", random=None, readout=None, calls=0.9, again=1.0, **how):
@@ -77,7 +81,7 @@ def decided(kind, objective="decision", negatives="own", random=None, readout=No
     numbers = how.pop("numbers", None)
     usual = {"discovery": Discovery(objective=objective, negatives=negatives)}
     usual |= {"evaluation": Evaluation(decisions=objective == "class")}
-    ds = complete(kind, true=10, **usual | {"rounds": 4} | how)
+    ds = _of_a_run(kind, 10, **usual | {"rounds": 4} | how)
     ds = ds if numbers is None else ds.assign_coords(seed=list(numbers))
     ds = with_decisions(ds, random, readout, **measures)
     labels = [ds[dim].values.tolist() for dim in ("seed", "round", "true_class")]

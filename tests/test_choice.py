@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from processor import FOR_LONG
 
 from fedmi_jax.circuits import choice, deciding, question
 from fedmi_jax.circuits.choice import GRID, PASSES, Judged
@@ -132,8 +133,14 @@ def test_by_score_alone_a_circuit_is_what_is_live_and_positive():
 # --- the smallest set of all ---
 
 SMALL = (3, 3, 4)
-EVERY = jnp.asarray(list(itertools.product([0.0, 1.0], repeat=sum(SMALL))))
-"""All sets of 10 channels."""
+
+
+def all_sets(channels):
+    """Gates of all sets of so many channels, (2 ** channels, channels)."""
+    return jnp.asarray(list(itertools.product([0.0, 1.0], repeat=channels)))
+
+
+EVERY = all_sets(sum(SMALL))
 SETTINGS = Discovery(objective="decision", probe=(32, 25), batch_size=64, masks=8, steps=120, target=0.9)
 TARGET = SETTINGS.target
 
@@ -145,7 +152,7 @@ def probed_images():
     return tiny.on_device(data.train_images[drawn], data.train_labels[drawn])
 
 
-@jax.jit
+@partial(jax.jit, compiler_options=FOR_LONG)
 @partial(jax.vmap, in_axes=(0, None, 0, 0, 0, 0, 0, 0))
 def searched(params, images, label, others, plan, draws, chosen, valid):
     """The circuits that are found."""
@@ -160,7 +167,7 @@ def searched(params, images, label, others, plan, draws, chosen, valid):
     return found, logits, means
 
 
-@jax.jit
+@partial(jax.jit, compiler_options=FOR_LONG)
 def of_all_sets(models, images, label, others, chosen, valid, logits, means, temperature):
     """What every set of channels explains on the images that sizes are chosen on, (M, 1024)."""
 
@@ -171,10 +178,14 @@ def of_all_sets(models, images, label, others, chosen, valid, logits, means, tem
         what = question.ask(logits[chosen.ravel()], label, temperature, weights)
         x = images.normalised(chosen.ravel())
 
-        def of(mask):
-            return question.explained(model.apply(params, x, by_layer(mask, sizes_of(params)), means), what)
+        def of(*gates):
+            kept = dict(zip(sizes_of(params), gates, strict=True))
+            return question.explained(model.apply(params, x, kept, means), what)
 
-        return jax.lax.map(of, EVERY, batch_size=64)
+        # Layer by layer, so that what a layer makes of an image is computed once for all sets of later layers.
+        for layer in reversed(range(len(SMALL))):
+            of = jax.vmap(of, [0 if i == layer else None for i in range(len(SMALL))])
+        return of(*map(all_sets, SMALL)).ravel()
 
     return jax.lax.map(of_model, (models, label, others, chosen, valid, logits, means, temperature))
 
