@@ -5,7 +5,7 @@ import os
 import pickle
 from pathlib import Path
 
-from processor import compiling_fast, programs_folder
+from processor import FLAGS, UNOPTIMISED, compiling_fast, programs_folder
 
 # Both must be said before JAX starts. The golden replay compiles as a user's run does, in a process of its own.
 os.environ["XLA_FLAGS"] = compiling_fast(os.environ.get("XLA_FLAGS", ""))
@@ -55,6 +55,17 @@ def pytest_collection_modifyitems(items):
     for item in items:
         item.add_marker(pytest.mark.xdist_group(group(item)))
     items.sort(key=lambda item: LONGEST.index(group(item)) if group(item) in LONGEST else len(LONGEST))
+
+
+RUN_LONG = {"deciding", "test_deciding", "test_choice", "test_planted", "test_readout", "test_golden_decision"}
+"""Groups of tests whose programs take longer to run than to compile."""
+
+
+@pytest.hookimpl(tryfirst=True)  # before fixtures
+def pytest_runtest_setup(item):
+    """How the programs of this test are compiled; told on the command line, as a user's."""
+    fast = FLAGS[0] in os.environ["XLA_FLAGS"].split()
+    jax.config.update(UNOPTIMISED, fast and group(item) not in RUN_LONG)
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-from processor import FOR_LONG
 
 from fedmi_jax.circuits import choice, deciding, question
 from fedmi_jax.circuits.choice import GRID, PASSES, Judged
@@ -152,7 +151,7 @@ def probed_images():
     return tiny.on_device(data.train_images[drawn], data.train_labels[drawn])
 
 
-@partial(jax.jit, compiler_options=FOR_LONG)
+@jax.jit
 @partial(jax.vmap, in_axes=(0, None, 0, 0, 0, 0, 0, 0))
 def searched(params, images, label, others, plan, draws, chosen, valid):
     """The circuits that are found."""
@@ -167,7 +166,7 @@ def searched(params, images, label, others, plan, draws, chosen, valid):
     return found, logits, means
 
 
-@partial(jax.jit, compiler_options=FOR_LONG)
+@jax.jit
 def of_all_sets(models, images, label, others, chosen, valid, logits, means, temperature):
     """What every set of channels explains on the images that sizes are chosen on, (M, 1024)."""
 

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from processor import UNOPTIMISED
 
 from fedmi_jax.cli import run
 from fedmi_jax.cli.main import COMMANDS
@@ -114,7 +115,7 @@ tests/test_report.py and tests/test_figures.py draw the others."""
 def shown(tmp_path_factory):
     """The folder in which a user's process ran what the pages show, and what it printed, page by page."""
     here = tmp_path_factory.mktemp("user")
-    environment = {**os.environ, "FEDMI_CACHE": str(here / "cache"), "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, UNOPTIMISED.upper(): "1", "FEDMI_CACHE": str(here / "cache"), "PYTHONPATH": str(ROOT)}
     work = [(page, runnable(page), [] if page in PARSED else commands(page)) for page in RUN]
     work.append(("notebook", cells(NOTEBOOK), []))
     done = subprocess.run(
