@@ -50,10 +50,12 @@ def group(item):
     return next((name for name, runs in SHARED_RUNS.items() if runs & set(item.fixturenames)), item.path.stem)
 
 
-@pytest.hookimpl(tryfirst=True)  # before the workers read the groups
+@pytest.hookimpl(tryfirst=True)  # before the workers read the groups, and pytest the marks
 def pytest_collection_modifyitems(items):
     for item in items:
         item.add_marker(pytest.mark.xdist_group(group(item)))
+        if "deciding_run" in item.fixturenames:
+            item.add_marker("slow")
     items.sort(key=lambda item: LONGEST.index(group(item)) if group(item) in LONGEST else len(LONGEST))
 
 

@@ -239,6 +239,7 @@ def rates(blocks, deciding):
     return np.mean(found <= 1), np.mean(found == 0)
 
 
+@pytest.mark.slow
 def test_a_circuit_is_the_smallest_of_all_or_nearly():
     near, smallest = rates([0], deciding=0.6)
     assert near >= 0.9

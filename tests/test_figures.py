@@ -37,6 +37,7 @@ def page_of(name, data):
     return page
 
 
+@pytest.mark.slow
 def test_every_figure_is_drawn(runs, tmp_path):
     drawn, problems = figures.draw_all(runs, tmp_path, tuple(figures.PAPER), ("png",))
     two = {"two-class": runs["two-class"]}  # one-class: below
