@@ -59,7 +59,7 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: LONGEST.index(group(item)) if group(item) in LONGEST else len(LONGEST))
 
 
-RUN_LONG = {"deciding", "test_deciding", "test_choice", "test_planted", "test_readout", "test_golden_decision"}
+RUN_LONG = {"deciding", "test_deciding", "test_choice", "test_readout", "test_golden_decision"}
 """Groups of tests whose programs take longer to run than to compile."""
 
 
