@@ -625,7 +625,7 @@ def test_what_an_automatic_chunk_means_is_asked_once(cheap, squares, tmp_path, m
     """On a GPU it depends on the memory that is free: a run that goes on with less has the chunk that it began with."""
     free, given = iter([7, 3]), []
 
-    def stops(experiment, dataset, progress, keeper, method, on_round, chunk):
+    def stops(experiment, dataset, progress, keeper, method, on_round, split, chunk):
         given.append(chunk)
         raise KeyboardInterrupt
 
