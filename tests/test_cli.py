@@ -371,6 +371,7 @@ def test_show_and_export_of_no_result(tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("pickled_files")
 def test_runs_of_one_name_are_told_apart_at_any_depth(tmp_path, capsys, one_class):
     for place in ("a/seed-0", "b/deeper/seed-0"):
         store.save(one_class.assign_attrs(name=place), tmp_path / place)
@@ -381,6 +382,7 @@ def test_runs_of_one_name_are_told_apart_at_any_depth(tmp_path, capsys, one_clas
     assert {"a/seed-0", "b/deeper/seed-0"} <= set(capsys.readouterr().out.splitlines())
 
 
+@pytest.mark.usefixtures("pickled_files")
 def test_an_export_is_named_for_what_it_is(tmp_path, capsys, one_class):
     store.save(one_class, tmp_path / "run")
     for name in ("x.pt", "x", "x.gz", "json"):
@@ -397,6 +399,7 @@ def one_class():
     return import_authors(REFERENCE / "1_class_per_client.json.gz")
 
 
+@pytest.mark.usefixtures("pickled_files")
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 def test_what_an_encoding_does_not_have_is_no_error(encoding, tmp_path, monkeypatch, one_class):
     names = ["0 - zéro", "3 - три", "6 - sechs"]
@@ -428,6 +431,7 @@ def test_a_process_without_room_for_its_output_ends_with_one_line():
     assert "standard output cannot be written" in done.stderr
 
 
+@pytest.mark.usefixtures("pickled_files")
 @pytest.mark.parametrize("width", [None, 60, 80])
 def test_no_word_is_cut(width, tmp_path, monkeypatch, capsys, one_class):
     monkeypatch.delenv("COLUMNS", raising=False)

@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+from processor import UNOPTIMISED
 
 from fedmi_jax.aggregation import NO_STATE, Clients, fedavg
 from fedmi_jax.config import Evaluation, Execution
@@ -54,6 +55,8 @@ def test_an_automatic_chunk_fits_the_memory_that_is_free(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(layout, "_free_memory", lambda: 1000)
     assert resolve(Execution(), models=50, model_bytes=90).chunk == 11
+    assert resolve(Execution(), models=9, model_bytes=90).chunk == 9
+    assert resolve(Execution(), models=9, model_bytes=90, rows=10).chunk == 10
     assert resolve(Execution(), models=50, model_bytes=90_000).chunk == 1
     assert resolve(Execution(client_chunk=3), models=50, model_bytes=90).chunk == 3
 
@@ -93,7 +96,7 @@ def test_the_average_of_dealt_clients_is_a_collective():
 
 def elsewhere(*arguments):
     """tests/elsewhere.py in a process of its own, which may outlive this call."""
-    environment = os.environ | {"PYTHONPATH": str(TESTS.parent)}
+    environment = os.environ | {"PYTHONPATH": str(TESTS.parent), UNOPTIMISED.upper(): "1"}
     command = [sys.executable, str(TESTS / "elsewhere.py"), *map(str, arguments)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 

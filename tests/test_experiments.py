@@ -1,6 +1,5 @@
 """The scripts: what is there is not run again, seeds are joined, sweeps are tabled."""
 
-import pickle
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,27 +46,8 @@ class Runner:
         return made
 
 
-def file_in(path):
-    return path / store.FILE if path.is_dir() else path
-
-
 @pytest.fixture
-def reading_fast(monkeypatch):
-    """The same files by the C library, in a fifth of h5netcdf's time; what `store.load` does with them is tested in
-    `test_results`."""
-    monkeypatch.setattr(store, "load", lambda path: xr.load_dataset(file_in(path), engine="netcdf4"))
-
-
-def pickled(ds, folder):
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / store.FILE).write_bytes(pickle.dumps(ds))
-
-
-@pytest.fixture
-def runner(monkeypatch):
-    """Results stand where netCDF files would, and are there and back in a moment."""
-    monkeypatch.setattr(store, "save", pickled)
-    monkeypatch.setattr(store, "load", lambda path: pickle.loads(file_in(path).read_bytes()))
+def runner(monkeypatch, pickled_files):
     made = Runner()
     monkeypatch.setattr(fedmi_jax, "run", made)
     return made

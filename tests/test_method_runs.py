@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from test_readout import COMPILED as REFIT
 
 import fedmi_jax
 from fedmi_jax.config import Execution
@@ -17,7 +18,6 @@ from fedmi_jax.errors import FedmiError
 from fedmi_jax.federation import simulation
 from fedmi_jax.federation.setup import prepare
 from fedmi_jax.methods import Aggregation, Calibration, Orthogonality, OwnerChannels
-from fedmi_jax.network import readout
 
 
 def experiment(**aggregation):
@@ -70,7 +70,7 @@ def test_calibration_refits_the_mean_on_the_images_that_it_may_see(plain):
     dataset, before, found = facts.dataset, weights(plain, "global", 1), weights(ds, "global", 1)
     x = (dataset.train_images[index] / 255 - np.array(dataset.mean)) / np.array(dataset.std)
     with jax.enable_x64(True):
-        expected = readout.refit({k: jnp.asarray(v) for k, v in before.items()}, x, labels, "scale-and-biases")
+        expected = REFIT({k: jnp.asarray(v) for k, v in before.items()}, x, labels, "scale-and-biases")
     chex.assert_trees_all_close(found, jax.tree.map(np.asarray, expected), rtol=1e-5, atol=1e-7)
     assert np.abs(found["fc_bias"] - before["fc_bias"]).max() > 1e-3
 

@@ -482,6 +482,7 @@ def test_results_of_one_search_must_agree():
 # --- the command ---
 
 
+@pytest.mark.usefixtures("pickled_files")
 def test_the_command(tmp_path, capsys):
     folder = tmp_path / "runs"
     store.save(small(seeds=3), folder / "a")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from processor import UNOPTIMISED
 
 from fedmi_jax.cli import run
 from fedmi_jax.cli.main import COMMANDS
@@ -84,15 +85,19 @@ matplotlib.use("agg")
 from dataclasses import replace
 from fedmi_jax.cli.main import main
 from fedmi_jax.presets import PRESETS
+from fedmi_jax.report import figures
 preset = PRESETS["quick"]
 (quick,) = preset.experiments
 less = {
+    "model": replace(quick.model, channels=(4, 6, 8)),
     "data": replace(quick.data, images_per_client=200),
     "local": replace(quick.local, epochs=1),
-    "discovery": replace(quick.discovery, steps=20),
-    "evaluation": replace(quick.evaluation, images_per_class=40),
+    "discovery": replace(quick.discovery, steps=4),
+    "evaluation": replace(quick.evaluation, images_per_class=10),
 }
 PRESETS["quick"] = replace(preset, experiments=(replace(quick, **less),))
+draw = figures.draw_all
+figures.draw_all = lambda runs, out, only=(), *how: draw(runs, out, only or ("partition",), *how)
 for page, snippets, commands in json.load(sys.stdin):
     names = {}
     print("page:", page)
@@ -104,14 +109,15 @@ for page, snippets, commands in json.load(sys.stdin):
     if page != "README":
         exec(compile("\\n".join(snippets), page, "exec"), names)
 """
-"""A user's session. Its `quick` has the same network and programs, and takes fewer steps."""
+"""A user's session. Its `quick` has a narrow network and takes fewer steps; its reports show one figure, for
+tests/test_report.py and tests/test_figures.py draw the others."""
 
 
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory):
     """The folder in which a user's process ran what the pages show, and what it printed, page by page."""
     here = tmp_path_factory.mktemp("user")
-    environment = {**os.environ, "FEDMI_CACHE": str(here / "cache"), "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, UNOPTIMISED.upper(): "1", "FEDMI_CACHE": str(here / "cache"), "PYTHONPATH": str(ROOT)}
     work = [(page, runnable(page), [] if page in PARSED else commands(page)) for page in RUN]
     work.append(("notebook", cells(NOTEBOOK), []))
     done = subprocess.run(
