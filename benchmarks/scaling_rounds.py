@@ -66,6 +66,12 @@ class Clock:
         self.seconds[self.stage] = self.seconds.get(self.stage, 0.0) + now - self.since
         self.stage, self.since = stage, now
 
+    def tell(self, _: int, stage: str) -> None:
+        """A stage of the round begins: on standard error, so that a run that is cut off has said how far it came."""
+        self.enter(stage)
+        said = {name: round(value, 1) for name, value in self.seconds.items()}
+        print(stage, said, f"{peak_memory() / 2**20:.0f} MiB", file=sys.stderr, flush=True)
+
     @contextlib.contextmanager
     def compiling_apart(self) -> Iterator[None]:
         """Within it what happens between JAX's begin of a program and its end counts as "compile"."""
@@ -96,7 +102,7 @@ def row(clients: int) -> dict[str, Any]:
     with session(Execution()), clock.compiling_apart():
         setup = place(prepare(experiment(clients)))
         before = peak_memory()
-        found = simulation._run(setup, lambda _, stage: clock.enter(stage), InMemory())
+        found = simulation._run(setup, clock.tell, InMemory())
         clock.enter("end")
     ms = {name: 1e3 * clock.seconds.get(stage, 0.0) / clients for stage, name in STAGES.items()}
     peak = peak_memory()
@@ -137,13 +143,12 @@ def elsewhere(clients: int, together: int) -> dict[str, Any]:
         )
         for i in range(together)
     ]  # fmt: skip
-    found = []
-    for process in started:
-        said, wrong = process.communicate()
-        if process.returncode:
-            last = (wrong.strip().splitlines() or [f"ended with status {process.returncode}"])[-1]
+    ended = [(*process.communicate(), process.returncode) for process in started]
+    for _, wrong, status in ended:
+        if status:
+            last = (wrong.strip().splitlines() or [f"ended with status {status}"])[-1]
             raise FedmiError(f"{clients} clients in {together} processes: {last}")
-        found.append(json.loads(said.splitlines()[-1]))
+    found = [json.loads(said.splitlines()[-1]) for said, _, _ in ended]
     added = {name: sum(one[name] for one in found) for name in (*STAGES.values(), "all", "compile_s")}
     most = {name: max(one[name] for one in found) for name in ("peak_mib", "kib_per_client")}
     return found[0] | {"processes": together} | added | most

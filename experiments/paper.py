@@ -1,7 +1,7 @@
 """All experiments of the paper over several seeds, every figure, and the judged claims.
 
     python -m experiments.paper runs/paper --seeds 3
-    python -m experiments.paper runs/paper --seeds 10 --at-once 10          # on a GPU
+    python -m experiments.paper runs/paper --seeds 10 --at-once 10 --minutes 60   # on a GPU that is lent for an hour
     python -m experiments.paper runs/paper --seeds 1 --presets iid two-class --images-per-class 250
     python -m experiments.paper runs/paper --seeds 0                        # only figures and claims again
 
@@ -24,12 +24,13 @@ from pathlib import Path
 import tyro
 from rich.console import Console
 
-from experiments import pieces
+from experiments import in_time, pieces
 from fedmi_jax import files
 from fedmi_jax.analysis import claims, runs
 from fedmi_jax.config import Experiment, replace
 from fedmi_jax.presets import preset
 from fedmi_jax.report import claims_table, figures
+from fedmi_jax.results import store
 
 PRESETS = ("iid", "one-class", "two-class", "shared-class", "sparsity-ablation", "three-class")
 
@@ -49,13 +50,31 @@ class Paper(pieces.Series):
     """Measure permutation-aligned IoU and the strength of edges; the weights themselves are not kept."""
     draw: bool = True
     """Draw the figures."""
+    minutes: float | None = None
+    """Begin no round that would end later, and pack the results that are there as OUT/results-1.zip and so on, each
+    under 16 MiB. What is missing, figures too, is made when the command is given again."""
 
 
 def main(option: Paper) -> None:
     """Run what is missing; then figures and claims from all that is there."""
     experiments = [controlled(e, option) for name in option.presets for e in preset(name).experiments]
-    pieces.run_missing(option.out, experiments, range(option.seeds), option.at_once)
-    report(option.out, option.draw)
+    finished = _run(option, experiments)
+    if finished or any(option.out.glob(f"*/seed-*/{store.FILE}")):
+        report(option.out, option.draw and finished)
+    if option.minutes is not None:
+        packed = in_time.pack(option.out)
+        print(f"{len(packed)} archives of results: {', '.join(path.name for path in packed) or 'none'}")
+
+
+def _run(option: Paper, experiments: list[Experiment]) -> bool:
+    """Whether all is there now."""
+    until = None if option.minutes is None else in_time.Until.minutes(option.minutes)
+    try:
+        pieces.run_missing(option.out, experiments, range(option.seeds), option.at_once, until=until)
+    except in_time.TimeIsUp:
+        print("experiments: the minutes are over; the same command goes on from here", file=sys.stderr)
+        return False
+    return True
 
 
 def controlled(experiment: Experiment, option: Paper) -> Experiment:

@@ -11,11 +11,13 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import xarray as xr
 from tyro.conf import Positional
 
 import fedmi_jax
+from experiments.in_time import Until
 from fedmi_jax.analysis.compact import compact
 from fedmi_jax.config import Experiment, differences, from_json, replace
 from fedmi_jax.errors import FedmiError
@@ -98,12 +100,14 @@ Beside = Callable[[xr.Dataset], None]
 
 
 def run_missing(
-    out: Path, experiments: Sequence[Experiment], seeds: Sequence[int], at_once: int = 1, beside: Beside | None = None
-) -> None:
+    out: Path, experiments: Sequence[Experiment], seeds: Sequence[int], at_once: int = 1, beside: Beside | None = None,
+    until: Until | None = None,
+) -> None:  # fmt: skip
     """Make every result that is not there: all experiments of the first seeds, then of the next.
 
     at_once: seeds side by side in one compiled call, which is what a GPU likes; a seed's result does not depend on it.
-    Of weights only what is measured from them is kept (`analysis.compact`); beside: what else is made of them.
+    Of weights only what is measured from them is kept (`analysis.compact`); beside: what else is made of them; until:
+    when it must end. Raises TimeIsUp then; what is done is kept, and the same call goes on from there.
     """
     for experiment in experiments:  # cut off while it was shared out
         for done in (out / experiment.name).glob(f"{TOGETHER}*/{store.FILE}"):
@@ -114,12 +118,16 @@ def run_missing(
         for experiment in experiments:
             todo = missing(out, experiment, seeds[first : first + at_once])
             if todo:
-                _run(out, experiment, todo, beside)
+                _run(out, experiment, todo, beside, until)
 
 
-def _run(out: Path, experiment: Experiment, seeds: Sequence[int], beside: Beside | None) -> None:
+def _run(out: Path, experiment: Experiment, seeds: Sequence[int], beside: Beside | None, until: Until | None) -> None:
     whole = out / experiment.name / f"{TOGETHER}{'-'.join(map(str, seeds))}"
-    fedmi_jax.run(replace(experiment, seeds=tuple(seeds)), progress=True, folder=whole)
+    told: dict[str, Any] = {}
+    if until is not None:
+        until.require()
+        told["on_round"] = until
+    fedmi_jax.run(replace(experiment, seeds=tuple(seeds)), progress=True, folder=whole, **told)
     _share_out(whole, beside)
 
 

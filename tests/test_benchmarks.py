@@ -18,6 +18,7 @@ from benchmarks import (
     report,
     roofline,
     scaling,
+    scaling_rounds,
     timing,
 )
 from benchmarks.timing import Budget, Contender
@@ -335,3 +336,54 @@ def test_golden_replay_without_pytorch(tmp_path, capsys, monkeypatch):
     assert printed.out == ""
     assert printed.err.endswith("it comes with pip install 'fedmi-jax[reference]'\n")
     assert printed.err.count("\n") == 1
+
+
+def test_a_whole_round_of_few_clients(monkeypatch, capsys):
+    """Its stages and its memory, of a run that takes no time and compiles in the middle of one stage."""
+    told = []
+
+    def run(setup, progress, keeper):
+        for stage in ("train", "discover", "evaluate", "done"):
+            progress(1, stage)
+        told.append((setup.facts.counts.shape[1], setup.layout.shard))
+        return {"analysed": np.ones(4)}
+
+    monkeypatch.setattr(scaling_rounds.simulation, "_run", run)
+    row = scaling_rounds.one_of(4, "", 1, 0)
+    assert told == [(4, "clients")]
+    assert (row["clients"], row["circuits"]) == (4, 8)
+    assert row["all"] == pytest.approx(sum(row[name] for name in scaling_rounds.STAGES.values()))
+    assert row["draw"] > 0
+    assert row["peak_mib"] > 100
+    assert "evaluate {'prepare'" in capsys.readouterr().err
+
+
+def test_compiling_is_not_counted_as_a_stage(monkeypatch):
+    now = iter([0, 1, 3, 7, 15])
+    monkeypatch.setattr(scaling_rounds.time, "process_time", lambda: next(now))
+    clock = scaling_rounds.Clock(since=next(now))
+    with clock.compiling_apart():
+        jax.monitoring.record_event("/jax/compilation_cache/compile_requests_use_cache")
+        jax.monitoring.record_event_duration_secs("/jax/core/compile/backend_compile_duration", 0.5)
+        clock.enter("train")
+    clock.enter("end")
+    assert clock.seconds == {"prepare": 1 + 4, "compile": 2, "train": 8}
+
+
+def test_whole_rounds_are_tabled_and_the_largest_one_in_two_processes(monkeypatch, capsys):
+    asked = []
+
+    def elsewhere(clients, together):
+        asked.append((clients, together))
+        return dict.fromkeys(scaling_rounds.COLUMNS, 10.0) | {"clients": clients, "processes": together}
+
+    monkeypatch.setattr(scaling_rounds, "elsewhere", elsewhere)
+    assert scaling.main(["--rounds", "30", "3", "--processes", "2", "--json"]) == 0
+    assert asked == [(3, 1), (30, 1), (30, 2)]
+    assert [row["clients"] for row in json.loads(capsys.readouterr().out.splitlines()[-1])["rows"]] == [3, 30, 30]
+
+
+def test_a_whole_round_says_which_row_failed(monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(FedmiError, match=r"^7 clients in 2 processes: ended with status 1$"):
+        scaling_rounds.elsewhere(7, 2)

@@ -1,6 +1,7 @@
 """The scripts: what is there is not run again, seeds are joined, sweeps are tabled."""
 
 import shutil
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import xarray as xr
 from made_up import result
 
 import fedmi_jax
-from experiments import choices, deciding, dirichlet, paper, pieces, table
+from experiments import choices, deciding, dirichlet, in_time, paper, pieces, table
 from fedmi_jax.analysis import claims, nulls, runs, skew
 from fedmi_jax.config import Evaluation, Execution, from_json, replace, to_json
 from fedmi_jax.errors import FedmiError
@@ -110,6 +111,47 @@ def test_paper_runs_what_is_missing_and_writes_the_claims(runner, tmp_path):
     paper.main(option)
     assert len(runner.asked) == 4
     assert "cannot tell yet (needs three-class)" in (tmp_path / "claims.md").read_text()
+
+
+def test_a_series_stops_in_time_between_rounds_and_packs_what_is_there(runner, tmp_path, monkeypatch, capsys):
+    """A clock that counts the minutes by itself: a run takes two, a round one."""
+    now, real = [0.0], fedmi_jax.run
+
+    def run(experiment, progress, folder, on_round):
+        now[0] += 60
+        on_round(1, {"seconds": 60})
+        now[0] += 60
+        return real(experiment, progress, folder)
+
+    monkeypatch.setattr(fedmi_jax, "run", run)
+    monkeypatch.setattr(in_time.time, "monotonic", lambda: now[0])
+    option = paper.Paper(tmp_path, seeds=2, presets=("iid",), rounds=2, weights=False, draw=False, minutes=3.5)
+    paper.main(option)
+    assert runner.asked == [("iid", (0,))]  # the second seed's second round would have ended after four
+    said = capsys.readouterr()
+    assert "the minutes are over" in said.err
+    assert "1 archives of results: results-1.zip" in said.out
+    with zipfile.ZipFile(tmp_path / "results-1.zip") as archive:
+        assert archive.namelist() == ["iid/seed-0/result.nc", "claims.md"]
+    paper.main(option)
+    assert runner.asked == [("iid", (0,)), ("iid", (1,))]
+    with zipfile.ZipFile(tmp_path / "results-1.zip") as archive:
+        assert "iid/seed-1/result.nc" in archive.namelist()
+        assert archive.read("iid/seed-1/result.nc") == (tmp_path / "iid" / "seed-1" / "result.nc").read_bytes()
+
+
+def test_archives_stay_under_the_limit_and_lack_nothing(tmp_path):
+    rng = np.random.default_rng(0)
+    for seed, size in enumerate(rng.integers(1, 900, 30)):
+        (tmp_path / "iid" / f"seed-{seed}").mkdir(parents=True)
+        (tmp_path / "iid" / f"seed-{seed}" / "result.nc").write_bytes(rng.bytes(size))
+    packed = in_time.pack(tmp_path, limit=1500)
+    assert max(path.stat().st_size for path in packed) < 1500
+    names = [name for path in packed for name in zipfile.ZipFile(path).namelist()]
+    assert sorted(names) == sorted(f"iid/seed-{seed}/result.nc" for seed in range(30))
+    assert in_time.pack(tmp_path, limit=1500) == packed
+    with pytest.raises(FedmiError, match=r"result\.nc: has \d+ bytes, too many for an archive of 800"):
+        in_time.pack(tmp_path, limit=800)
 
 
 def test_figures_and_claims_again_of_whatever_is_there(runner, tmp_path):
