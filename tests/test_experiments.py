@@ -12,7 +12,7 @@ from made_up import result
 import fedmi_jax
 from experiments import choices, deciding, dirichlet, paper, pieces, table
 from fedmi_jax.analysis import claims, nulls, runs, skew
-from fedmi_jax.config import Evaluation, Execution, from_json, replace
+from fedmi_jax.config import Evaluation, Execution, from_json, replace, to_json
 from fedmi_jax.errors import FedmiError
 from fedmi_jax.presets import preset
 from fedmi_jax.report import claims_table
@@ -222,13 +222,14 @@ def test_both_instruments_search_the_same_models(runner, tmp_path, monkeypatch):
 
     def search_again(trained, discovery, evaluation):
         searched.append((discovery.objective, discovery.gates, discovery.negatives, evaluation.decisions))
-        return trained.assign_attrs(searched=discovery.objective)
+        now = replace(from_json(trained.attrs["config"]), discovery=discovery, evaluation=evaluation)
+        return trained.assign_attrs(config=to_json(now))
 
     monkeypatch.setattr(deciding, "search_again", search_again)
     monkeypatch.setattr(deciding, "changed", lambda stored, d, e: replace(from_json(stored.attrs["config"]),
                                                                           discovery=d, evaluation=e))  # fmt: skip
     monkeypatch.setattr(deciding, "compact", lambda ds: ds.assign_attrs(compact=1))
-    option = deciding.Deciding(tmp_path, seeds=2, rounds=2, presets=("two-class", "iid"))
+    option = deciding.Deciding(tmp_path, seeds=2, rounds=2, presets=("two-class", "iid"), draw=False)
     deciding.main(option)
     assert runner.asked == [(name, (seed,)) for seed in (0, 1) for name in ("two-class", "iid")]
     assert searched == [("decision", "bernoulli", negatives, False) for negatives in ("own", "probe") * 2]
@@ -236,7 +237,9 @@ def test_both_instruments_search_the_same_models(runner, tmp_path, monkeypatch):
     names = ("iid", "iid-decision", "two-class", "two-class-decision")
     assert there == sorted(f"{name}/seed-{seed}" for name in names for seed in (0, 1))
     assert store.load(tmp_path / "iid" / "seed-1").attrs["compact"] == 1
-    assert store.load(tmp_path / "iid-decision" / "seed-1").attrs["searched"] == "decision"
+    assert store.load(tmp_path / "iid-decision" / "seed-1").attrs["config"].count('"decision"') == 1
+    assert "| **P9** " in (tmp_path / "predictions.md").read_text()
+    assert "| **C1** " in (tmp_path / "claims.md").read_text()
     deciding.main(option)
     assert len(runner.asked) == 4
     deciding.main(replace(option, seeds=1, presets=("iid",), objectives=("decision", "contrast")))

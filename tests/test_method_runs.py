@@ -108,3 +108,10 @@ def test_models_that_clients_were_served_follow_from_the_stored_ones():
         fedmi_jax.search_again(ds, dataset=tiny.squares(), rounds=[3])
     with pytest.raises(FedmiError, match=r"^result: of owner-channels, whose clients' own models"):
         fedmi_jax.search_again(ds.sel(round=[2]), dataset=tiny.squares())
+
+
+def test_a_round_is_not_compared_with_one_that_is_not_just_before(plain):
+    apart = fedmi_jax.search_again(plain.assign_coords(round=[1, 3]), dataset=tiny.squares())
+    assert apart["round"].values.tolist() == [1, 3]
+    assert plain["stability_iou"].sel(round=2).notnull().any()
+    assert apart["stability_iou"].isnull().all()

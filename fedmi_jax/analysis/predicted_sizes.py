@@ -95,10 +95,9 @@ def p8(results: Results, objective: str) -> list[Part]:
 
 
 def _falling(label: str, names: list[str], per_level: list[xr.DataArray], undefined: list[float]) -> Part:
-    aligned = xr.align(*per_level, join="inner")
-    values = np.stack([one.values for one in aligned], 1)
-    values = values[np.isfinite(values).all(1)]
-    fall = paired(aligned[0], aligned[-1])
+    levels = xr.concat(xr.align(*per_level, join="inner"), "level", join="exact").transpose("seed", "level")
+    levels = levels.dropna("seed")  # ranked within a seed, which needs every level
+    values, fall = levels.values, paired(levels.isel(level=0), levels.isel(level=-1))
     every = len(values) > 0 and bool((np.diff(values.mean(0)) < 0).all())
     trend = interference.trend(values)
     p = trend if trend and len(values) >= MIN_SEEDS else Trend(1.0, 1.0)

@@ -107,10 +107,15 @@ def _target(rates: np.ndarray, label: np.ndarray) -> np.ndarray:
     return np.take_along_axis(rates, label[None, :, None], 2)[..., 0]
 
 
-def assemble(facts: Facts, records: Sequence[Mapping[str, np.ndarray]]) -> xr.Dataset:
-    """The result of a run: labelled, with the similarity measures, stamped with the configuration and the images."""
+def assemble(
+    facts: Facts, records: Sequence[Mapping[str, np.ndarray]], rounds: Sequence[int] | None = None
+) -> xr.Dataset:
+    """The result of a run: labelled, with the similarity measures, stamped with the configuration and the images.
+
+    rounds: the records' numbers, ascending; None: 1, 2, ...
+    """
     layers = schema.conv_layers(records[0])
-    ds, rows = _empty(facts, len(records), layers), schema.variables(layers)
+    ds, rows = _empty(facts, rounds or range(1, len(records) + 1), layers), schema.variables(layers)
     for name in records[0]:
         row, values = rows[name], [record[name] for record in records]
         ds[name] = (row.dims, _dense(facts, np.stack(values), row) if row.of_circuits else np.stack(values, 1))
@@ -120,7 +125,7 @@ def assemble(facts: Facts, records: Sequence[Mapping[str, np.ndarray]]) -> xr.Da
     return store.stamp(ds, facts.experiment, dataset=identity.describe(facts.dataset))
 
 
-def _empty(facts: Facts, rounds: int, layers: Sequence[str]) -> xr.Dataset:
+def _empty(facts: Facts, rounds: Sequence[int], layers: Sequence[str]) -> xr.Dataset:
     """Coordinates, and what is known before the first round."""
     dataset, circuits = facts.dataset, facts.circuits
     classes = circuits.classes
@@ -132,7 +137,7 @@ def _empty(facts: Facts, rounds: int, layers: Sequence[str]) -> xr.Dataset:
         },
         {
             "seed": list(facts.experiment.seeds),
-            "round": np.arange(1, rounds + 1),
+            "round": list(rounds),
             "origin": list(schema.ORIGINS),
             "client": np.arange(facts.counts.shape[1]),
             "class": classes,

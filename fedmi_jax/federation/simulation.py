@@ -26,6 +26,7 @@ from fedmi_jax.config import Experiment, replace
 from fedmi_jax.data import batches
 from fedmi_jax.data.batches import Plan
 from fedmi_jax.data.datasets import Dataset
+from fedmi_jax.data.own_split import OwnSplit
 from fedmi_jax.devices import lift
 from fedmi_jax.devices.session import session
 from fedmi_jax.federation import checks, controls, instrument, metrics, programs, readout, recording, thorough
@@ -46,17 +47,18 @@ Progress = Callable[[int, str], None]
 def run(
     experiment: Experiment, dataset: Dataset | None = None, progress: Progress | None = None,
     keeper: Keeper | None = None, method: Method | None = None, on_round: OnRound | None = None,
+    split: OwnSplit | None = None,
 ) -> xr.Dataset:  # fmt: skip
     """Run the experiment and return its result (see `fedmi_jax.results.schema` for the variables).
 
     Args: dataset: images to use in place of those `experiment.data` names; keeper: where every round is kept, and which
     rounds are done (`fedmi_jax.keeping.checkpoint`); method: in place of the one that `experiment.aggregation` names;
-    on_round: told of every round that is done and kept (`fedmi_jax.federation.metrics`). Raises FedmiError for a
-    configuration that does not fit the data, for a loss or weights that are not finite, and for a method that does not
-    keep the shapes.
+    on_round: told of every round that is done and kept (`fedmi_jax.federation.metrics`); split: in place of the one
+    that `experiment.split` names (`fedmi_jax.data.own_split`). Raises FedmiError for a configuration that does not fit
+    the data, for a loss or weights that are not finite, and for a method that does not keep the shapes.
     """
     with session(experiment.execution):
-        setup = place(prepare(experiment, dataset, method))
+        setup = place(prepare(experiment, dataset, method, split))
         return _run(setup, progress or _silent, keeper or InMemory(), on_round)
 
 
