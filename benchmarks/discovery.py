@@ -125,7 +125,8 @@ def trained(setup: Setup) -> Params:
     (start, state), first = simulation.initial_state(setup), setup.facts.round(1)
     local, _ = simulation.train(setup, start, first, state)
     average, _ = simulation.aggregate(setup, state, start, local, first)
-    return programs.joined([local, average], how=setup.layout)
+    counts = (first.clients.size, len(first.clients))
+    return programs.joined([local, average], counts=counts, how=setup.layout)
 
 
 def jax_side(setup: Setup, work: Work) -> Contender:

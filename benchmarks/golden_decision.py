@@ -120,7 +120,7 @@ def params_of(arrays: Arrays) -> dict[str, np.ndarray]:
 
 def plan_of(index: np.ndarray) -> Plan:
     steps, width = index.shape
-    return Plan(index.astype(np.int32), np.full(index.shape, 1 / width), np.int32(steps))
+    return Plan(index.astype(np.int32), np.full(len(index), width, np.int32), np.int32(steps))
 
 
 # --- who searches ---

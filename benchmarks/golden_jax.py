@@ -112,5 +112,5 @@ def plan_of(index: np.ndarray, width: int) -> Plan:
     rows = [row[row >= 0] for row in index]
     rows = [row for row in rows if len(row)]
     if not rows:
-        return Plan(np.zeros((len(index), width), np.int32), np.zeros((len(index), width)), np.int32(0))
+        return Plan(np.zeros((len(index), width), np.int32), np.zeros(len(index), np.int32), np.int32(0))
     return batches.from_batches(rows, width, len(index))

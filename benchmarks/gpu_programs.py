@@ -54,7 +54,7 @@ class Compiler:
 
     def plan(self, count: int, steps: int, batch: int) -> Any:
         shape = (count, steps, batch)
-        return Plan(self.array(shape, jnp.int32), self.array(shape), self.array((count,), jnp.int32))  # type: ignore[arg-type]
+        return Plan(*(self.array(of, jnp.int32) for of in (shape, shape[:2], shape[:1])))  # type: ignore[arg-type]
 
     def train(self, models: int, batch: int = BATCH) -> Any:
         """Local training of the paper's clients, 99.5 % sparse."""

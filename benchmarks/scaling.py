@@ -1,17 +1,19 @@
 """Many clients: seconds and memory per client-step as their number grows, and over chunk sizes at a fixed number.
 
     python -m benchmarks.scaling [--clients 3 10 30 100 300 1000] [--chunks 8] [--plot FILE] [--json]
+    python -m benchmarks.scaling --rounds 100 300 1000 10000 --processes 2
 
 MNIST dealt out in shards of equal labels, 20 images a client, the full CNN, one local step each (99 % sparse), then the
 average. Every row is a process of its own, since the peak of a process's memory only grows. The PyTorch reference
 trains its clients one after the other, so a client-step costs it the same at any number: it is timed on 30 clients, in
 the row with the most clients, taking turns with fedmi_jax there.
+
+--rounds: whole rounds instead, with search and measures (`benchmarks.scaling_rounds`).
 """
 
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -25,7 +27,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import report
+from benchmarks import report, scaling_rounds
+from benchmarks.peaks import peak_memory
 from fedmi_jax.aggregation import NO_STATE
 from fedmi_jax.config import Data, Discovery, Execution, Experiment, Local, Split
 from fedmi_jax.devices.session import session
@@ -95,13 +98,6 @@ def seconds(work: Any) -> float:
     began = time.perf_counter()
     jax.block_until_ready(work())
     return time.perf_counter() - began
-
-
-def peak_memory() -> int:
-    """Bytes: of the device where it tells, else of this process."""
-    said = jax.local_devices()[0].memory_stats() or {}
-    unit = 1 if sys.platform == "darwin" else 1024
-    return said.get("peak_bytes_in_use") or unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def reference(setup: Setup) -> Callable[[], None]:
@@ -190,7 +186,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--chunks", type=report.positive_int, nargs="*", default=[8])
     parser.add_argument("--plot", type=Path, help="write the curves to this file (svg, png, pdf)")
     parser.add_argument("--row", help="for the benchmark itself: one row, as JSON")
+    parser.add_argument(
+        "--rounds", type=report.positive_int, nargs="+", help="clients of whole rounds, not of training"
+    )
+    parser.add_argument(
+        "--processes", type=report.positive_int, default=1, help="the largest of --rounds in so many, too"
+    )
+    parser.add_argument("--round", help="for the benchmark itself: one process's part of a whole round, as JSON")
     options = parser.parse_args(arguments)
+    if options.round:
+        print(json.dumps(scaling_rounds.one_of(*json.loads(options.round))))
+        return 0
+    if options.rounds:
+        whole = partial(scaling_rounds.measure, sorted(options.rounds), options.processes)
+        return report.run(options, whole, scaling_rounds.show)
     if options.row:
         report.compile_anew()
         with session(Execution()):

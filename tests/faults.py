@@ -108,7 +108,7 @@ FAULTS = [Fault(*row) for row in (
     ("a batch is cut to whole pieces", "devices/layout", "self._pieces(share) * -(-share //", "self._pieces(share) * (share //", "batches::test_padded_widths_split_evenly_and_waste_little"),
     # --- data ---
     ("every round has the same batches", "data/batches", "generator(seed, TRAIN, round_, client)", "generator(seed, TRAIN, 0, client)", "batches"),
-    ("a short batch counts for less", "data/batches", "batch, 1 / len(batch)", "batch, 1 / width", "batches"),
+    ("a short batch counts for less", "data/batches", "own / np.maximum(self.counts, 1)[..., None]", "own / own.shape[-1]", "batches"),
     ("discovery draws with replacement", "data/batches", "batch, replace=False, shuffle=False", "batch, replace=True, shuffle=False", "batches"),
     ("clients are limited by one draw", "data/partition", "generator(seed, LIMIT, client)", "generator(seed, LIMIT, 0)", "partition"),
     ("one client with enough images is enough", "data/partition", ".sum(axis=0).min() >= split.min_samples", ".sum(axis=0).max() >= split.min_samples", "partition"),

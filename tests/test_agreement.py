@@ -22,7 +22,8 @@ from fedmi_jax.federation import agreement
 )
 def test_by_hand(kernels, ratio, conflict, cancellation):
     with jax.debug_nans(True):
-        found = divided(jax.jit(agreement.of_layer)(jnp.array(kernels, float)))
+        values = jnp.array(kernels, float)
+        found = divided(jax.jit(agreement.of_layer)(values, (values > 0).sum(0), (values < 0).sum(0)))
     expected = {"support_ratio": ratio, "sign_conflict": conflict, "cancellation": cancellation}
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], np.nan if value is None else value, rtol=1e-6)
@@ -32,7 +33,7 @@ def test_by_hand(kernels, ratio, conflict, cancellation):
 def test_seeds_and_layers_are_counted_apart():
     """Two seeds of three clients, seed by seed, in the order of the layers."""
     models = tiny.stacked([tiny.params(seed, sparsity=0.6) for seed in range(6)])
-    found = agreement.measures(models, seeds=2, how=tiny.layout(1))
+    found = agreement.measures(models, shape=(2, 3), how=tiny.layout(1))
     for seed in range(2):
         for i, layer in enumerate(("conv1", "conv2", "conv3", "fc")):
             kernels = np.asarray(models[f"{layer}_kernel"])[3 * seed : 3 * seed + 3]

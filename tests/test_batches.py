@@ -1,13 +1,19 @@
 """Index plans, and the random draws behind them."""
 
+from functools import partial
+
+import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.sharding import PartitionSpec as P
 
 from fedmi_jax import keys
+from fedmi_jax.config import Execution
 from fedmi_jax.data import batches as b
-from fedmi_jax.devices.layout import Layout
+from fedmi_jax.devices.layout import AXIS, Layout, resolve
+from fedmi_jax.network.images import weights
 
 quick = settings(max_examples=60, deadline=None)
 
@@ -112,6 +118,20 @@ def test_no_image_of_the_class_gives_no_step():
     assert plan.steps == 0
     assert plan.indices.shape == (5, 7)
     assert not plan.weight.any()
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+@pytest.mark.parametrize("devices", [1, 2])
+def test_programs_make_the_weights_of_the_counts(precision, devices):
+    """To the bit those that the host makes in double precision, on one device and split over two."""
+    width, counts = 300, np.arange(301, dtype=np.int32)
+    plan = b.Plan(np.zeros((301, width), np.int32), counts, np.int32(301))
+    how = resolve(Execution(devices=devices))
+    with jax.enable_x64(precision == "float64"):
+        own = partial(weights, width=width // devices, dtype=precision, axis=AXIS if devices > 1 else None)
+        made = jax.shard_map(own, mesh=how.mesh, in_specs=P(), out_specs=P(None, AXIS), check_vma=False)(counts)
+        np.testing.assert_array_equal(made, plan.weight.astype(precision))
+    assert (plan.weight[1:].sum(1) - 1 < 1e-12).all()
 
 
 # --- widths that split over devices and into pieces ---

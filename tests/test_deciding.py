@@ -252,8 +252,8 @@ def test_a_decision_has_no_gradient_while_all_channels_are_open():
 def test_so_step_gates_close_all_at_once_and_bernoulli_gates_do_not(gates):
     params, images = tiny.params(), tiny.noise()
     settings = Discovery(objective="decision", gates=gates, steps=30, batch_size=60, masks=2, probe=(30, 5), l0=0.005)
-    question, weights = asked_of(params, images)
-    plan = Plan(np.tile(np.arange(60), (30, 1)), np.tile(weights, (30, 1)), np.int32(30))
+    question, _ = asked_of(params, images)
+    plan = Plan(np.tile(np.arange(60), (30, 1)), np.full(30, 60), np.int32(30))
     draws = jnp.asarray(np.random.default_rng(0).integers(0, 256, (30, 1, 18)), jnp.uint8)
     objective = objective_of(settings, decision_task(question))
     search = jax.jit(lambda: discovery.search(

@@ -55,6 +55,8 @@ def test_an_automatic_chunk_fits_the_memory_that_is_free(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(layout, "_free_memory", lambda: 1000)
     assert resolve(Execution(), models=50, model_bytes=90).chunk == 11
+    assert resolve(Execution(), models=9, model_bytes=90).chunk == 9
+    assert resolve(Execution(), models=9, model_bytes=90, rows=10).chunk == 10
     assert resolve(Execution(), models=50, model_bytes=90_000).chunk == 1
     assert resolve(Execution(client_chunk=3), models=50, model_bytes=90).chunk == 3
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +28,7 @@ from fedmi_jax.data import datasets
 from fedmi_jax.errors import ConfigError, FedmiError
 from fedmi_jax.federation import checks, recording, resumable, simulation
 from fedmi_jax.federation.setup import place, prepare
-from fedmi_jax.keeping import stored
+from fedmi_jax.keeping import manifest, stored
 from fedmi_jax.keeping.checkpoint import FOLDER
 from fedmi_jax.keeping.manifest import Manifest
 from fedmi_jax.presets import PRESETS, Preset
@@ -618,3 +619,24 @@ def test_other_hands_in_the_folder(two_experiments, squares, tmp_path, capsys):
     (tmp_path / FOLDER / "run.json").mkdir(parents=True)
     with pytest.raises(FedmiError, match=r"run\.json: cannot be read: Is a directory$"):
         resumable.resume(tmp_path)
+
+
+def test_what_an_automatic_chunk_means_is_asked_once(cheap, squares, tmp_path, monkeypatch):
+    """On a GPU it depends on the memory that is free: a run that goes on with less has the chunk that it began with."""
+    free, given = iter([7, 3]), []
+
+    def stops(experiment, dataset, progress, keeper, method, on_round, split, chunk):
+        given.append(chunk)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(resumable, "lay_out", lambda facts: SimpleNamespace(chunk=next(free)))
+    monkeypatch.setattr(simulation, "run", stops)
+    automatic = replace(cheap, execution=replace(cheap.execution, client_chunk="auto"))
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            resumable.run(automatic, tmp_path, squares)
+    with pytest.raises(KeyboardInterrupt):
+        resumable.resume(tmp_path, squares, client_chunk=2)
+    assert given == [7, 7, None]
+    assert manifest.read(tmp_path / "unfinished").chunk == 7

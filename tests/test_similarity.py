@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -91,9 +92,11 @@ def mean_pairs(pairs) -> tuple[float, float]:
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.integers(0, 10**6))
-def test_measures_are_their_plain_definitions(seed):
-    found = measures(random_result(seed))
+@given(st.integers(0, 10**6), st.sampled_from([similarity._FEW, 0]))
+def test_measures_are_their_plain_definitions(seed, few):
+    """Each pair by itself, and pairs that are counted."""
+    with mock.patch.object(similarity, "_FEW", few):
+        found = measures(random_result(seed))
     for layer, name in itertools.product(CONV_LAYERS, MEASURES):
         values, empty = found[name].sel(layer=layer), found["empty_pairs_" + name.removesuffix("_iou")].sel(layer=layer)
         labels = [values[dim].values.tolist() for dim in values.dims]
@@ -138,6 +141,20 @@ def test_sizes_and_degenerate():
     assert held.any()
     assert not held.all()
     np.testing.assert_array_equal(ds["degenerate"].values, empty & held)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 40), st.sampled_from([1, 8, 63, 64, 65, 130]), st.integers(1, 99))
+def test_pairs_that_are_counted_are_those_that_are_looked_at_one_by_one(n, m, channels, tile):
+    rng = np.random.default_rng(n + 100 * m + channels)
+    a, b = (rng.random((count, channels)) < rng.choice([0, 0.02, 0.4, 1]) for count in (n, m))
+    with mock.patch.object(similarity, "_TILE", tile):
+        for other, same in ((b, False), (a, True)):
+            slow = similarity._block(
+                a[None], other[None], np.ones((1, n), bool), np.ones((1, len(other)), bool), same=same
+            )
+            counted = similarity._of_many(a, other, same=same)
+            np.testing.assert_allclose(counted, np.ravel(slow), rtol=1e-14)
 
 
 @pytest.mark.parametrize("same", [True, False])

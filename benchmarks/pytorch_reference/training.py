@@ -19,7 +19,7 @@ from fedmi_jax.data.batches import Plan
 def train(start: Params, images: Images, plan: Plan, local: Local, sparse: Sparsity) -> tuple[Params, Tensor]:
     """The model after the plan's steps from `start`, and the loss of each step (T,).
 
-    plan: one client's, indices and weight (T, B); only its first `steps` rows, and of a row the images with a weight,
+    plan: one client's, indices (T, B); only its first `steps` rows, and of a row its first images, not the padding,
     are used. Covers layer-by-layer pruning and plain cross-entropy, as in all of the paper's experiments.
     """
     if sparse.scope != "layer" or local.fedrs < 1 or local.fedprox:
@@ -45,15 +45,14 @@ def train(start: Params, images: Images, plan: Plan, local: Local, sparse: Spars
 
 def unstacked(plans: Plan) -> list[Plan]:
     """A stack of plans (K, T, B), one by one."""
-    parts = zip(plans.indices, plans.weight, np.asarray(plans.steps), strict=True)
-    return [Plan(index, weight, np.int32(steps)) for index, weight, steps in parts]
+    parts = zip(plans.indices, plans.counts, np.asarray(plans.steps), strict=True)
+    return [Plan(index, counts, np.int32(steps)) for index, counts, steps in parts]
 
 
 def rows(plan: Plan, images: Images) -> list[Tensor]:
     """Each step's image indices, on the device, without padding: one transfer for the whole plan."""
     index = torch.from_numpy(plan.indices).to(images.labels.device, torch.int64)
-    sizes = (plan.weight > 0).sum(-1).tolist()
-    return [row[:size] for row, size in zip(index, sizes, strict=True)]
+    return [row[:size] for row, size in zip(index, plan.counts.tolist(), strict=True)]
 
 
 def sparsity_at(t: int, steps: int, sparse: Sparsity) -> float:

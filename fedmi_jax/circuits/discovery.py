@@ -20,7 +20,7 @@ from fedmi_jax.circuits.objective import Objective, Scores
 from fedmi_jax.data.batches import Plan
 from fedmi_jax.network import model, sparse_ops
 from fedmi_jax.network.ablation import Ablation, Gates
-from fedmi_jax.network.images import Images, accumulate
+from fedmi_jax.network.images import Images, accumulate, weights
 from fedmi_jax.network.layers import conv_layers
 from fedmi_jax.network.model import Params, SparseModel
 
@@ -78,8 +78,9 @@ def search(
     images per piece of a batch; narrowing: leave out channels where that changes nothing; widths: of the smaller
     models; late: share of the search that is over when the mean of the marginal values begins.
     """
-    total, dtype = plan.indices.shape[0], images.mean.dtype
-    work = (jnp.arange(total) / total, jnp.asarray(plan.indices), jnp.asarray(plan.weight, dtype), draws)
+    (total, width), dtype = plan.indices.shape, images.mean.dtype
+    weight = weights(jnp.asarray(plan.counts), width, dtype)
+    work = (jnp.arange(total) / total, jnp.asarray(plan.indices), weight, draws)
     sizes = {layer: params[f"{layer}_bias"].shape[0] for layer in conv_layers(params)}
 
     def steps(network: Params | SparseModel, channels: Gates | None, carry: tuple, work: tuple) -> tuple:

@@ -14,7 +14,8 @@ import tyro
 from rich.table import Table
 from tyro.conf import Positional
 
-from fedmi_jax import __version__, files
+import fedmi_jax
+from fedmi_jax import files
 from fedmi_jax.cli import tables, terminal
 from fedmi_jax.cli.compare import Compare, compare
 from fedmi_jax.cli.discover import Discover, discover
@@ -184,7 +185,7 @@ def _dispatch(arguments: list[str]) -> int:
         _help()
         return 0 if arguments else 2
     if arguments[0] in ("--version", "-V"):
-        print(f"fedmi_jax {__version__}")
+        print(f"fedmi_jax {fedmi_jax.__version__}")
         return 0
     name, rest = arguments[0], arguments[1:]
     if name not in COMMANDS:

@@ -17,20 +17,27 @@ class Plan(NamedTuple):
 
     indices: np.ndarray
     """int32, into the training images; padding repeats some valid index."""
-    weight: np.ndarray
-    """float64; each batch's weights are 1 / (its number of images), and 0 on padding."""
+    counts: np.ndarray
+    """int32 (T,) or (K, T): how many images a batch has, the first ones of its row; the rest is padding."""
     steps: np.ndarray | np.int32
     """int32, () or (K,): how many of the T steps are this client's own."""
+
+    @property
+    def weight(self) -> np.ndarray:
+        """Of the images, float64: 1 / (its batch's number of images), and 0 on padding. On the host; programs make
+        them of the counts (`network.images.weights`), since they are as large as the indices."""
+        own = np.arange(self.indices.shape[-1]) < self.counts[..., None]
+        return own / np.maximum(self.counts, 1)[..., None]
 
 
 def from_batches(batches: list[np.ndarray], width: int | None = None, steps: int | None = None) -> Plan:
     """A plan of these batches (each a vector of at least one index), padded to `steps` x `width`."""
     width, total = width or max(map(len, batches)), steps or len(batches)
     indices = np.full((total, width), batches[0][0], np.int32)
-    weight = np.zeros((total, width))
+    counts = np.zeros(total, np.int32)
     for t, batch in enumerate(batches):
-        indices[t, : len(batch)], weight[t, : len(batch)] = batch, 1 / len(batch)
-    return Plan(indices, weight, np.int32(len(batches)))
+        indices[t, : len(batch)], counts[t] = batch, len(batch)
+    return Plan(indices, counts, np.int32(len(batches)))
 
 
 def stack(plans: list[Plan]) -> Plan:
@@ -71,6 +78,6 @@ def discovery_plan(images: np.ndarray, batch: int, steps: int, key: tuple[int, .
     images: indices of the client's images of the class; none gives a plan without steps (an empty circuit).
     """
     if len(images) == 0:
-        return Plan(np.zeros((steps, width), np.int32), np.zeros((steps, width)), np.int32(0))
+        return Plan(np.zeros((steps, width), np.int32), np.zeros(steps, np.int32), np.int32(0))
     rng = generator(*key)
     return from_batches([rng.choice(images, batch, replace=False, shuffle=False) for _ in range(steps)], width)

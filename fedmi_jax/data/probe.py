@@ -70,15 +70,20 @@ def search_plan(
     draws = rng.integers(0, 256, (steps, settings.masks // 2, channels), np.uint8)
     if settings.objective == "class":
         index = _stream(rng, label, settings.probe[0], steps, min(batch, settings.probe[0]))
-        return Plan(index.astype(np.int32), np.full(index.shape, 1 / index.shape[1]), np.int32(steps)), draws
+        return _full(index), draws
     if not others.any():
-        return Plan(np.zeros((steps, batch), np.int32), np.zeros((steps, batch)), np.int32(0)), draws
+        return Plan(np.zeros((steps, batch), np.int32), np.zeros(steps, np.int32), np.int32(0)), draws
     groups = settings.masks if settings.gates == "bernoulli" else 1
     own = _stream(rng, label, settings.probe[0], steps, batch // 2)
     apart = _of_others(rng, np.flatnonzero(others), settings.probe[0], steps, batch // 2)
     parts = [part.reshape(steps, groups, -1) for part in (own, apart)]
-    index = np.concatenate(parts, 2).reshape(steps, batch).astype(np.int32)
-    return Plan(index, np.full((steps, batch), 1 / batch), np.int32(steps)), draws
+    return _full(np.concatenate(parts, 2).reshape(steps, batch)), draws
+
+
+def _full(index: np.ndarray) -> Plan:
+    """The plan of these batches (T, B), without padding."""
+    steps, batch = index.shape
+    return Plan(index.astype(np.int32), np.full(steps, batch, np.int32), np.int32(steps))
 
 
 def _of_others(rng: np.random.Generator, classes: np.ndarray, searched: int, steps: int, total: int) -> np.ndarray:

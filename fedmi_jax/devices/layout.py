@@ -11,6 +11,7 @@ clients, and GPUs, are dealt whole clients, which asks for no exchange until the
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 import jax
@@ -48,6 +49,12 @@ class Layout:
         return self.devices if self.shard == "batch" else 1
 
     @property
+    def homes(self) -> int:
+        """Over how many devices the clients' models are dealt out, each to stay where it was trained; 1: every device
+        has all of them."""
+        return self.devices if self.shard == "clients" else 1
+
+    @property
     def one_by_one(self) -> bool:
         return self.chunk == 1
 
@@ -74,10 +81,17 @@ class Layout:
         return -(-share // (self.micro_batch or share))
 
 
-def resolve(settings: Execution, judged: Evaluation | None = None, models: int = 1, model_bytes: int = 0) -> Layout:
+def resolve(
+    settings: Execution,
+    judged: Evaluation | None = None,
+    models: int = 1,
+    model_bytes: int = 0,
+    rows: int | None = None,
+) -> Layout:
     """What these settings mean on the devices at hand.
 
-    Args: models: how many are trained in a round; model_bytes: what training one of them takes beside others.
+    Args: models: how many are trained in a round; model_bytes: what training one of them takes beside others; rows: the
+    most models, or masked models, of any program; None: as many as models.
     Raises ConfigError where more devices are asked for than there are.
     """
     mesh, cpu = _mesh(settings.devices), jax.default_backend() == "cpu"
@@ -86,7 +100,8 @@ def resolve(settings: Execution, judged: Evaluation | None = None, models: int =
         shared = cpu and jax.process_count() == 1 and models < MANY * mesh.size
         shard = "batch" if shared else "clients"
     if chunk == "auto":
-        chunk = 1 if cpu else max(1, _free_memory() // max(model_bytes, 1))
+        fit = 1 if cpu else max(1, _free_memory() // max(model_bytes, 1))
+        chunk = min(fit, rows or models)  # a larger one would only be another program
     return Layout(
         mesh=mesh,
         shard=shard,
@@ -94,6 +109,18 @@ def resolve(settings: Execution, judged: Evaluation | None = None, models: int =
         micro_batch=settings.micro_batch or (16 if cpu else 0),
         forward_batch=(judged.batch_size if judged else 0) or (50 if cpu else 500),
     )
+
+
+def described(how: Layout) -> dict[str, str]:
+    """What a result says of where it was made: device, its driver where there is one, and the layout as JSON."""
+    first = how.mesh.devices.flat[0]
+    driver = " ".join(first.client.platform_version.split())
+    numbers = {
+        "shard": how.shard, "chunk": how.chunk, "micro_batch": how.micro_batch, "forward_batch": how.forward_batch,
+        "devices": how.devices, "processes": jax.process_count(),
+    }  # fmt: skip
+    known = {} if "unknown" in driver else {"driver": driver}
+    return {"device": f"{how.devices} x {first.device_kind}", "layout": json.dumps(numbers)} | known
 
 
 MANY = 8

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from fedmi_jax.devices.layout import AXIS, Layout
@@ -27,6 +28,35 @@ def _from_every_process(leaf: Any, how: Layout) -> jax.Array:
         return leaf  # it is already
     leaf = np.asarray(leaf)
     return jax.make_array_from_callback(leaf.shape, how.everywhere, leaf.__getitem__)
+
+
+def homed(count: int, how: Layout) -> np.ndarray:
+    """So many models as rows that the homes share out evenly: 0 .. count - 1, the last one repeated as needed."""
+    return np.minimum(np.arange(how.homes * -(-count // how.homes)), count - 1)
+
+
+def drawn(draw: Callable[[np.ndarray], Any], rows: np.ndarray, how: Layout) -> Any:
+    """draw(rows), a pytree of host arrays with their leading axis. Where models have homes, which share the rows out
+    evenly, every process draws those of its own devices alone, and each is put where it is used."""
+    if how.homes == 1:
+        return draw(rows)
+    shares = zip(how.mesh.devices.flat, np.split(rows, how.homes), strict=True)
+    own = [jax.device_put(draw(some), device) for device, some in shares if device.process_index == jax.process_index()]
+    dealt = NamedSharding(how.mesh, P(AXIS))
+
+    def whole(*shares: jax.Array) -> jax.Array:
+        shape = (len(rows), *shares[0].shape[1:])
+        return jax.make_array_from_single_device_arrays(shape, dealt, list(shares))
+
+    return jax.tree.map(whole, *own)
+
+
+def deal_out(tree: Any, how: Layout) -> Any:
+    """Arrays (M, ...) of models on the devices, as training leaves them: on every device, or each at its home."""
+    if how.homes == 1:
+        return replicate(tree, how)
+    rows = homed(jax.tree.leaves(tree)[0].shape[0], how)
+    return drawn(lambda some: jax.tree.map(lambda leaf: np.asarray(leaf)[some], tree), rows, how)
 
 
 def gathered(tree: Any, how: Layout) -> Any:
@@ -57,10 +87,11 @@ def _lengthened(stacked: Any, length: int) -> Any:
     return jax.tree.map(lambda a: jnp.concatenate([a, jnp.repeat(a[-1:], length - a.shape[0], 0)]), stacked)
 
 
-def deal(fn: Callable[..., Any], how: Layout, stacked: tuple, shared: tuple) -> Any:
+def deal(fn: Callable[..., Any], how: Layout, stacked: tuple, shared: tuple, specs: Any = None) -> Any:
     """fn(*one of stacked, *shared) over the leading axis of `stacked`, dealt out over the devices.
 
-    Where the devices share it out evenly the result stays where it was made; otherwise it is gathered.
+    Where the devices share it out evenly the result stays where it was made; otherwise it is gathered. specs: how the
+    shared arguments are dealt out; None: every device has them.
     """
     length = jax.tree.leaves(stacked)[0].shape[0]
     each = -(-length // how.devices)
@@ -68,7 +99,13 @@ def deal(fn: Callable[..., Any], how: Layout, stacked: tuple, shared: tuple) -> 
     def on_device(stacked: tuple, shared: tuple) -> Any:
         return lift(lambda *one: fn(*one, *shared), how, *stacked)
 
-    run = jax.shard_map(on_device, mesh=how.mesh, in_specs=(P(AXIS), P()), out_specs=P(AXIS), check_vma=False)
+    run = jax.shard_map(
+        on_device,
+        mesh=how.mesh,
+        in_specs=(P(AXIS), P() if specs is None else specs),
+        out_specs=P(AXIS),
+        check_vma=False,
+    )
     done = run(_lengthened(stacked, each * how.devices), shared)
     if each * how.devices == length:
         return done

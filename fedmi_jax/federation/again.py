@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterator
-from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -19,6 +18,7 @@ from fedmi_jax.data import datasets, identity, own_split
 from fedmi_jax.data.datasets import Dataset
 from fedmi_jax.data.own_split import OwnSplit
 from fedmi_jax.devices import lift
+from fedmi_jax.devices.layout import described
 from fedmi_jax.devices.session import session
 from fedmi_jax.errors import FedmiError
 from fedmi_jax.federation import metrics, recording, simulation
@@ -57,7 +57,8 @@ def search_again(
                 on_round(number, metrics.of_round(setup.facts, records[-1], time.monotonic() - began))
         advance(experiment.rounds + 1, "done")
         method = result.attrs.get("method", setup.facts.method.name)
-        return recording.assemble(setup.facts, records, wanted).assign_attrs(method=method)
+        found = recording.assemble(setup.facts, records, wanted)
+        return found.assign_attrs({"method": method} | described(setup.layout))
 
 
 def _prepared(experiment: Experiment, dataset: Dataset, split: OwnSplit | None) -> Facts:
@@ -87,7 +88,7 @@ def _states(setup: Setup, result: xr.Dataset) -> Iterator[tuple[int, State]]:
             yield number, NO_STATE
             continue
         stored, round_ = result.sel(round=number), setup.facts.round(number)
-        local = lift.replicate(_local(setup, round_, stored), setup.layout)
+        local = lift.deal_out(_local(setup, round_, stored), setup.layout)
         _, state = simulation.aggregate(setup, state, globals_, local, round_)
         globals_ = lift.replicate(_weights(setup, stored, "global"), setup.layout)
         yield number, state
@@ -132,8 +133,8 @@ def _round(
     setup: Setup, stored: xr.Dataset, number: int, state: State, progress: simulation.Progress
 ) -> recording.Record:
     round_ = setup.facts.round(number)
-    models: tuple[Any, Any] = (_local(setup, round_, stored), _weights(setup, stored, "global"))
-    local, globals_ = (lift.replicate(part, setup.layout) for part in models)
+    local = lift.deal_out(_local(setup, round_, stored), setup.layout)
+    globals_ = lift.replicate(_weights(setup, stored, "global"), setup.layout)
     both, cases = simulation.stack(setup, round_, local, globals_, state), setup.facts.cases(round_)
     progress(number, "discover")
     found = [simulation.discover(setup, both, cases.of(origin), number) for origin in ("local", "global")]

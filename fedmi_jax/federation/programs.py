@@ -5,7 +5,9 @@ Axes: S seeds, M models (seeds x clients of the round), C circuits, L weight ten
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from fedmi_jax.aggregation.base import NO_STATE, Clients, Method, State, applied, initial, served
@@ -31,17 +34,13 @@ from fedmi_jax.config import Discovery, Local, Sparsity
 from fedmi_jax.data.batches import Plan
 from fedmi_jax.devices.layout import AXIS, Layout
 from fedmi_jax.devices.lift import deal, gathered, lift
+from fedmi_jax.federation.homes import Models, all_open, at_home, pick, size, specs
 from fedmi_jax.network.ablation import ZERO, Ablation, Mean, MeanMap
 from fedmi_jax.network.images import Images
 from fedmi_jax.network.layers import conv_layers
 from fedmi_jax.network.model import Params
 from fedmi_jax.network.readout import refit
 from fedmi_jax.training.local import train
-
-
-def pick(models: Params, which: Array) -> Params:
-    """One model of a stack."""
-    return {name: leaf[which] for name, leaf in models.items()}
 
 
 @partial(jax.jit, static_argnames=("how", "local", "sparse", "method"))
@@ -57,7 +56,7 @@ def train_models(
     client is, needed where clients have a state. Returns the trained params (M, ...), dealt out over the devices where
     these share clients, and losses (M, T).
     """
-    chex.assert_equal_shape_prefix([plan.indices, plan.weight, keep], 2)
+    chex.assert_equal_shape_prefix([plan.indices, plan.counts, keep], 2)
     chex.assert_tree_shape_prefix((which, plan.steps, class_counts), plan.indices.shape[:1])
     piece = how.piece(plan.indices.shape[-1] // how.batch_devices)
     own, shared = (which, numbers, plan, keep, class_counts), (globals_, state, images)
@@ -79,7 +78,7 @@ def train_models(
     def on_device(own: tuple, shared: tuple) -> Any:
         return lift(lambda *one: client(*one, *shared), how, *own)
 
-    split = Plan(P(None, None, AXIS), P(None, None, AXIS), P())  # type: ignore[arg-type]
+    split = Plan(P(None, None, AXIS), P(), P())  # type: ignore[arg-type]
     specs = ((P(), P(), split, P(), P()), P())
     return jax.shard_map(on_device, mesh=how.mesh, in_specs=specs, out_specs=P(), check_vma=False)(own, shared)
 
@@ -94,9 +93,12 @@ def entry(state: State, seed: Array, client: Array) -> State:
 def serve_models(
     globals_: Params, state: State, which: Array, numbers: Array, *, how: Layout, method: Method
 ) -> Params:
-    """What the method serves to M clients, (M, ...). Args: as in `train_models`."""
+    """What the method serves to M clients, (M, ...): each model where the client's own one is. Args: as in
+    `train_models`."""
     one = jax.vmap(lambda w, n: served(method, pick(globals_, w), entry(state, w, n)))
-    return gathered(one(which, numbers), how)
+    if how.homes == 1:
+        return gathered(one(which, numbers), how)
+    return deal(lambda w, n, g, s: served(method, pick(g, w), entry(s, w, n)), how, (which, numbers), (globals_, state))
 
 
 @partial(jax.jit, static_argnames=("clients", "how", "method"))
@@ -110,26 +112,35 @@ def initial_state(globals_: Params, *, clients: int, how: Layout, method: Method
 @partial(jax.jit, static_argnames=("how", "method"))
 def aggregate(state: State, globals_: Params, clients: Clients, *, how: Layout, method: Method) -> tuple[Params, State]:
     """The server's step for every seed. Args: state and globals_ (S, ...); clients (S, K, ...), but `clients.params`
-    with the leading axis M = S * K.
+    with a leading axis of at least M = S * K.
 
     Of models that are dealt out over devices or processes the mean is a collective, not a copy to one of them.
     """
     shape = clients.samples.shape
-    stacked = jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), clients.params)
+    own = _first(clients.params, math.prod(shape))
+    stacked = jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), own)
     done = jax.vmap(partial(applied, method))(state, globals_, clients._replace(params=stacked))
     return gathered(done, how)
 
 
-@partial(jax.jit, static_argnames=("how",))
-def joined(parts: Sequence[Params], *, how: Layout) -> Params:
-    """The models of all parts, one after the other, on every device: circuits are dealt out in another order."""
-    return gathered(jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts), how)
+def _first(models: Params, count: int) -> Params:
+    """What is dealt out evenly may have some more."""
+    return jax.tree.map(lambda leaf: leaf[:count], models)
 
 
-@partial(jax.jit, static_argnames=("times", "how"))
-def repeated(models: Params, *, times: int, how: Layout) -> Params:
-    """Every model so many times, one after the other, on every device."""
-    return gathered(jax.tree.map(lambda leaf: jnp.repeat(leaf, times, 0), models), how)
+@partial(jax.jit, static_argnames=("counts", "how"))
+def joined(parts: Sequence[Params], *, counts: tuple[int, ...], how: Layout) -> Params:
+    """The first models of all parts, so many of each, one after the other, on every device."""
+    own = [_first(part, count) for part, count in zip(parts, counts, strict=True)]
+    return gathered(jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *own), how)
+
+
+@partial(jax.jit, static_argnames=("rows", "how"))
+def repeated(models: Params, *, rows: tuple[int, ...], how: Layout) -> Params:
+    """These of the models, one after the other, where such a round's models are."""
+    chosen = jax.tree.map(lambda leaf: leaf[np.array(rows)], models)
+    spec = NamedSharding(how.mesh, P(AXIS)) if how.homes > 1 else how.everywhere
+    return jax.lax.with_sharding_constraint(chosen, spec)
 
 
 @partial(jax.jit, static_argnames=("how",))
@@ -138,31 +149,40 @@ def seen_images(images: Images, index: Array, labels: Array, *, how: Layout) -> 
     return gathered((images.normalised(index), labels), how)
 
 
-@partial(jax.jit, static_argnames=("how",))
-def whole(models: Params, *, how: Layout) -> Params:
-    """The same models, on every device, where the host can read them."""
-    return gathered(models, how)
+@partial(jax.jit, static_argnames=("count", "how"))
+def whole(models: Params, *, count: int, how: Layout) -> Params:
+    """The first so many models, on every device, where the host can read them."""
+    return gathered(_first(models, count), how)
 
 
 @partial(jax.jit, static_argnames=("how",))
 def finite(models: Params, *, how: Layout) -> Array:
     """Whether all parameters of each model are finite: (M,) bool."""
-    by_leaf = [jnp.all(jnp.isfinite(leaf), tuple(range(1, leaf.ndim))) for leaf in models.values()]
-    return gathered(jnp.all(jnp.stack(by_leaf), 0), how)
+
+    def one(params: Params) -> Array:
+        return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in params.values()]))
+
+    return gathered(deal(one, how, (models,), ()), how)
 
 
 @partial(jax.jit, static_argnames=("how",))
 def wiring(models: Params, *, how: Layout) -> tuple[dict[str, Array], dict[str, Array]]:
-    """Per layer, of all models: share of zero weights (M,), and physical connectivity (M, destination, source) bool."""
-    zeros, connected, convolutions = {}, {}, conv_layers(models)
+    """Per layer, of all models: share of zero weights (M,), and physical connectivity (M, destination, source) bool.
+
+    Model after model: to compare all weights with 0 at once would take a fourth of the memory of all models, or more.
+    """
+    return gathered(deal(_wiring, how, (models,), ()), how)
+
+
+def _wiring(params: Params) -> tuple[dict[str, Array], dict[str, Array]]:
+    zeros, connected, convolutions = {}, {}, conv_layers(params)
     for layer in (*convolutions, "fc"):
-        kernel = models[f"{layer}_kernel"]
-        zeros[layer] = jnp.mean(kernel == 0, tuple(range(1, kernel.ndim)))
+        kernel = params[f"{layer}_kernel"]
+        zeros[layer] = jnp.mean(kernel == 0)
         if layer == "fc":  # rows are position-major, channel fastest
-            channels = models[f"{convolutions[-1]}_bias"].shape[-1]
-            kernel = kernel.reshape(kernel.shape[0], 1, -1, channels, kernel.shape[-1])
-        connected[layer] = jnp.any(kernel != 0, (1, 2)).swapaxes(1, 2)
-    return gathered((zeros, connected), how)
+            kernel = kernel.reshape(1, -1, params[f"{convolutions[-1]}_bias"].shape[-1], kernel.shape[-1])
+        connected[layer] = jnp.any(kernel != 0, (0, 1)).T
+    return zeros, connected
 
 
 class Masked(NamedTuple):
@@ -183,34 +203,29 @@ def stacked(parts: Sequence[Masked]) -> Masked:
     return jax.tree.map(lambda *columns: np.concatenate(columns), *parts)
 
 
-def whole_models(models: Params, like: Ablation) -> Masked:
+def whole_models(models: Models, like: Ablation) -> Masked:
     """Every model with all channels open, as rows that can be judged together with others of this kind of ablation."""
-    first = np.arange(len(models["fc_bias"]))
+    first = np.arange(size(models))
     unused = jax.tree.map(lambda v: np.zeros((len(first), *v.shape[1:]), v.dtype), like)
     return Masked(first, all_open(models), unused, np.zeros_like(first))
 
 
-def all_open(models: Params) -> dict[str, np.ndarray]:
-    """Gates that keep every channel of every model, (M, O_l)."""
-    biases = {layer: models[f"{layer}_bias"] for layer in conv_layers(models)}
-    return {layer: np.ones(bias.shape, bias.dtype) for layer, bias in biases.items()}
-
-
-def over_rows(fn: Callable[..., Any], how: Layout, models: Params, which: Array, rows: tuple, shared: tuple) -> Any:
+def over_rows(fn: Callable[..., Any], how: Layout, models: Models, which: Array, rows: tuple, shared: tuple) -> Any:
     """fn(params, *one of rows, *shared) for every row, dealt out over the devices, the results everywhere.
 
-    Args: models with leading axis M; which (n,), each row's model; rows: pytrees with leading axis n.
+    Args: models with leading axis M, or a stack of a round's, to whose homes the rows have been taken (`at_home`);
+    which (n,), each row's model; rows: pytrees with leading axis n.
     """
 
-    def one(which: Array, rows: tuple, models: Params, shared: tuple) -> Any:
-        return fn(pick(models, which), *rows, *shared)
+    def one(which: Array, rows: tuple, models: Models, shared: tuple) -> Any:
+        return fn(pick(models, which, how), *rows, *shared)
 
-    return gathered(deal(one, how, (which, rows), (models, shared)), how)
+    return gathered(deal(one, how, (which, rows), (models, shared), (specs(models, how), P())), how)
 
 
 @partial(jax.jit, static_argnames=("how", "settings"))
 def discover_circuits(
-    models: Params, images: Images, which: Array, plan: Plan, ablation: Ablation, *, how: Layout, settings: Discovery
+    models: Models, images: Images, which: Array, plan: Plan, ablation: Ablation, *, how: Layout, settings: Discovery
 ) -> Circuit:
     """`discovery.discover` of n circuits in one call: scores and masks (n, O_l) a layer.
 
@@ -317,9 +332,13 @@ def sameness(models: Params, test: EvaluationSet, masked: Masked, others: Array,
     return over_rows(one_by_one.sameness, how, models, masked.model, rows, (test,))
 
 
-def judge(models: Params, test: EvaluationSet, masked: Masked, *, how: Layout, measure: Callable[..., Any]) -> Any:
+def judge(models: Models, test: EvaluationSet, masked: Masked, *, how: Layout, measure: Callable[..., Any]) -> Any:
     """`measure` (`evaluation.performance` or `evaluation.class_accuracy`) of every row, in one call; numpy arrays."""
-    return evaluation.divided(_judged(models, test, masked, how=how, measure=measure))
+
+    def run(_: Any, masked: Masked) -> Any:
+        return _judged(models, test, masked, how=how, measure=measure)
+
+    return evaluation.divided(at_home(run, models, masked.model, masked, how))
 
 
 def judge_decisions(
@@ -342,7 +361,7 @@ def _judged_decisions(
 
 
 @partial(jax.jit, static_argnames=("how", "measure"))
-def _judged(models: Params, test: EvaluationSet, masked: Masked, *, how: Layout, measure: Callable[..., Any]) -> Any:
+def _judged(models: Models, test: EvaluationSet, masked: Masked, *, how: Layout, measure: Callable[..., Any]) -> Any:
     one = partial(measure, narrowing=how.narrowing)
     return over_rows(one, how, models, masked.model, (masked.gates, masked.ablation, masked.label), (test,))
 
@@ -353,7 +372,7 @@ def judge_models(models: Params, test: EvaluationSet, *, how: Layout) -> Accurac
 
 
 @partial(jax.jit, static_argnames=("how",))
-def mean_outputs(models: Params, images: Images, which: Array, index: Array, valid: Array, *, how: Layout) -> Mean:
+def mean_outputs(models: Models, images: Images, which: Array, index: Array, valid: Array, *, how: Layout) -> Mean:
     """`evaluation.mean_outputs` of F pairs of a model and a client's data: which (F,), index and valid (F, G, B)."""
 
     def one(params: Params, index: Array, valid: Array, images: Images) -> Mean:
@@ -363,10 +382,14 @@ def mean_outputs(models: Params, images: Images, which: Array, index: Array, val
 
 
 @partial(jax.jit, static_argnames=("how",))
-def empty_masks(models: Params, which: Array, ablation: Ablation, label: Array, *, how: Layout) -> tuple[Array, Array]:
+def empty_masks(models: Models, which: Array, ablation: Ablation, label: Array, *, how: Layout) -> tuple[Array, Array]:
     """`evaluation.empty_mask` of n rows: (n,), (n,)."""
-    one = jax.vmap(lambda w, a, c: evaluation.empty_mask(pick(models, w), a, c))
-    return gathered(one(which, ablation, label), how)
+    together = replace(how, chunk=max(how.chunk, TOGETHER))
+    return over_rows(evaluation.empty_mask, together, models, which, (ablation, label), ())
+
+
+TOGETHER = 500
+"""Rows at once, of work that is next to nothing."""
 
 
 @partial(jax.jit, static_argnames=("how", "what"))

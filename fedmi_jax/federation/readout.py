@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fedmi_jax.federation import programs
+from fedmi_jax.federation.homes import together
 from fedmi_jax.results.schema import REFITS
 
 if TYPE_CHECKING:
+    from fedmi_jax.federation.homes import Models
     from fedmi_jax.federation.recording import Record
     from fedmi_jax.federation.setup import Round, Setup
-    from fedmi_jax.network.model import Params
 
 
-def accuracies(setup: Setup, round_: Round, models: Params) -> Record:
+def accuracies(setup: Setup, round_: Round, models: Models) -> Record:
     """Of the first M + S stacked models: mean accuracy over the classes that the model's clients hold, among which
     alone it chooses, as it is and refitted. The refit sees the first few probe images of each of these classes."""
     facts, each = setup.facts, setup.facts.experiment.evaluation.readout_images
@@ -30,7 +31,7 @@ def accuracies(setup: Setup, round_: Round, models: Params) -> Record:
     classes = np.concatenate([held[seed, client], held.any(1)])
     seeds = np.concatenate([seed, np.arange(len(round_.clients))])
     places = _places(facts.dataset.num_classes, facts.experiment.discovery.probe, each)
-    refit = partial(programs.refitted, models, np.arange(len(seeds)), setup.probe, seeds, places, classes)
+    refit = partial(programs.refitted, together(models), np.arange(len(seeds)), setup.probe, seeds, places, classes)
     judge = partial(programs.accuracy_among, classes=classes, test=setup.test, how=setup.layout)
     found = np.stack([np.asarray(judge(refit(how=setup.layout, what=what))) for what in REFITS], -1)
     local = np.full((*facts.counts.shape[:2], len(REFITS)), np.nan, found.dtype)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import jax
 import numpy as np
 import xarray as xr
 
@@ -40,14 +41,16 @@ def snapshot(setup: Setup, round_: Round, losses: np.ndarray, local: Params, glo
         "participates": of_client(np.ones(len(steps), bool)),
         "train_loss": of_client(losses.sum(1, where=own) / steps),
     }
-    record |= agreement.measures(local, seeds=len(round_.clients), how=how)
+    record |= agreement.measures(local, shape=round_.clients.shape, how=how)
     for where, params, placed in (("local", local, of_client), ("global", globals_, np.asarray)):
-        zeros, connected = programs.wiring(params, how=how)
+        count = round_.clients.size if where == "local" else len(round_.clients)
+        zeros, connected = jax.tree.map(lambda leaf, n=count: np.asarray(leaf)[:n], programs.wiring(params, how=how))
         layers = (*conv_layers(params), "fc")
         record[f"realised_sparsity_{where}"] = placed(np.stack([zeros[layer] for layer in layers], -1))
         record |= {f"connected_{where}_{layer}": placed(connected[layer]) for layer in layers}
         if facts.experiment.execution.save_weights:
-            record |= {f"weights_{where}_{k}": placed(v) for k, v in programs.whole(params, how=how).items()}
+            weights = programs.whole(params, count=count, how=how)
+            record |= {f"weights_{where}_{k}": placed(v) for k, v in weights.items()}
     return record
 
 

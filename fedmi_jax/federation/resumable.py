@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import xarray as xr
 
 from fedmi_jax.aggregation import Method
@@ -19,10 +20,12 @@ from fedmi_jax.data import datasets, own_split
 from fedmi_jax.data.datasets import Dataset
 from fedmi_jax.data.own_split import OwnSplit
 from fedmi_jax.devices import processes
+from fedmi_jax.devices.layout import resolve
 from fedmi_jax.devices.session import session
 from fedmi_jax.errors import ConfigError, FedmiError
 from fedmi_jax.federation import simulation
 from fedmi_jax.federation.metrics import OnRound
+from fedmi_jax.federation.setup import lay_out, prepare
 from fedmi_jax.files import sweep
 from fedmi_jax.keeping import lock, manifest
 from fedmi_jax.keeping.checkpoint import FOLDER, Broadcasting, InMemory, OnDisk
@@ -152,17 +155,32 @@ def _continue(
     dataset = dataset or datasets.load(experiment.data)
     experiment = own_split.settle(experiment, dataset.train_labels, split)
     here = manifest.describe(experiment, dataset, settings, method and method.name)
+    here = replace(here, chunk=_chunk(home, experiment, dataset, method, split))
     if first:
         _claim(home, here, begins)
     keeper = OnDisk(home, here.run, experiment.rounds, settings) if first else InMemory()
     if jax.process_count() > 1:
         keeper = Broadcasting(keeper)
-    result = simulation.run(experiment, dataset, progress, keeper, method, on_round, split)
+    result = simulation.run(experiment, dataset, progress, keeper, method, on_round, split, here.chunk)
     if first:
         store.save(result, folder)
         if not settings.after_the_end:
             _clean(folder)
     return result
+
+
+def _chunk(
+    home: Path, experiment: Experiment, dataset: Dataset, method: Method | None, split: OwnSplit | None
+) -> int | None:
+    """What `client_chunk` "auto" means: what it meant before or, in a run that begins, what it means here; of several
+    processes, for the first, since programs must be the same. None where a number was given."""
+    if experiment.execution.client_chunk != "auto":
+        return None
+    if jax.default_backend() == "cpu":
+        return resolve(experiment.execution).chunk  # whatever is free
+    found = manifest.read(home) if processes.is_first() else None
+    chunk = (found and found.chunk) or lay_out(prepare(experiment, dataset, method, split)).chunk
+    return chunk if jax.process_count() == 1 else int(processes.from_first(np.int64(chunk)))
 
 
 def _claim(home: Path, here: Manifest, begins: bool) -> None:
@@ -177,7 +195,7 @@ def _claim(home: Path, here: Manifest, begins: bool) -> None:
         changed = [name for name, value in here.machine.items() if found.machine.get(name, value) != value]
         before, now = found.experiment, here.experiment
         changed += differences(replace(before, rounds=now.rounds, data=now.data), now)
-        here = replace(here, machine=found.machine)  # where it began
+        here = replace(here, machine=found.machine, chunk=found.chunk or here.chunk)  # where it began
         if changed:
             _LOG.warning(
                 "%s: begun with other %s: last digits may differ from a run in one piece", home, ", ".join(changed)

@@ -183,6 +183,13 @@ class Setup:
     """The first test images of every class, on which this instrument's controls are judged."""
 
     @property
+    def gathers(self) -> bool:
+        """Whether a round's models are put together on every device: something looks at them in an order of its own."""
+        experiment = self.facts.experiment
+        published = experiment.discovery.as_published and not experiment.decides
+        return not published or bool(experiment.evaluation.readout_images)
+
+    @property
     def plan_shape(self) -> tuple[int, int]:
         """(T, B) that every client's training plan is padded to."""
         facts, layout = self.facts, self.layout
@@ -240,12 +247,18 @@ def lay_out(facts: Facts) -> Layout:
     """How the experiment's work is laid out on the devices at hand."""
     experiment = facts.experiment
     models = len(experiment.seeds) * participants(experiment)
-    return resolve(experiment.execution, experiment.evaluation, models, facts.model_bytes)
+    judged = 4 * facts.most_circuits + 2 * models + len(experiment.seeds)  # on two models each, and the models
+    return resolve(experiment.execution, experiment.evaluation, models, facts.model_bytes, judged)
 
 
-def place(facts: Facts) -> Setup:
-    """Put the images on the devices. To be called within `devices.session`, which sets the precision."""
+def place(facts: Facts, chunk: int | None = None) -> Setup:
+    """Put the images on the devices. To be called within `devices.session`, which sets the precision.
+
+    chunk: what `client_chunk` "auto" means; None: what the memory that is free now allows.
+    """
     layout, dataset, per_class = lay_out(facts), facts.dataset, facts.experiment.evaluation.images_per_class
+    if chunk is not None and facts.experiment.execution.client_chunk == "auto":
+        layout = replace(layout, chunk=chunk)
 
     def on_device(pixels: np.ndarray, labels: np.ndarray) -> Images:
         moments = (np.asarray(moment, facts.dtype) for moment in (dataset.mean, dataset.std))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -28,9 +28,11 @@ from fedmi_jax.data.batches import Plan
 from fedmi_jax.data.datasets import Dataset
 from fedmi_jax.data.own_split import OwnSplit
 from fedmi_jax.devices import lift
+from fedmi_jax.devices.layout import described
 from fedmi_jax.devices.session import session
 from fedmi_jax.federation import checks, controls, instrument, metrics, programs, readout, recording, thorough
 from fedmi_jax.federation.cases import Cases
+from fedmi_jax.federation.homes import Models, Stack, at_home, together
 from fedmi_jax.federation.instrument import Decided
 from fedmi_jax.federation.metrics import OnRound
 from fedmi_jax.federation.programs import Masked
@@ -47,18 +49,19 @@ Progress = Callable[[int, str], None]
 def run(
     experiment: Experiment, dataset: Dataset | None = None, progress: Progress | None = None,
     keeper: Keeper | None = None, method: Method | None = None, on_round: OnRound | None = None,
-    split: OwnSplit | None = None,
+    split: OwnSplit | None = None, chunk: int | None = None,
 ) -> xr.Dataset:  # fmt: skip
     """Run the experiment and return its result (see `fedmi_jax.results.schema` for the variables).
 
     Args: dataset: images to use in place of those `experiment.data` names; keeper: where every round is kept, and which
     rounds are done (`fedmi_jax.keeping.checkpoint`); method: in place of the one that `experiment.aggregation` names;
     on_round: told of every round that is done and kept (`fedmi_jax.federation.metrics`); split: in place of the one
-    that `experiment.split` names (`fedmi_jax.data.own_split`). Raises FedmiError for a configuration that does not fit
-    the data, for a loss or weights that are not finite, and for a method that does not keep the shapes.
+    that `experiment.split` names (`fedmi_jax.data.own_split`); chunk: what `execution.client_chunk` "auto" meant in the
+    rounds that are done. Raises FedmiError for a configuration that does not fit the data, for a loss or weights that
+    are not finite, and for a method that does not keep the shapes.
     """
     with session(experiment.execution):
-        setup = place(prepare(experiment, dataset, method, split))
+        setup = place(prepare(experiment, dataset, method, split), chunk)
         return _run(setup, progress or _silent, keeper or InMemory(), on_round)
 
 
@@ -73,7 +76,8 @@ def _run(setup: Setup, progress: Progress, keeper: Keeper, on_round: OnRound | N
         if on_round is not None:
             on_round(number, metrics.of_round(setup.facts, record, time.monotonic() - began))
     progress(rounds + 1, "done")
-    return recording.assemble(setup.facts, keeper.records(rounds)).assign_attrs(method=setup.facts.method.name)
+    told = {"method": setup.facts.method.name} | described(setup.layout)
+    return recording.assemble(setup.facts, keeper.records(rounds)).assign_attrs(told)
 
 
 def initial_state(setup: Setup) -> State:
@@ -105,7 +109,7 @@ def one_round(setup: Setup, state: State, number: int, progress: Progress) -> tu
     return (globals_, remembered), record | judged(setup, round_, models, cases, found)
 
 
-def judged(setup: Setup, round_: Round, models: Params, cases: Cases, found: Found) -> recording.Record:
+def judged(setup: Setup, round_: Round, models: Models, cases: Cases, found: Found) -> recording.Record:
     """The circuits of a round, how alike they are to those found again, and all that is measured of them."""
     record = recording.of_circuits(cases, found.circuit)
     record |= controls.rediscovery(setup.facts.experiment, cases, found.circuit, found.again)
@@ -148,30 +152,44 @@ _initialise = jax.jit(model.init, static_argnums=(1, 2, 3, 4))
 def train(setup: Setup, globals_: Params, round_: Round, state: MethodState = NO_STATE) -> tuple[Params, np.ndarray]:
     """Local training of the round's clients: global params (S, ...) -> local params (M, ...) and losses (M, T).
 
+    Where clients have homes that do not share them out evenly, the last model stands there more than once.
     state: the method's, as `initial_state` and `aggregate` give it.
     """
     local, pooled, everyone = setup.facts.experiment.local, setup.facts.method.pooled, round_.clients.shape[1]
     if pooled:  # one model for all, whoever takes part
         round_ = Round(round_.number, 0 * round_.clients[:, :1])
-    plans = [
-        batches.training_plan(
-            {k: setup.facts.training[s][k] for k in clients}, local.batch_size, local.epochs, seed, round_.number,
-            setup.plan_shape,
-        )
-        for s, (seed, clients) in enumerate(zip(setup.facts.experiment.seeds, round_.clients, strict=True))
-    ]  # fmt: skip
-    plan = Plan(*(np.concatenate(parts) for parts in zip(*plans, strict=True)))
-    which = round_.models
+    rows = lift.homed(round_.clients.size, setup.layout)
+    seed, client = which = tuple(part[rows] for part in round_.models)
     trained, losses = programs.train_models(
-        globals_, setup.train_images, which[0], plan, setup.facts.keep[which], setup.facts.training_counts[which],
-        state, which[1],
+        globals_, setup.train_images, seed, training_plans(setup, round_.number, seed, client),
+        setup.facts.keep[which], setup.facts.training_counts[which], state, client,
         how=setup.layout, local=local, sparse=setup.facts.experiment.sparsity, method=setup.facts.method,
     )  # fmt: skip
-    losses = np.asarray(losses)
+    losses = np.asarray(losses)[: round_.clients.size]
     checks.require_finite_losses(setup, round_, losses)
     if pooled:
-        return programs.repeated(trained, times=everyone, how=setup.layout), np.repeat(losses, everyone, 0)
+        each = np.repeat(np.arange(round_.clients.size), everyone)
+        again = tuple(each[lift.homed(len(each), setup.layout)].tolist())
+        return programs.repeated(trained, rows=again, how=setup.layout), losses[each]
     return trained, losses
+
+
+def training_plans(setup: Setup, number: int, seed: np.ndarray, client: np.ndarray) -> Plan:
+    """The batches of a round of these clients (m,) of these seeds (m,), (m, T, B); of a device's own clients alone,
+    where clients have homes."""
+    facts, local = setup.facts, setup.facts.experiment.local
+
+    def draw(rows: np.ndarray) -> Plan:
+        plans = [
+            batches.training_plan(
+                {k: facts.training[s][k]}, local.batch_size, local.epochs, facts.experiment.seeds[s], number,
+                setup.plan_shape,
+            )
+            for s, k in zip(seed[rows].tolist(), client[rows].tolist(), strict=True)
+        ]  # fmt: skip
+        return Plan(*(np.concatenate(parts) for parts in zip(*plans, strict=True)))
+
+    return lift.drawn(draw, np.arange(len(seed)), setup.layout)
 
 
 def aggregate(
@@ -196,13 +214,21 @@ def seen_images(setup: Setup) -> tuple[Array, Array] | None:
     return None if seen is None else programs.seen_images(setup.train_images, *seen, how=setup.layout)
 
 
-def stack(setup: Setup, round_: Round, local: Params, globals_: Params, state: MethodState = NO_STATE) -> Params:
+def stack(setup: Setup, round_: Round, local: Params, globals_: Params, state: MethodState = NO_STATE) -> Models:
     """The models that `Cases.model` counts: local ones (M, ...), global ones (S, ...) and, of a method that serves
-    every client a model of its own, these (M, ...)."""
-    method, parts = setup.facts.method, [local, globals_]
+    every client a model of its own, these (M, ...).
+
+    Each stays where it was made. The second instrument alone, which looks at models in any order, gets them all in one
+    array on every device.
+    """
+    method, parts, counts = setup.facts.method, [local, globals_], [round_.clients.size, len(round_.clients)]
     if method.serve is not None:
-        parts.append(programs.serve_models(globals_, state, *round_.models, how=setup.layout, method=method))
-    return programs.joined(parts, how=setup.layout)
+        which = (part[lift.homed(counts[0], setup.layout)] for part in round_.models)
+        parts.append(programs.serve_models(globals_, state, *which, how=setup.layout, method=method))
+        counts.append(counts[0])
+    if setup.gathers:
+        return programs.joined(parts, counts=tuple(counts), how=setup.layout)
+    return Stack(tuple(parts), tuple(counts))
 
 
 def circuits_of(setup: Setup, round_: Round, cases: Cases, found: Found) -> Gates:
@@ -234,37 +260,46 @@ def joined(first: Found, second: Found) -> Found:
     return jax.tree.map(lambda a, b: np.concatenate([a, b]), first, second)
 
 
-def discover(setup: Setup, models: Params, cases: Cases, number: int) -> Found:
+def discover(setup: Setup, models: Models, cases: Cases, number: int) -> Found:
     """Search these circuits on their models (`stack`), once or twice (`controls.searches`)."""
     experiment, searches = setup.facts.experiment, controls.searches(setup.facts.experiment, number)
     if not experiment.discovery.as_published:
-        circuits, ablation, decided = instrument.discover(setup, models, cases, searches, number)
+        circuits, ablation, decided = instrument.discover(setup, together(models), cases, searches, number)
         checks.require_scores(experiment, number, cases, [one.score for one in circuits])
         return Found(circuits[0], circuits[1:], jax.tree.map(np.asarray, ablation), decided)
     ablation = _ablation(setup, models, cases)
     settings = replace(experiment.discovery, repeat="never")  # one program, whatever the control
+    search = partial(programs.discover_circuits, how=setup.layout, settings=settings)
     found = []
     for purposes in searches:
-        plan = discovery_plans(setup, cases, number, purposes)
-        search = partial(programs.discover_circuits, how=setup.layout, settings=settings)
-        found.append(jax.tree.map(np.asarray, search(models, setup.train_images, cases.model, plan, ablation)))
+
+        def run(which: np.ndarray, rows: Any, purposes: tuple[int, int] = purposes) -> Circuit:
+            row, ablation = rows
+            draw = partial(discovery_plans, setup, cases, number, purposes)
+            return search(models, setup.train_images, which, lift.drawn(draw, row, setup.layout), ablation)
+
+        rows = (np.arange(len(cases.model)), ablation)
+        found.append(jax.tree.map(np.asarray, at_home(run, models, cases.model, rows, setup.layout)))
     checks.require_scores(experiment, number, cases, [one.score for one in found])
-    decided = instrument.watched(setup, models, cases) if experiment.decides else None
+    decided = instrument.watched(setup, together(models), cases) if experiment.decides else None
     return Found(found[0], found[1:], jax.tree.map(np.asarray, ablation), decided)
 
 
-def discovery_plans(setup: Setup, cases: Cases, number: int, purposes: tuple[int, int] = keys.DISCOVER) -> Plan:
-    """The discovery batches of every case: (n, T, B)."""
+def discovery_plans(
+    setup: Setup, cases: Cases, number: int, purposes: tuple[int, int] = keys.DISCOVER, rows: np.ndarray | None = None
+) -> Plan:
+    """The discovery batches of every case, or of these rows: (n, T, B)."""
     facts, steps = setup.facts, setup.facts.experiment.discovery.steps
     width = setup.layout.padded(max(facts.discovery_batches), 1)
     keyed = cases.keys(facts.experiment.seeds, purposes, number)
+    chosen = range(len(keyed)) if rows is None else rows.tolist()
     return batches.stack([
-        batches.discovery_plan(facts.discovery_images[i], facts.discovery_batches[i], steps, key, width)
-        for i, key in zip(cases.circuit, keyed, strict=True)
+        batches.discovery_plan(facts.discovery_images[i], facts.discovery_batches[i], steps, keyed[row], width)
+        for row, i in ((row, cases.circuit[row]) for row in chosen)
     ])  # fmt: skip
 
 
-def measure(setup: Setup, round_: Round, models: Params, cases: Cases, found: Found) -> recording.Record:
+def measure(setup: Setup, round_: Round, models: Models, cases: Cases, found: Found) -> recording.Record:
     """Section 5's measures of every circuit, on its own model and on the other one, and of every model."""
     test, judge, mask, ablation = setup.test, programs.judge, found.circuit.mask, found.ablation
     own = Masked(cases.model, controls.gates(mask, setup.facts.dtype), ablation, cases.label)
@@ -275,25 +310,25 @@ def measure(setup: Setup, round_: Round, models: Params, cases: Cases, found: Fo
     if decided is None:
         judged = judge(models, test, rows, how=setup.layout, measure=evaluation.performance)
     else:
-        judged = instrument.judge(setup, models, cases, decided, rows)
+        judged = instrument.judge(setup, together(models), cases, decided, rows)
     kept, across, (_, accuracy, *_) = (
         jax.tree.map(lambda values, part=part: values[part], judged)
         for part in (slice(n), slice(n, 2 * n), slice(2 * n, None))
     )
     by_class = programs.stacked(controls.by_class(setup.facts, cases, own, crossed, mask, round_.number))
     accuracies = judge(models, test, by_class, how=setup.layout, measure=evaluation.class_accuracy)
-    empty = programs.empty_masks(models, cases.model, ablation, cases.label, how=setup.layout)
+    empty = empty_masks(setup, models, cases, ablation)
     record = recording.of_measures(setup.facts, round_, cases, kept[0], across[0], accuracies[:n], empty, accuracy)
     record |= controls.random_masks(setup.facts.experiment, cases, accuracies[n:])
     record |= readout.accuracies(setup, round_, models)
     if decided is not None:
         record |= instrument.measures(cases, decided, kept[2], across[2])
-        record |= instrument.controls(setup, models, cases, decided, own, crossed, round_.number)
-        record |= thorough.checks(setup, round_, models, cases, decided, own)
+        record |= instrument.controls(setup, together(models), cases, decided, own, crossed, round_.number)
+        record |= thorough.checks(setup, round_, together(models), cases, decided, own)
     return record
 
 
-def _ablation(setup: Setup, models: Params, cases: Cases) -> Ablation:
+def _ablation(setup: Setup, models: Models, cases: Cases) -> Ablation:
     """What a closed channel is replaced by, (n, ...): 0, or its mean output on the circuit's model over its client's
     data."""
     facts = setup.facts
@@ -306,7 +341,18 @@ def _ablation(setup: Setup, models: Params, cases: Cases) -> Ablation:
     )
     client = cases.seed * len(facts.clients[0]) + cases.client
     pairs, back = np.unique(np.stack([cases.model, client]), axis=1, return_inverse=True)
-    means = programs.mean_outputs(
-        models, setup.train_images, pairs[0], index[pairs[1]], valid[pairs[1]], how=setup.layout
-    )
+
+    def run(which: np.ndarray, rows: Any) -> Ablation:
+        return programs.mean_outputs(models, setup.train_images, which, *rows, how=setup.layout)
+
+    means = at_home(run, models, pairs[0], (index[pairs[1]], valid[pairs[1]]), setup.layout)
     return jax.tree.map(lambda mean: mean[back], means)
+
+
+def empty_masks(setup: Setup, models: Models, cases: Cases, ablation: Ablation) -> Any:
+    """`programs.empty_masks` of every case."""
+
+    def run(which: np.ndarray, rows: Any) -> Any:
+        return programs.empty_masks(models, which, *rows, how=setup.layout)
+
+    return at_home(run, models, cases.model, (ablation, cases.label), setup.layout)

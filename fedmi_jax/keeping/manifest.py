@@ -41,6 +41,9 @@ class Manifest:
     schema_version: int = SCHEMA_VERSION
     dataset_name: str = "images without a name"
     """Of the images; files from before it was kept have none."""
+    chunk: int | None = None
+    """What `execution.client_chunk` "auto" meant where the run began: a run that goes on does not ask again how much
+    memory is free. None: it was not auto, or not kept."""
 
     @property
     def images(self) -> ImageSet:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 
@@ -25,6 +26,17 @@ class Images(NamedTuple):
     def normalised(self, index: Array) -> Array:
         """Network inputs of these images, (B, H, W, I)."""
         return (self.pixels[index].astype(self.mean.dtype) / 255 - self.mean) / self.std
+
+
+def weights(counts: Array, width: int, dtype: Any, axis: str | None = None) -> Array:
+    """Every image's weight in the mean over its batch, (T, B): 1 / count for the first `count` images, then 0.
+
+    Args: counts (T,), images of each batch; width: B; axis: name of a device axis over which a batch is split into
+    pieces of this width. The shares are divided in double precision, whatever the dtype, and rounded once.
+    """
+    whole, first = (width, 0) if axis is None else (width * lax.axis_size(axis), width * lax.axis_index(axis))
+    share = jnp.asarray(np.concatenate([[0.0], 1 / np.arange(1, whole + 1)]), dtype)[counts]
+    return jnp.where(first + jnp.arange(width) < counts[:, None], share[:, None], 0)
 
 
 def accumulate(

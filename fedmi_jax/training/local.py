@@ -15,7 +15,7 @@ from fedmi_jax.aggregation.base import Method, State
 from fedmi_jax.config import Local, Sparsity
 from fedmi_jax.data.batches import Plan
 from fedmi_jax.network import model
-from fedmi_jax.network.images import Images, accumulate
+from fedmi_jax.network.images import Images, accumulate, weights
 from fedmi_jax.network.model import Params
 from fedmi_jax.training import pruning
 
@@ -74,6 +74,7 @@ def train(
         return lax.cond(own, step, no_step, carry, batch)
 
     own = jnp.arange(plan.indices.shape[0]) < plan.steps
-    work = (own, (plan.indices, jnp.asarray(plan.weight, dtype), keep))
+    weight = weights(jnp.asarray(plan.counts), plan.indices.shape[1], dtype, axis)
+    work = (own, (plan.indices, weight, keep))
     (trained, _), losses = lax.scan(own_step, (start, optimiser.init(start)), work)
     return trained, losses

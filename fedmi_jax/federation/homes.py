@@ -1,0 +1,134 @@
+"""Models stay on the device that trained them, and rows of work are taken to their models.
+
+Axes: D devices, M local models of a round, S seeds, n rows, r = D * (rows of the fullest device) places.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import PartitionSpec as P
+
+from fedmi_jax.devices.layout import AXIS, Layout
+from fedmi_jax.network.layers import conv_layers
+from fedmi_jax.network.model import Params
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["parts"], meta_fields=["counts"])
+@dataclass(frozen=True)
+class Stack:
+    """The models of a round as `Cases.model` counts them, without a copy of any."""
+
+    parts: tuple[Any, ...]
+    """Local models (M', ...), the server's (S, ...) and, of a method that serves every client a model of its own, these
+    (M', ...). Where a layout has homes, the server's are on every device and the others dealt out, M' a multiple of
+    D."""
+    counts: tuple[int, ...]
+    """How many models of every part count: M, S, M."""
+
+    def specs(self, how: Layout) -> Stack:
+        """How the parts are dealt out."""
+        home = P(AXIS) if how.homes > 1 else P()
+        return replace(self, parts=(home, P(), home)[: len(self.parts)])
+
+    def pick(self, which: Array, how: Layout) -> Params:
+        """One model; within a program whose device has it."""
+        found, first = self.parts[0], 0
+        for i, (part, count) in enumerate(zip(self.parts, self.counts, strict=True)):
+            here = len(part["fc_bias"])
+            start = first + (jax.lax.axis_index(AXIS) * here if how.homes > 1 and i != SERVER else 0)
+            own = _one(part, jnp.clip(which - start, 0, here - 1))
+            found = own if i == 0 else {name: jnp.where(which >= first, own[name], found[name]) for name in own}
+            first += count
+        return found
+
+
+SERVER = 1
+"""The place of the server's models among the parts of a stack: every device has them."""
+
+Models = Params | Stack
+
+
+def _one(models: Params, which: Array) -> Params:
+    return {name: leaf[which] for name, leaf in models.items()}
+
+
+def pick(models: Models, which: Array, how: Layout | None = None) -> Params:
+    """One model of a stack. how: where its models have homes."""
+    if isinstance(models, Stack):
+        assert how is not None
+        return models.pick(which, how)
+    return _one(models, which)
+
+
+def specs(models: Models, how: Layout) -> Any:
+    """How the models are dealt out, for `shard_map`."""
+    return models.specs(how) if isinstance(models, Stack) else P()
+
+
+def together(models: Models) -> Params:
+    """Models of which every device has all, in one array (`Setup.gathers`)."""
+    assert not isinstance(models, Stack)
+    return models
+
+
+def size(models: Models) -> int:
+    """How many models there are."""
+    return sum(models.counts) if isinstance(models, Stack) else len(models["fc_bias"])
+
+
+def all_open(models: Models) -> dict[str, np.ndarray]:
+    """Gates that keep every channel of every model, (M, O_l)."""
+    one, count = models.parts[0] if isinstance(models, Stack) else models, size(models)
+    biases = {layer: one[f"{layer}_bias"] for layer in conv_layers(one)}
+    return {layer: np.ones((count, bias.shape[-1]), bias.dtype) for layer, bias in biases.items()}
+
+
+def at_home(run: Callable[..., Any], models: Models, which: Any, rows: Any, how: Layout) -> Any:
+    """run(which, rows), whose results have the leading axis of the rows: each row on the device of its model.
+
+    Args: which (n,), each row's model; rows: a pytree with leading axis n. Where models have homes, run is given r rows
+    in another order, some of them twice; what comes back is on the host, in the order that was given.
+    """
+    if not isinstance(models, Stack) or how.homes == 1:
+        return run(which, rows)
+    row, place = places(owners(models, np.asarray(which), how), how.homes)
+    done = run(*jax.tree.map(lambda leaf: np.asarray(leaf)[row], (which, rows)))
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[place], done)
+
+
+def owners(models: Stack, which: np.ndarray, how: Layout) -> np.ndarray:
+    """The device of every row's model, (n,); -1 for the server's models, which all have."""
+    each = len(models.parts[0]["fc_bias"]) // how.homes
+    local, server = models.counts[0], sum(models.counts[: SERVER + 1])
+    return np.where(which < local, which // each, np.where(which < server, -1, (which - server) // each))
+
+
+def places(owner: np.ndarray, homes: int) -> tuple[np.ndarray, np.ndarray]:
+    """The row that stands at every place, (r,), device after device, and every row's place, (n,).
+
+    Rows that any device can do go where there is room. The fullest device decides how many places there are: if its
+    own rows are more than its share, a few more, so that rounds with other rows seldom compile anything.
+    """
+    bound = np.flatnonzero(owner >= 0)
+    bound = bound[np.argsort(owner[bound], kind="stable")]
+    counts = np.bincount(owner[bound], minlength=homes)
+    room = share = -(-len(owner) // homes)
+    if (most := int(counts.max())) > share:
+        step = max(1, share // 8)
+        room = share + step * -(-(most - share) // step)
+    place = np.full(len(owner), -1)
+    place[bound] = owner[bound] * room + np.arange(len(bound)) - np.repeat(np.cumsum(counts) - counts, counts)
+    empty = np.setdiff1d(np.arange(homes * room), place)
+    free = np.flatnonzero(owner < 0)
+    place[free] = empty[: len(free)]
+    row = np.zeros(homes * room, int)  # a place without a row does the first one again
+    row[place] = np.arange(len(owner))
+    return row, place
