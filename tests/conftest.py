@@ -59,8 +59,8 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: LONGEST.index(group(item)) if group(item) in LONGEST else len(LONGEST))
 
 
-RUN_LONG = {"deciding", "test_deciding", "test_choice", "test_readout", "test_golden_decision"}
-"""Groups of tests whose programs take longer to run than to compile."""
+RUN_LONG = {"deciding", "test_deciding", "test_choice", "test_planted", "test_readout", "test_golden_decision"}
+"""Groups of tests whose programs take longer to run than to compile, or must give 1 where a sum of shares is 1."""
 
 
 @pytest.hookimpl(tryfirst=True)  # before fixtures

@@ -82,15 +82,15 @@ def _wanted(result: xr.Dataset, rounds: Collection[int] | None) -> list[int]:
 def _states(setup: Setup, result: xr.Dataset) -> Iterator[tuple[int, State]]:
     """Every round of the result, and what the method remembers after it. Of a method that serves every client a model
     of its own the server's steps are made again, from the stored models; others need no memory here."""
-    globals_, state = simulation.initial_state(setup)
+    global_models, state = simulation.initial_state(setup)
     for number in result["round"].values.tolist():
         if setup.facts.method.serve is None:
             yield number, NO_STATE
             continue
         stored, round_ = result.sel(round=number), setup.facts.round(number)
         local = lift.deal_out(_local(setup, round_, stored), setup.layout)
-        _, state = simulation.aggregate(setup, state, globals_, local, round_)
-        globals_ = lift.replicate(_weights(setup, stored, "global"), setup.layout)
+        _, state = simulation.aggregate(setup, state, global_models, local, round_)
+        global_models = lift.replicate(_weights(setup, stored, "global"), setup.layout)
         yield number, state
 
 
@@ -134,13 +134,13 @@ def _round(
 ) -> recording.Record:
     round_ = setup.facts.round(number)
     local = lift.deal_out(_local(setup, round_, stored), setup.layout)
-    globals_ = lift.replicate(_weights(setup, stored, "global"), setup.layout)
-    both, cases = simulation.stack(setup, round_, local, globals_, state), setup.facts.cases(round_)
+    global_models = lift.replicate(_weights(setup, stored, "global"), setup.layout)
+    both, cases = simulation.stack(setup, round_, local, global_models, state), setup.facts.cases(round_)
     progress(number, "discover")
     found = [simulation.discover(setup, both, cases.of(origin), number) for origin in ("local", "global")]
     progress(number, "evaluate")
     losses = np.zeros((round_.clients.size, int(setup.facts.steps.max())))
-    record = recording.snapshot(setup, round_, losses, local, globals_)
+    record = recording.snapshot(setup, round_, losses, local, global_models)
     record["train_loss"] = stored["train_loss"].values.astype(record["train_loss"].dtype)
     return record | simulation.judged(setup, round_, both, cases, simulation.joined(*found))
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 Record = dict[str, np.ndarray]
 
 
-def snapshot(setup: Setup, round_: Round, losses: np.ndarray, local: Params, globals_: Params) -> Record:
+def snapshot(setup: Setup, round_: Round, losses: np.ndarray, local: Params, global_models: Params) -> Record:
     """What the models say: who took part, loss, agreement, sparsity, connectivity and, on request, weights."""
     facts, how = setup.facts, setup.layout
     of_client = partial(_of_client, facts, round_)
@@ -42,7 +42,7 @@ def snapshot(setup: Setup, round_: Round, losses: np.ndarray, local: Params, glo
         "train_loss": of_client(losses.sum(1, where=own) / steps),
     }
     record |= agreement.measures(local, shape=round_.clients.shape, how=how)
-    for where, params, placed in (("local", local, of_client), ("global", globals_, np.asarray)):
+    for where, params, placed in (("local", local, of_client), ("global", global_models, np.asarray)):
         count = round_.clients.size if where == "local" else len(round_.clients)
         zeros, connected = jax.tree.map(lambda leaf, n=count: np.asarray(leaf)[:n], programs.wiring(params, how=how))
         layers = (*conv_layers(params), "fc")
