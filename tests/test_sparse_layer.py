@@ -14,6 +14,7 @@ from test_sparse_ops import SHAPES, kernel_with
 from fedmi_jax.circuits import narrowing
 from fedmi_jax.circuits.answers import answers
 from fedmi_jax.circuits.narrowing import on_live_channels
+from fedmi_jax.circuits.survey import survey
 from fedmi_jax.network import model, ops, sparse_layer, sparse_ops
 from fedmi_jax.network.ablation import ZERO, MeanMap
 from fedmi_jax.network.layers import conv_layers
@@ -99,3 +100,15 @@ def test_answers_of_sets_that_follow_each_other(kind, form, monkeypatch):
     np.testing.assert_array_equal(in_turn, each)
     np.testing.assert_allclose(each, plain_answers(params, means, masks), rtol=1e-9, atol=1e-10)
     assert len(np.unique(np.asarray(each).round(6), axis=0)) > 8
+
+
+def test_a_survey_looks_at_more_images_at_a_time():
+    """The same answers and means, of images in the same order."""
+    look = jax.jit(survey, static_argnames="narrowing")
+    valid = np.arange(60).reshape(3, 20) < 50
+    params = tiny.params(3, sparsity=0.9)
+    found, expected = (look(params, tiny.noise(), INDEX, valid, narrowing=on) for on in (True, False))
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-9, atol=1e-10)
+    for layer, heard in narrowing.heard(params).items():  # means of others say nothing
+        means = (np.asarray(of.outputs[layer])[..., heard] for of in (found[1], expected[1]))
+        np.testing.assert_allclose(*means, rtol=1e-9, atol=1e-10)
