@@ -6,6 +6,7 @@ BIN := .venv/bin
 demo: .venv/installed
 	rm -rf runs/quick
 	$(BIN)/fedmi run quick --out runs/quick
+	@echo 'Next: source .venv/bin/activate, then fedmi report runs/quick; docs/tutorial.md goes on from there.'
 
 # One HTML file of the stored results: claims, figures, circuits.
 report: .venv/installed
@@ -38,6 +39,7 @@ faults: .venv/test-installed
 	$(PYTHON) -m venv .venv
 
 .venv/installed: .venv/bin/python setup.cfg
+	@echo 'Installing JAX and what else is needed into .venv: a minute or two, 1.2 GB'
 	$(BIN)/pip install --quiet --disable-pip-version-check -e .
 	touch $@
 

@@ -2,14 +2,14 @@
 
     python -m experiments.deciding runs/deciding --seeds 5
     python -m experiments.deciding runs/deciding --seeds 3 --presets two-class --objectives decision contrast
-    fedmi predictions runs/deciding
+    python -m experiments.deciding runs/deciding --seeds 0                  # only figures and verdicts again
 
 Every experiment is trained once per seed with the paper's search, whose circuits are measured as deciding ones, too.
 Its stored models are then searched for circuits that decide. A class is told from the client's own other classes; in
 `iid` and `one-class` from all others, as docs/evidence.md says for each prediction. `dense` is `two-class` without
-sparsity. Writes OUT/EXPERIMENT/seed-N for the paper's search and OUT/EXPERIMENT-OBJECTIVE/seed-N for the other; what is
-there is not made again, and the command can be stopped and repeated. Weights are not kept, so that another objective
-trains again.
+sparsity. Writes OUT/EXPERIMENT/seed-N for the paper's search and OUT/EXPERIMENT-OBJECTIVE/seed-N for the other, then
+OUT/predictions.md, OUT/claims.md and OUT/figures of all that is there. What is there is not made again, and the command
+can be stopped and repeated. Weights are not kept, so that another objective trains again.
 
 On two CPU cores a round takes about 60 s to train and 40 s to search and measure with both instruments.
 """
@@ -17,6 +17,7 @@ On two CPU cores a round takes about 60 s to train and 40 s to search and measur
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -27,10 +28,13 @@ import xarray as xr
 
 import fedmi_jax
 from experiments import pieces
+from fedmi_jax import files
+from fedmi_jax.analysis import claims, instruments, predictions, runs, second
 from fedmi_jax.analysis.compact import compact
 from fedmi_jax.config import Experiment, from_json, replace
 from fedmi_jax.federation.again import changed, search_again
 from fedmi_jax.presets import preset
+from fedmi_jax.report import claims_table, figures, predictions_table
 from fedmi_jax.results import store
 
 PRESETS = ("two-class", "iid", "one-class", "shared-class", "dense", "sparsity-ablation", "three-class")
@@ -49,6 +53,8 @@ class Deciding(pieces.Series):
     """Random sets beside every circuit."""
     readout_images: int = 20
     """Images of each class on which the read-out is refitted."""
+    draw: bool = True
+    """Draw the figures."""
 
 
 def experiments(option: Deciding) -> list[Experiment]:
@@ -107,6 +113,29 @@ def main(option: Deciding) -> None:
     for seed in range(option.seeds):
         for experiment in experiments(option):
             make(option.out, experiment, seed, option.objectives)
+    report(option)
+
+
+def report(option: Deciding) -> None:
+    """Predictions, claims under both instruments, and figures, of all that is there."""
+    loaded = runs.load([option.out])
+    for objective in option.objectives:
+        found = instruments.sort_out(loaded)
+        judged = predictions.judge(found.results, objective)
+        name = "predictions" if objective == "decision" else f"predictions-{objective}"
+        _write(option.out / f"{name}.md", predictions_table.markdown(judged, found, objective))
+    papers = runs.sort_out(loaded, paper_only=True)
+    _write(option.out / "claims.md", claims_table.markdown(claims.judge(papers, second.of(loaded)), papers))
+    if option.draw:
+        drawn, problems = figures.draw_all(runs.sort_out(loaded), option.out / "figures", (), ("svg",))
+        print(f"{len(drawn)} figures in {option.out / 'figures'}")
+        print("".join(f"experiments: {problem}\n" for problem in problems), end="", file=sys.stderr)
+
+
+def _write(path: Path, text: str) -> None:
+    with files.replacing(path) as temporary:
+        temporary.write_text(text, "utf-8")
+    print(path)
 
 
 if __name__ == "__main__":

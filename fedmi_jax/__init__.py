@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from fedmi_jax.data.datasets import Dataset as Dataset
     from fedmi_jax.data.datasets import from_arrays as from_arrays
     from fedmi_jax.data.datasets import from_file as from_file
+    from fedmi_jax.data.datasets import from_name as from_name
+    from fedmi_jax.data.own_split import OwnSplit
     from fedmi_jax.errors import FedmiError as FedmiError
     from fedmi_jax.federation.again import search_again as search_again
     from fedmi_jax.federation.metrics import OnRound
@@ -50,6 +52,7 @@ _HOME = {
     "Dataset": "data.datasets",
     "from_arrays": "data.datasets",
     "from_file": "data.datasets",
+    "from_name": "data.datasets",
     "activations": "circuits.single",
     "compare": "analysis.compare",
     "discover": "circuits.single",
@@ -91,6 +94,7 @@ def run(
     folder: str | Path | None = None,
     checkpoint: Checkpoint | None = None,
     method: Method | None = None,
+    split: OwnSplit | None = None,
     on_round: OnRound | None = None,
 ) -> xr.Dataset:
     """Run the experiment; its result is an `xarray.Dataset` whose variables `fedmi_jax.results.schema` lists.
@@ -99,7 +103,9 @@ def run(
     names (see `from_arrays`); progress: show a bar, or one line per round where standard error is no terminal; folder:
     keep every round there, go on with what it holds of this experiment, and leave result.nc there; checkpoint: how
     often, and how many; method: a federated method of one's own (see `fedmi_jax.aggregation.base`) in place of the one
-    that `experiment.aggregation` names; on_round: called as on_round(round, metrics) after each
+    that `experiment.aggregation` names; split: who holds which training images, in place of what `experiment.split`
+    says: a sequence of arrays of indices, one array for each client, or a function of the labels and a random generator
+    that returns one (`fedmi_jax.data.own_split`); on_round: called as on_round(round, metrics) after each
     (`fedmi_jax.federation.metrics`). Raises FedmiError, one line, for what does not fit the data, for a value that
     nothing would read, for a loss or weights that are not finite, for a method that does not keep the model's shapes,
     and for a folder that is taken, in use or cannot be written.
@@ -115,21 +121,21 @@ def run(
     if folder is None and checkpoint is not None:
         raise errors.ConfigError("checkpoint: does nothing without a folder; give one, or leave it out")
     with following(chosen if progress else None, on_round) as (advance, told):
+        own = {"method": method, "on_round": told, "split": split}
         if folder is None:
-            return simulation.run(chosen, dataset, advance, method=method, on_round=told)
-        return resumable.run(chosen, _path(folder), dataset, advance, checkpoint, method=method, on_round=told)
+            return simulation.run(chosen, dataset, advance, **own)
+        return resumable.run(chosen, _path(folder), dataset, advance, checkpoint, **own)
 
 
 def resume(
     folder: str | Path, dataset: Dataset | None = None, *, rounds: int | None = None, progress: bool = False,
-    method: Method | None = None,
-    on_round: OnRound | None = None,
+    method: Method | None = None, split: OwnSplit | None = None, on_round: OnRound | None = None,
 ) -> xr.Dataset:  # fmt: skip
     """Go on with the unfinished run in `folder`; the same result, bit for bit, as if it had never ended.
 
     Args: dataset: the images, where the run was begun with images of one's own; rounds: how many in all, when more are
-    wanted; progress, on_round: as of `run`; method: the same as at its beginning, where `run` was given one. Raises
-    FedmiError, one line, as `run` does.
+    wanted; progress, on_round: as of `run`; method, split: the same as at its beginning, where `run` was given one.
+    Raises FedmiError, one line, as `run` does.
     """
     from fedmi_jax import devices
 
@@ -139,7 +145,7 @@ def resume(
 
     path = _path(folder)
     with following(resumable.experiment_in(path, rounds) if progress else None, on_round) as (advance, told):
-        return resumable.resume(path, dataset, advance, rounds, method=method, on_round=told)
+        return resumable.resume(path, dataset, advance, rounds, method=method, on_round=told, split=split)
 
 
 def _path(folder: str | Path) -> Path:

@@ -58,7 +58,7 @@ class Data:
     """Keep at most this many training images of each client, drawn with the seed. None: all."""
 
 
-SplitKind = Literal["iid", "class-map", "dirichlet", "classes-per-client", "shards"]
+SplitKind = Literal["iid", "class-map", "dirichlet", "classes-per-client", "shards", "own"]
 
 
 @settings("split")
@@ -68,7 +68,7 @@ class Split:
     kind: SplitKind = "iid"
     """"iid": shuffled equal shares. "class-map": all images of the listed classes. "dirichlet": per class, shares
     drawn from Dir(alpha). "classes-per-client": k classes each, their images shared out. "shards": sorted by label,
-    cut, dealt (McMahan et al. 2017)."""
+    cut, dealt (McMahan et al. 2017). "own": given from Python, as in fedmi_jax.run(experiment, split=...)."""
     clients: Count = 5
     """Number of clients. On the command line a class map says it itself; else it must agree."""
     class_map: tuple[tuple[Index, ...], ...] = ()
@@ -81,6 +81,8 @@ class Split:
     """For "classes-per-client"."""
     shards_per_client: Count = 2
     """For "shards"."""
+    own: str = ""
+    """For "own": the name and the SHA-256 of the split, written when it is given."""
 
 
 @settings("model")
@@ -425,7 +427,7 @@ def _other_number_of_clients(split: Split) -> str:
 
 _OF_KIND = {
     "alpha": "dirichlet", "min_samples": "dirichlet", "classes_per_client": "classes-per-client",
-    "shards_per_client": "shards",
+    "shards_per_client": "shards", "own": "own",
 }  # fmt: skip
 """The fields of `Split` that one kind of split reads."""
 

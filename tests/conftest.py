@@ -2,8 +2,10 @@
 
 import logging
 import os
+import pickle
+from pathlib import Path
 
-from processor import compiling_fast, programs_folder
+from processor import FLAGS, UNOPTIMISED, compiling_fast, programs_folder
 
 # Both must be said before JAX starts. The golden replay compiles as a user's run does, in a process of its own.
 os.environ["XLA_FLAGS"] = compiling_fast(os.environ.get("XLA_FLAGS", ""))
@@ -15,10 +17,12 @@ import hypothesis
 import jax
 import pytest
 import tiny
+import xarray as xr
 
 from fedmi_jax.config import Execution
 from fedmi_jax.devices import start
 from fedmi_jax.federation import simulation
+from fedmi_jax.results import store
 
 jax.config.update("jax_num_cpu_devices", 2)
 start.allow_pauses()  # now, because XLA_FLAGS are part of a program's key
@@ -46,11 +50,24 @@ def group(item):
     return next((name for name, runs in SHARED_RUNS.items() if runs & set(item.fixturenames)), item.path.stem)
 
 
-@pytest.hookimpl(tryfirst=True)  # before the workers read the groups
+@pytest.hookimpl(tryfirst=True)  # before the workers read the groups, and pytest the marks
 def pytest_collection_modifyitems(items):
     for item in items:
         item.add_marker(pytest.mark.xdist_group(group(item)))
+        if "deciding_run" in item.fixturenames:
+            item.add_marker("slow")
     items.sort(key=lambda item: LONGEST.index(group(item)) if group(item) in LONGEST else len(LONGEST))
+
+
+RUN_LONG = {"deciding", "test_deciding", "test_choice", "test_planted", "test_readout", "test_golden_decision"}
+"""Groups of tests whose programs take longer to run than to compile, or must give 1 where a sum of shares is 1."""
+
+
+@pytest.hookimpl(tryfirst=True)  # before fixtures
+def pytest_runtest_setup(item):
+    """How the programs of this test are compiled; told on the command line, as a user's."""
+    fast = FLAGS[0] in os.environ["XLA_FLAGS"].split()
+    jax.config.update(UNOPTIMISED, fast and group(item) not in RUN_LONG)
 
 
 @pytest.fixture
@@ -64,6 +81,34 @@ def x64():
 def squares():
     """A data set whose four classes are learnt in a moment."""
     return tiny.squares()
+
+
+def file_in(path):
+    """As `store.load` finds it."""
+    path = Path(path)
+    return path / store.FILE if path.is_dir() else path
+
+
+@pytest.fixture
+def reading_fast(monkeypatch):
+    """The same files by the C library, in a fifth of h5netcdf's time; what `store.load` does with them is tested in
+    `test_results`."""
+    monkeypatch.setattr(store, "load", lambda path: xr.load_dataset(file_in(path), engine="netcdf4"))
+
+
+@pytest.fixture
+def pickled_files(monkeypatch):
+    """Results stand as pickles where netCDF files would, and are there and back in a moment. For tests of what is done
+    with results; what the files are is tested in `test_results`."""
+
+    def save(ds, folder):
+        file = Path(folder) / store.FILE
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(pickle.dumps(ds))
+        return file
+
+    monkeypatch.setattr(store, "save", save)
+    monkeypatch.setattr(store, "load", lambda path: pickle.loads(file_in(path).read_bytes()))
 
 
 class CompileCounter(logging.Handler):

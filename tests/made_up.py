@@ -50,23 +50,39 @@ def result(
     figures = {"cross_evaluation": cross, "cross_evaluation_balanced_accuracy": balanced}
     for name, of in figures.items():
         values = np.where(analysed, _filled(of, shape, coords, 1)[..., 0], np.nan)
-        data[name] = (CIRCUIT_DIMS, np.stack([values, values], 2))
-    ds = connectivity.edges(similarity.measures(similarity.sizes(xr.Dataset(data, coords))))
-    ds["drift_gap"] = 1 - ds["cross_evaluation"]
+        figures[name] = (CIRCUIT_DIMS, np.stack([values, values], 2))
+    figures["drift_gap"] = (CIRCUIT_DIMS, 1 - figures["cross_evaluation"][1])
+    ds = _measured(xr.Dataset(data, coords), masks).assign(figures)
     return store.stamp(ds, _experiment(kind, held, seeds, rounds, sparsity, changes))
+
+
+def _measured(circuits, masks):
+    """With sizes, similarities and edges, which are counted once for circuits that are alike."""
+    shared = (circuits.sizes["seed"], circuits.sizes["round"], *circuits["class"].values.tolist())
+    key = (*shared, masks.shape, masks.tobytes(), circuits["analysed"].values.tobytes())
+    if key not in _KNOWN:
+        _KNOWN[key] = connectivity.edges(similarity.measures(similarity.sizes(circuits)))
+    return _KNOWN[key].copy(deep=True)
+
+
+_KNOWN = {}
 
 
 def complete(kind, true=4, **how):
     """With what only a run has: accuracy, call rates, samples, sparsity and controls, of so many true classes."""
+    return with_decisions(_of_a_run(kind, true, **how))
+
+
+def _of_a_run(kind, true, **how):
+    """As `complete`, without measures of decisions."""
     ds = result(kind, **how)
     names = list("abcdefghijklmnopqrstuvwxyz"[:true])
     ds = ds.assign_coords(true_class=np.arange(true), true_class_name=("true_class", names), sample=[0, 1])
     ds = ds.assign_coords(parameter_layer=[*CONV_LAYERS, "fc"])
     rng, sizes = np.random.default_rng(0), ds.sizes
-    for name, dims in ADDED.items():
-        ds[name] = (dims, rng.random([sizes[dim] for dim in dims]))
-    ds["samples"] = (("seed", "client", "true_class"), rng.integers(0, 90, [sizes["seed"], sizes["client"], true]))
-    return with_decisions(ds)
+    drawn = {name: (dims, rng.random([sizes[dim] for dim in dims])) for name, dims in ADDED.items()}
+    samples = rng.integers(0, 90, [sizes["seed"], sizes["client"], true])
+    return ds.assign(drawn | {"samples": (("seed", "client", "true_class"), samples)})
 
 
 def decided(kind, objective="decision", negatives="own", random=None, readout=None, calls=0.9, again=1.0, **how):
@@ -77,7 +93,7 @@ def decided(kind, objective="decision", negatives="own", random=None, readout=No
     numbers = how.pop("numbers", None)
     usual = {"discovery": Discovery(objective=objective, negatives=negatives)}
     usual |= {"evaluation": Evaluation(decisions=objective == "class")}
-    ds = complete(kind, true=10, **usual | {"rounds": 4} | how)
+    ds = _of_a_run(kind, 10, **usual | {"rounds": 4} | how)
     ds = ds if numbers is None else ds.assign_coords(seed=list(numbers))
     ds = with_decisions(ds, random, readout, **measures)
     labels = [ds[dim].values.tolist() for dim in ("seed", "round", "true_class")]

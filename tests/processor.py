@@ -9,8 +9,11 @@ from pathlib import Path
 OLDER_EMITTERS = tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11)
 """XLA had two; jaxlib 0.11 has the newer ones alone, and ends a process at a flag that it does not know."""
 FLAGS = ("--xla_backend_optimization_level=1", *["--xla_cpu_use_fusion_emitters=false"] * OLDER_EMITTERS)
-"""A test compiles a program and runs it for a moment. Hardly optimised, and by the older emitters, it is there in half
-of the time. (Not optimised at all, it runs six times as long.)"""
+"""A test compiles a program and runs it for a moment. Hardly optimised, and by the older emitters, the program is there
+in half of the time."""
+UNOPTIMISED = "jax_disable_most_optimizations"
+"""JAX's setting with which it is there in half of that time again, but runs three to six times as long. For programs
+that a test runs only a few times."""
 
 
 def compiling_fast(flags: str) -> str:

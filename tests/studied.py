@@ -3,9 +3,7 @@
 Axes: S seeds, R rounds, K clients, C classes with circuits, O_l channels of convolution l, Y classes.
 """
 
-import jax
 import numpy as np
-import plain
 import xarray as xr
 
 from fedmi_jax.data import datasets
@@ -105,29 +103,38 @@ def overwritten(params, source, put):
     return changed
 
 
+def conv(x, kernel):
+    """3x3, padding 1: (N, H, W, I) -> (N, H, W, O)."""
+    height, width = x.shape[1:3]
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    return sum(padded[:, i : i + height, j : j + width] @ kernel[i, j] for i in range(3) for j in range(3))
+
+
+def activated(y):
+    """ReLU, then the largest of every 2x2."""
+    n, height, width, channels = y.shape
+    return np.maximum(y, 0).reshape(n, height // 2, 2, width // 2, 2, channels).max((2, 4))
+
+
 def logits(params, x):
-    with jax.enable_x64(True):
-        return np.asarray(plain.logits(params, x))
+    return onward(params, outputs(params, x)[CONV_LAYERS[-1]], CONV_LAYERS[-1])
 
 
 def outputs(params, x):
     """Every convolution's, before ReLU."""
     found = {}
-    with jax.enable_x64(True):
-        for layer in CONV_LAYERS:
-            y = plain.conv(x, params[f"{layer}_kernel"]) + params[f"{layer}_bias"]
-            found[layer] = np.asarray(y)
-            x = plain.max_pool(jax.nn.relu(y))
+    for layer in CONV_LAYERS:
+        found[layer] = conv(x, params[f"{layer}_kernel"]) + params[f"{layer}_bias"]
+        x = activated(found[layer])
     return found
 
 
 def onward(params, y, layer):
     """Logits from the output of a convolution."""
-    with jax.enable_x64(True):
-        x = plain.max_pool(jax.nn.relu(y))
-        for later in CONV_LAYERS[CONV_LAYERS.index(layer) + 1 :]:
-            x = plain.max_pool(jax.nn.relu(plain.conv(x, params[f"{later}_kernel"]) + params[f"{later}_bias"]))
-        return np.asarray(x.reshape(len(x), -1) @ params["fc_kernel"] + params["fc_bias"])
+    x = activated(y)
+    for later in CONV_LAYERS[CONV_LAYERS.index(layer) + 1 :]:
+        x = activated(conv(x, params[f"{later}_kernel"]) + params[f"{later}_bias"])
+    return x.reshape(len(x), -1) @ params["fc_kernel"] + params["fc_bias"]
 
 
 def accuracy(params, x, labels, label):

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.usefixtures("x64")
 INDEX = np.arange(60).reshape(3, 20)
 VALID = np.arange(60).reshape(3, 20) < 45
 APPLY, SURVEY = jax.jit(model.apply), jax.jit(survey, static_argnames="narrowing")
+ACTIVATIONS, FOLDED = jax.jit(model.activations), jax.jit(MeanMap.folded)
 
 
 def params():
@@ -48,7 +49,7 @@ def test_means_and_logits_are_those_of_a_plain_loop():
     images, x = tiny.noise(), tiny.noise().normalised(np.arange(60))
     logits, means = SURVEY(params(), images, INDEX, VALID, narrowing=False)
     np.testing.assert_allclose(logits, APPLY(params(), x), rtol=1e-10, atol=1e-12)
-    outputs = [np.asarray(y) for y in model.activations(params(), x)[0].values()]
+    outputs = [np.asarray(y) for y in ACTIVATIONS(params(), x)[0].values()]
     for found, y in zip(means.outputs.values(), outputs, strict=True):
         np.testing.assert_allclose(found, y[:45].mean(0), rtol=1e-12, atol=1e-14)
 
@@ -68,7 +69,7 @@ def test_a_channel_that_does_not_depend_on_the_image_is_open_or_closed_to_the_bi
     made, x = params(), tiny.noise().normalised(np.arange(60))
     _, means = SURVEY(made, tiny.noise(), INDEX, VALID, narrowing=False)
     constant = [("conv1", 0), ("conv2", 1)]
-    assert all(np.ptp(model.activations(made, x)[0][layer][..., channel], 0).max() == 0 for layer, channel in constant)
+    assert all(np.ptp(ACTIVATIONS(made, x)[0][layer][..., channel], 0).max() == 0 for layer, channel in constant)
     assert np.ptp(means.outputs["conv2"][..., 1]) > 0  # the border differs, so that one mean would not do
     opened = some_gates(60, constant)
     closed = {layer: gate.at[:, [c for k, c in constant if k == layer]].set(0) for layer, gate in opened.items()}
@@ -84,7 +85,7 @@ def test_a_folded_model_gives_the_same_logits(form, each):
     _, means = SURVEY(made, tiny.noise(), INDEX, VALID, narrowing=False)
     gates = some_gates(60) if each else {layer: gate[0] for layer, gate in some_gates(60).items()}
     expected = APPLY(made, x, gates, means)
-    folded, deviation = means.folded(made)
+    folded, deviation = FOLDED(means, made)
     if form == "sparse":
         kernels = [folded[f"{layer}_kernel"] for layer in conv_layers(folded)]
         visits = sparse_ops.visit(kernels, [kernel.size for kernel in kernels])
@@ -92,7 +93,7 @@ def test_a_folded_model_gives_the_same_logits(form, each):
     np.testing.assert_allclose(APPLY(folded, x, gates, deviation), expected, rtol=1e-9, atol=1e-11)
     assert np.ptp(expected, 0).max() > 1e-2
     if not each:  # closed channels of a folded model put out nothing, whatever their means
-        outputs, _ = jax.jit(model.activations)(folded, x, gates, deviation)
+        outputs, _ = ACTIVATIONS(folded, x, gates, deviation)
         for layer, gate in gates.items():
             assert (np.asarray(outputs[layer])[..., np.asarray(gate) == 0] == 0).all()
 
@@ -118,7 +119,7 @@ def test_gradients_of_gates_are_those_of_the_line_between_open_and_closed(kind):
     def loss(gates):
         return jnp.sum(weight * model.apply(made, x, gates, replaced))
 
-    found, step = jax.grad(loss)(gates), 1e-6
+    found, step = jax.jit(jax.grad(loss))(gates), 1e-6
     for layer, gate in gates.items():
         moved = [[loss(gates | {layer: gate.at[i].add(sign * step)}) for sign in (1, -1)] for i in range(len(gate))]
         central = np.array([(up - down) / (2 * step) for up, down in moved])
@@ -165,10 +166,12 @@ def test_only_the_gates_gradient_of_mean_maps_is_new():
     """Zero ablation keeps the gradient that it had: a closed gate gets exactly nothing."""
     made, x = tiny.params(5), tiny.noise().normalised(np.arange(12))
     gates = {k: g[0] for k, g in some_gates(1).items()}
-    gradient = jax.grad(lambda gates: jnp.sum(model.apply(made, x, gates)))(gates)
+    gradient = jax.jit(jax.grad(lambda gates: jnp.sum(model.apply(made, x, gates))))(gates)
     for layer, gate in gates.items():
         assert (np.asarray(gradient[layer])[np.asarray(gate) == 0] == 0).all()
-    chex.assert_trees_all_close(gradient, jax.grad(partial(_published, made, x))(gates), rtol=1e-10, atol=1e-12)
+    chex.assert_trees_all_close(
+        gradient, jax.jit(jax.grad(partial(_published, made, x)))(gates), rtol=1e-10, atol=1e-12
+    )
 
 
 def _published(params, x, gates):

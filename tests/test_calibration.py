@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import tiny
 from method_table import first, mean, models, of, report, step
+from test_readout import COMPILED as REFIT
 
 from fedmi_jax import aggregation, config
 from fedmi_jax.data import seen
 from fedmi_jax.errors import ConfigError
 from fedmi_jax.federation.setup import prepare
 from fedmi_jax.methods import Aggregation, Calibration
-from fedmi_jax.network import readout
 
 
 @pytest.mark.usefixtures("x64")
@@ -28,7 +28,7 @@ def test_calibration_is_the_refit_of_the_mean_for_the_classes_of_the_images(what
     average = {k: jnp.asarray(v) for k, v in mean(params).items()}
     there = np.flatnonzero(clients.labels >= 0)
     held = jnp.array([True, True, False])
-    expected = readout.refit(average, clients.images[there], clients.labels[there], what, held)
+    expected = REFIT(average, clients.images[there], clients.labels[there], what, held)
     chex.assert_trees_all_close(new, expected, rtol=1e-6, atol=1e-7)
     assert new["fc_bias"][2] == pytest.approx(float(average["fc_bias"][2]))
     assert np.abs(new["fc_bias"] - average["fc_bias"])[:2].min() > 1e-3

@@ -454,6 +454,7 @@ def saved(ds, folder, seeds=None):
     return folder
 
 
+@pytest.mark.usefixtures("pickled_files")
 def test_seeds_are_joined(tmp_path):
     whole = result("iid", local=lambda s, r, k, c: s, rounds=3)
     for seed in (2, 0, 1):
@@ -464,6 +465,7 @@ def test_seeds_are_joined(tmp_path):
     np.testing.assert_array_equal(found["local_global_iou"], whole["local_global_iou"])
 
 
+@pytest.mark.usefixtures("pickled_files")
 def test_seeds_with_other_numbers_of_random_masks_keep_what_both_have(tmp_path):
     for seed, masks in ((0, 3), (1, 2)):
         ds = result("iid", rounds=2, seeds=2).sel(seed=[seed])
@@ -473,6 +475,7 @@ def test_seeds_with_other_numbers_of_random_masks_keep_what_both_have(tmp_path):
     assert (found.sizes["seed"], found.sizes["sample"]) == (2, 2)
 
 
+@pytest.mark.usefixtures("pickled_files")
 def test_levels_of_an_ablation_must_be_comparable(tmp_path):
     saved(result("sparsity-ablation", seeds=1, rounds=2, sparsity=0.95), tmp_path / "a")
     saved(result("sparsity-ablation", seeds=1, rounds=3, sparsity=0.99), tmp_path / "b")
@@ -490,6 +493,7 @@ def test_levels_without_a_common_seed_are_undecided():
     assert row_of("C12", made).verdict == OPEN
 
 
+@pytest.mark.usefixtures("pickled_files")
 @pytest.mark.parametrize(
     ("other", "message"),
     [
@@ -510,6 +514,7 @@ def test_runs_that_do_not_belong_together_are_refused(other, message, tmp_path, 
     assert re.search(message.replace("(", r"\(").replace(")", r"\)"), said), said
 
 
+@pytest.mark.usefixtures("pickled_files")
 def test_what_is_none_of_the_papers_experiments_is_refused(tmp_path, monkeypatch):
     monkeypatch.setitem(MAPS, "odd", ((0, 1), (1, 2), (2, 3)))
     odd = saved(result("odd", rounds=2, seeds=1), tmp_path / "odd")
@@ -518,6 +523,7 @@ def test_what_is_none_of_the_papers_experiments_is_refused(tmp_path, monkeypatch
     assert list(runs.gather([odd])) == ["odd"]
 
 
+@pytest.mark.usefixtures("pickled_files")
 @pytest.mark.parametrize(
     ("name", "expected"),
     [("iid", "other-iid"), ("sparsity-ablation-x", "other-sparsity-ablation-x"), ("x/../../evil $", "x-..-..-evil-")],
@@ -554,11 +560,15 @@ def test_a_corrupt_or_missing_file_is_one_line(content, tmp_path, capsys):
 
 
 @pytest.fixture(scope="module")
-def authors(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("authors")
-    for file in REFERENCE.glob("*.gz"):
-        store.save(import_authors(file), folder / file.name.split(".")[0])
-    return folder
+def imported():
+    return {file.name.split(".")[0]: import_authors(file) for file in REFERENCE.glob("*.gz")}
+
+
+@pytest.fixture
+def authors(imported, tmp_path, pickled_files):
+    for name, ds in imported.items():
+        store.save(ds, tmp_path / name)
+    return tmp_path
 
 
 def test_the_authors_published_numbers_now_with_nulls(authors, capsys):

@@ -48,6 +48,11 @@ def test_list_has_every_preset(capsys):
     assert all(name in printed for name in PRESETS)
 
 
+def test_version(capsys):
+    assert fedmi("--version") == 0
+    assert capsys.readouterr().out == f"fedmi_jax {fedmi_jax.__version__}\n"
+
+
 def test_help(capsys):
     assert fedmi("--help") == 0
     assert all(f"fedmi {name}" in capsys.readouterr().out for name in ("run",))
@@ -243,6 +248,7 @@ BAD = [
     ("split.class_map: ", ["run", "two-class", "--split.class-map", "0,1", "2", "3,10"]),
     ("discovery.classes: ", ["run", "iid", "--discovery.classes", "0", "10"]),
     ("data.name: ", ["run", "iid", "--data.name", "no_such_set"]),
+    ("of your own say --data.file mine.npz", ["run", "iid", "--data.name", "mine.npz"]),
     ("option --rounds: give a whole number, as in 3; got 'x'; see", ["run", "iid", "--rounds", "x"]),
     ("option --rounds: give a whole number, as in 3; got '2.5'; see", ["run", "iid", "--rounds", "2.5"]),
     ("option --seeds: put spaces between numbers, as in 0 1 2; got '0,1,2'; see", ["run", "iid", "--seeds", "0,1,2"]),
@@ -250,6 +256,8 @@ BAD = [
     ("got 'x'; or say auto; see", ["run", "iid", "--execution.client-chunk", "x"]),
     ("Unrecognized options: --roundz, 3; did you mean --rounds?; see `fedmi run iid", ["run", "iid", "--roundz", "3"]),
     ("Unrecognized options: --round, 3; did you mean --rounds?; see", ["run", "iid", "--round", "3"]),
+    ("; did you mean --sparsity.target?; see", ["run", "iid", "--sparsity", "0.9"]),
+    ("; did you mean --aggregation.fedprox.mu?; see", ["run", "iid", "--aggregation.mu", "0.1"]),
     ("Unrecognized options: --jsn; did you mean --json?; see", ["show", "x", "--jsn"]),
     ("; did you mean two-class?", ["run", "too-class"]),
     ("; did you mean show?", ["shwo"]),
@@ -258,6 +266,8 @@ BAD = [
     ("the name is empty; give a file or folder", ["import", "x.json", "--out", ""]),
     ("option --out: the name is empty; give a file or folder", ["run", "iid", "--out="]),
     ("split.alpha: does nothing with split.kind", ["run", "iid", "--split.alpha", "0.1"]),
+    ("split.own: does nothing with split.kind", ["run", "iid", "--split.own", "mine"]),
+    ("run(experiment, split=...)", ["run", "iid", "--split.kind", "own"]),
     ("data.data_dir: does nothing with data.name mnist", ["run", "iid", "--data.data-dir", "x"]),
     ("lists the classes of 3 clients, but split.clients is 4; ", ["run", "two-class", "--split.clients", "4"]),
     ("dry-run: ", ["run", "iid", "--dry-run", "--check-determinism"]),
@@ -361,6 +371,7 @@ def test_show_and_export_of_no_result(tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("pickled_files")
 def test_runs_of_one_name_are_told_apart_at_any_depth(tmp_path, capsys, one_class):
     for place in ("a/seed-0", "b/deeper/seed-0"):
         store.save(one_class.assign_attrs(name=place), tmp_path / place)
@@ -371,6 +382,7 @@ def test_runs_of_one_name_are_told_apart_at_any_depth(tmp_path, capsys, one_clas
     assert {"a/seed-0", "b/deeper/seed-0"} <= set(capsys.readouterr().out.splitlines())
 
 
+@pytest.mark.usefixtures("pickled_files")
 def test_an_export_is_named_for_what_it_is(tmp_path, capsys, one_class):
     store.save(one_class, tmp_path / "run")
     for name in ("x.pt", "x", "x.gz", "json"):
@@ -387,6 +399,7 @@ def one_class():
     return import_authors(REFERENCE / "1_class_per_client.json.gz")
 
 
+@pytest.mark.usefixtures("pickled_files")
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 def test_what_an_encoding_does_not_have_is_no_error(encoding, tmp_path, monkeypatch, one_class):
     names = ["0 - zéro", "3 - три", "6 - sechs"]
@@ -418,6 +431,7 @@ def test_a_process_without_room_for_its_output_ends_with_one_line():
     assert "standard output cannot be written" in done.stderr
 
 
+@pytest.mark.usefixtures("pickled_files")
 @pytest.mark.parametrize("width", [None, 60, 80])
 def test_no_word_is_cut(width, tmp_path, monkeypatch, capsys, one_class):
     monkeypatch.delenv("COLUMNS", raising=False)

@@ -77,17 +77,17 @@ PULLED = fedavg()._replace(correct=lambda g, p, start, state: g | {"fc_bias": g[
 def test_clients_start_from_what_they_are_served_with_their_own_state(how):
     """As if each had been given its model, and its state, by itself; of the hooks two have an effect."""
     seeds, numbers = np.array([1, 0, 0]), np.array([3, 0, 2])
-    globals_ = tiny.stacked([tiny.params(8), tiny.params(9)])
-    state = programs.initial_state(globals_, clients=TOTAL, how=tiny.layout(1), method=TOY)
+    global_models = tiny.stacked([tiny.params(8), tiny.params(9)])
+    state = programs.initial_state(global_models, clients=TOTAL, how=tiny.layout(1), method=TOY)
     rng = np.random.default_rng(0)
     heads = rng.normal(size=state.clients["head"].shape)
     state = State(state.server, state.clients | {"head": jnp.asarray(heads)})
     own = heads[seeds, numbers]
-    mine = {name: leaf[seeds] for name, leaf in globals_.items()} | {"fc_bias": jnp.asarray(own)}
-    served = programs.serve_models(globals_, state, seeds, numbers, how=tiny.layout(1), method=TOY)
+    mine = {name: leaf[seeds] for name, leaf in global_models.items()} | {"fc_bias": jnp.asarray(own)}
+    served = programs.serve_models(global_models, state, seeds, numbers, how=tiny.layout(1), method=TOY)
     chex.assert_trees_all_equal(served, mine)
     found, _, _ = test_local.train(
-        [0, 1, 2], how=tiny.layout(*how), method=TOY, start=(globals_, seeds, state, numbers)
+        [0, 1, 2], how=tiny.layout(*how), method=TOY, start=(global_models, seeds, state, numbers)
     )
     # In the same layout: another order of sums is no matter of the method, and Adam can amplify it.
     expected, _, _ = test_local.train([0, 1, 2], how=tiny.layout(*how), method=PULLED, start=(mine, np.arange(3)))
@@ -106,13 +106,13 @@ FROZEN = {
 def test_what_a_client_may_not_change_stays_bit_for_bit_and_the_rest_is_trained_and_pruned_alone(name):
     """Against the plain loop of `plain`, whose loss does not see changes of what is frozen."""
     method, numbers, sparse = FROZEN[name], np.array([0, 1, 2]), Sparsity(target=0.7, floor=0)
-    globals_ = tiny.stacked([tiny.params(8)])
-    state = programs.initial_state(globals_, clients=3, how=tiny.layout(1), method=method)
+    global_models = tiny.stacked([tiny.params(8)])
+    state = programs.initial_state(global_models, clients=3, how=tiny.layout(1), method=method)
     found, _, plan = test_local.train(
-        [0, 1, 2], how=tiny.layout(1), method=method, sparse=sparse, start=(globals_, 0 * numbers, state, numbers)
+        [0, 1, 2], how=tiny.layout(1), method=method, sparse=sparse, start=(global_models, 0 * numbers, state, numbers)
     )
     own = State(jax.tree.map(lambda leaf: leaf[0], state.server), jax.tree.map(lambda leaf: leaf[0, 2], state.clients))
-    start = base.served(method, test_local.one(globals_, 0), own)
+    start = base.served(method, test_local.one(global_models, 0), own)
     mine = {k: np.broadcast_to(v, start[k].shape) for k, v in method.trainable(start, own).items()}
     trained = test_local.one(found, 2)
     same_bits(*({k: np.asarray(v)[~mine[k]] for k, v in one.items()} for one in (trained, start)))

@@ -20,7 +20,7 @@ def blocks(page, language):
 
 
 @pytest.fixture
-def home(tmp_path, monkeypatch):
+def home(tmp_path, monkeypatch, pickled_files):
     """A folder with what the pages speak of: images, two runs of the same seeds; a sweep does nothing but read."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FEDMI_CACHE", str(tmp_path / "cache"))

@@ -9,6 +9,7 @@ import xarray as xr
 
 import fedmi_jax
 from fedmi_jax import config
+from fedmi_jax.analysis import instruments, predictions
 from fedmi_jax.circuits import deciding, discovery
 from fedmi_jax.circuits.objective import decision_task, objective_of
 from fedmi_jax.circuits.question import ask, balanced
@@ -63,6 +64,14 @@ def test_a_client_with_one_class_has_nothing_to_tell_it_from(decided):
     assert (alone["size"] == 0).all()
     assert np.isneginf(alone["score_conv2"]).all()
     assert (decided["status"].sel({"client": 0, "class": 1}) == 0).all()  # no such circuit
+
+
+def test_predictions_read_what_a_run_writes(decided):
+    """By its names: what a made-up result has, a run may lack."""
+    results = {instruments.Key(name, "decision", "own"): decided for name in ("two-class", "three-class")}
+    parts = [part for one in predictions.PREDICTIONS for part in one.judge(results, "decision")]
+    assert len(parts) > 20
+    assert not [part.lacks for part in parts if " has no " in part.lacks]
 
 
 def require_same(result, expected, places=1e-8):

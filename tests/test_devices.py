@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+from processor import UNOPTIMISED
 
 from fedmi_jax.aggregation import NO_STATE, Clients, fedavg
 from fedmi_jax.config import Evaluation, Execution
@@ -95,7 +96,7 @@ def test_the_average_of_dealt_clients_is_a_collective():
 
 def elsewhere(*arguments):
     """tests/elsewhere.py in a process of its own, which may outlive this call."""
-    environment = os.environ | {"PYTHONPATH": str(TESTS.parent)}
+    environment = os.environ | {"PYTHONPATH": str(TESTS.parent), UNOPTIMISED.upper(): "1"}
     command = [sys.executable, str(TESTS / "elsewhere.py"), *map(str, arguments)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 

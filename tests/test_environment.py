@@ -17,6 +17,7 @@ import pytest
 import tiny
 from flax.configurations import config as flax_config
 from made_up import result
+from processor import UNOPTIMISED
 
 import fedmi_jax
 from fedmi_jax import export_authors, files, import_authors, keys
@@ -77,6 +78,7 @@ SEEDS = (0, 3, 2**31 + 3, 2**32 - 1, 2**32 + 3, 2**63 - 1)
 def test_settings_that_still_matter_are_recorded(monkeypatch, counted_run):
     monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
     monkeypatch.setenv("XLA_FLAGS", "")
+    jax.config.update(UNOPTIMISED, False)  # set before every test
     start.allow_pauses()
     assert start.settings() == {}
     assert manifest.machine()["settings"] == ""

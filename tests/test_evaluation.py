@@ -178,3 +178,16 @@ def test_test_set_among_some_images_only():
     test = evaluation.make_evaluation_set(None, labels, 2, 10, among=np.array([4, 1, 0]))
     assert np.asarray(test.indices)[np.asarray(test.valid)].tolist() == [0, 1, 4]
     assert test.indices.shape == (1, 3)  # a batch no wider than the set
+
+
+def test_accuracy_among_classes_by_hand():
+    """Other classes do not compete, and one without images has no share in the mean."""
+    labels = np.array([0, 0, 1, 2, 2])
+    images = tiny.on_device(np.zeros((5, 8, 8, 1), np.uint8), labels, jnp.float32)
+    test = evaluation.make_evaluation_set(images, labels, tiny.CLASSES, batch=3)  # padding repeats an image of class 0
+    logits = jnp.asarray([[2, 1, 0, 9], [1, 2, 0, 9], [0, 1, 2, 9], [0, 1, 2, 9], [2, 0, 1, 9], [9, 0, 0, 0]], float)
+    of = [evaluation.accuracy_among(logits, jnp.asarray(among), test)
+          for among in ([True, True, False, False], [True, True, True, False], [True, True, True, True])]  # fmt: skip
+    assert of == [pytest.approx((0.5 + 1) / 2), pytest.approx((0.5 + 0 + 0.5) / 3), 0]
+    among = jnp.asarray([True, True, False, True])
+    assert evaluation.accuracy_among(logits.at[:, 3].set(-9), among, test) == pytest.approx((0.5 + 1) / 2)

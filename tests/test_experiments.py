@@ -1,6 +1,5 @@
 """The scripts: what is there is not run again, seeds are joined, sweeps are tabled."""
 
-import pickle
 import shutil
 import zipfile
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from made_up import result
 import fedmi_jax
 from experiments import choices, deciding, dirichlet, in_time, paper, pieces, table
 from fedmi_jax.analysis import claims, nulls, runs, skew
-from fedmi_jax.config import Evaluation, Execution, from_json, replace
+from fedmi_jax.config import Evaluation, Execution, from_json, replace, to_json
 from fedmi_jax.errors import FedmiError
 from fedmi_jax.presets import preset
 from fedmi_jax.report import claims_table
@@ -48,27 +47,8 @@ class Runner:
         return made
 
 
-def file_in(path):
-    return path / store.FILE if path.is_dir() else path
-
-
 @pytest.fixture
-def reading_fast(monkeypatch):
-    """The same files by the C library, in a fifth of h5netcdf's time; what `store.load` does with them is tested in
-    `test_results`."""
-    monkeypatch.setattr(store, "load", lambda path: xr.load_dataset(file_in(path), engine="netcdf4"))
-
-
-def pickled(ds, folder):
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / store.FILE).write_bytes(pickle.dumps(ds))
-
-
-@pytest.fixture
-def runner(monkeypatch):
-    """Results stand where netCDF files would, and are there and back in a moment."""
-    monkeypatch.setattr(store, "save", pickled)
-    monkeypatch.setattr(store, "load", lambda path: pickle.loads(file_in(path).read_bytes()))
+def runner(monkeypatch, pickled_files):
     made = Runner()
     monkeypatch.setattr(fedmi_jax, "run", made)
     return made
@@ -284,13 +264,14 @@ def test_both_instruments_search_the_same_models(runner, tmp_path, monkeypatch):
 
     def search_again(trained, discovery, evaluation):
         searched.append((discovery.objective, discovery.gates, discovery.negatives, evaluation.decisions))
-        return trained.assign_attrs(searched=discovery.objective)
+        now = replace(from_json(trained.attrs["config"]), discovery=discovery, evaluation=evaluation)
+        return trained.assign_attrs(config=to_json(now))
 
     monkeypatch.setattr(deciding, "search_again", search_again)
     monkeypatch.setattr(deciding, "changed", lambda stored, d, e: replace(from_json(stored.attrs["config"]),
                                                                           discovery=d, evaluation=e))  # fmt: skip
     monkeypatch.setattr(deciding, "compact", lambda ds: ds.assign_attrs(compact=1))
-    option = deciding.Deciding(tmp_path, seeds=2, rounds=2, presets=("two-class", "iid"))
+    option = deciding.Deciding(tmp_path, seeds=2, rounds=2, presets=("two-class", "iid"), draw=False)
     deciding.main(option)
     assert runner.asked == [(name, (seed,)) for seed in (0, 1) for name in ("two-class", "iid")]
     assert searched == [("decision", "bernoulli", negatives, False) for negatives in ("own", "probe") * 2]
@@ -298,7 +279,9 @@ def test_both_instruments_search_the_same_models(runner, tmp_path, monkeypatch):
     names = ("iid", "iid-decision", "two-class", "two-class-decision")
     assert there == sorted(f"{name}/seed-{seed}" for name in names for seed in (0, 1))
     assert store.load(tmp_path / "iid" / "seed-1").attrs["compact"] == 1
-    assert store.load(tmp_path / "iid-decision" / "seed-1").attrs["searched"] == "decision"
+    assert store.load(tmp_path / "iid-decision" / "seed-1").attrs["config"].count('"decision"') == 1
+    assert "| **P9** " in (tmp_path / "predictions.md").read_text()
+    assert "| **C1** " in (tmp_path / "claims.md").read_text()
     deciding.main(option)
     assert len(runner.asked) == 4
     deciding.main(replace(option, seeds=1, presets=("iid",), objectives=("decision", "contrast")))

@@ -16,8 +16,8 @@ def run():
     return complete("two-class", seeds=2, rounds=2, local=lambda s, r, k, c: (c + r) % 7, global_=2)
 
 
-@pytest.fixture(scope="module")
-def folder(run, tmp_path_factory):
+@pytest.fixture
+def folder(run, tmp_path_factory, pickled_files):
     home = tmp_path_factory.mktemp("run")
     store.save(run, home)
     return home

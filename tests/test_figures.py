@@ -37,6 +37,7 @@ def page_of(name, data):
     return page
 
 
+@pytest.mark.slow
 def test_every_figure_is_drawn(runs, tmp_path):
     drawn, problems = figures.draw_all(runs, tmp_path, tuple(figures.PAPER), ("png",))
     two = {"two-class": runs["two-class"]}  # one-class: below
@@ -266,7 +267,7 @@ def test_edges_are_as_wide_as_their_weights_are_large():
 
 
 @pytest.fixture
-def folder(runs, tmp_path):
+def folder(runs, tmp_path, pickled_files):
     store.save(runs["three-class"], tmp_path / "runs" / "three-class" / "seed-0")
     return tmp_path / "runs"
 
@@ -309,6 +310,7 @@ def test_unknown_figure_and_format(folder, capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.usefixtures("pickled_files")
 def test_a_run_that_is_too_short(tmp_path, capsys):
     store.save(result("iid", rounds=1, seeds=1), tmp_path)
     assert main.main(["figures", str(tmp_path), "--only", "fig12", "fig11"]) == 1

@@ -48,7 +48,7 @@ def test_the_pool_keeps_what_the_plain_one_keeps():
     few = np.array([-1.5, -1, 0, 0.5, 0.5, 2], np.float32)  # with many ties, and many windows that ReLU closes
     elements = jnp.asarray(np.random.default_rng(0).choice(few, (4, 8, 5, 4, 6)))
     bias = jnp.asarray(few)
-    found, expected = (jax.jit(pool)(elements, bias) for pool in (gpu_ops.pool_and_winner, ops._pool_and_winner))
+    found, expected = (jax.jit(pool)(elements, bias) for pool in (gpu_ops.pool_and_winner, ops.pool_and_winner))
     chex.assert_trees_all_equal(found, expected)
     assert found[1].dtype == expected[1].dtype
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from test_readout import COMPILED as REFIT
 
 import fedmi_jax
 from fedmi_jax.config import Execution
@@ -17,7 +18,6 @@ from fedmi_jax.errors import FedmiError
 from fedmi_jax.federation import simulation
 from fedmi_jax.federation.setup import prepare
 from fedmi_jax.methods import Aggregation, Calibration, Orthogonality, OwnerChannels
-from fedmi_jax.network import readout
 
 
 def experiment(**aggregation):
@@ -70,7 +70,7 @@ def test_calibration_refits_the_mean_on_the_images_that_it_may_see(plain):
     dataset, before, found = facts.dataset, weights(plain, "global", 1), weights(ds, "global", 1)
     x = (dataset.train_images[index] / 255 - np.array(dataset.mean)) / np.array(dataset.std)
     with jax.enable_x64(True):
-        expected = readout.refit({k: jnp.asarray(v) for k, v in before.items()}, x, labels, "scale-and-biases")
+        expected = REFIT({k: jnp.asarray(v) for k, v in before.items()}, x, labels, "scale-and-biases")
     chex.assert_trees_all_close(found, jax.tree.map(np.asarray, expected), rtol=1e-5, atol=1e-7)
     assert np.abs(found["fc_bias"] - before["fc_bias"]).max() > 1e-3
 
@@ -108,3 +108,10 @@ def test_models_that_clients_were_served_follow_from_the_stored_ones():
         fedmi_jax.search_again(ds, dataset=tiny.squares(), rounds=[3])
     with pytest.raises(FedmiError, match=r"^result: of owner-channels, whose clients' own models"):
         fedmi_jax.search_again(ds.sel(round=[2]), dataset=tiny.squares())
+
+
+def test_a_round_is_not_compared_with_one_that_is_not_just_before(plain):
+    apart = fedmi_jax.search_again(plain.assign_coords(round=[1, 3]), dataset=tiny.squares())
+    assert apart["round"].values.tolist() == [1, 3]
+    assert plain["stability_iou"].sel(round=2).notnull().any()
+    assert apart["stability_iou"].isnull().all()

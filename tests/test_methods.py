@@ -198,17 +198,19 @@ def test_seeds_beside_each_other_on_two_devices_are_seeds_one_by_one_and_two_rou
     assert how.devices == 2
     per_seed = [models(zeros=0.3), {name: 2 * leaf[::-1] for name, leaf in models(zeros=0.3).items()}]
     starts = [{name: leaf[0] + s for name, leaf in one.items()} for s, one in enumerate(per_seed)]
-    globals_, clients = lift.replicate(tiny.stacked(starts), how), tiny.stacked([report(one) for one in per_seed])
+    global_models, clients = lift.replicate(tiny.stacked(starts), how), tiny.stacked([report(one) for one in per_seed])
     flat = {name: leaf.reshape(-1, *leaf.shape[2:]) for name, leaf in clients.params.items()}
     flat = jax.device_put(flat, NamedSharding(how.mesh, PartitionSpec(AXIS)))
-    state = programs.initial_state(globals_, clients=TOTAL, how=how, method=method)
+    state = programs.initial_state(global_models, clients=TOTAL, how=how, method=method)
     for _ in range(2):
-        globals_, state = programs.aggregate(state, globals_, clients._replace(params=flat), how=how, method=counting)
+        global_models, state = programs.aggregate(
+            state, global_models, clients._replace(params=flat), how=how, method=counting
+        )
     assert len(traced) == 1
     for s, (start, params) in enumerate(zip(starts, per_seed, strict=True)):
         alone, own = step(method, start, params)
         alone, own = step(method, alone, params, own)
-        found = jax.tree.map(lambda leaf, s=s: leaf[s], (globals_, state))
+        found = jax.tree.map(lambda leaf, s=s: leaf[s], (global_models, state))
         chex.assert_trees_all_close(found, (alone, own), **close(method))
 
 

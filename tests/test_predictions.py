@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
 from made_up import decided, result
 from rich.console import Console
 from scipy import stats
@@ -21,7 +22,7 @@ from fedmi_jax.data import identity
 from fedmi_jax.errors import FedmiError
 from fedmi_jax.network.layers import CONV_LAYERS
 from fedmi_jax.report import predictions_table
-from fedmi_jax.results import store
+from fedmi_jax.results import schema, store
 from fedmi_jax.results.statistics import Estimate
 
 SEEDS = 3
@@ -99,6 +100,21 @@ def test_nine_predictions_are_corrected_together():
     assert PREDICTIONS[0].id == "P0"
 
 
+def test_they_ask_for_variables_that_results_have(monkeypatch):
+    asked = set()
+
+    def on(results, key, needs, label, *rest, **more):
+        asked.update(needs)
+        return missing(label, key.experiment, "not looked at")
+
+    for module in (predicted, predicted_sizes):
+        monkeypatch.setattr(module, "on", on)
+    for one in PREDICTIONS[1:]:
+        one.judge({}, "decision")
+    assert {"null_status", "readout_accuracy_global"} < asked
+    assert asked <= set(schema.variables(CONV_LAYERS))
+
+
 # --- results of a known verdict ---
 
 
@@ -133,13 +149,26 @@ def ablation(sizes=(16, 12, 8, 4), out=(0, 0, 0, 0), **how):
     return found
 
 
-def fake(size=20, explained=0.0):
-    """With controls of what is not there; true circuits have 10 of 30 live channels in every layer."""
+def fake(size=60, explained=0.0, decides=True):
+    """With controls of what is not there, as a run writes them; true circuits have 30 of 90 live channels."""
     found = only("two-class")
     ds = found[Key("two-class", "decision", "own")]
-    ds["permuted_size"], ds["permuted_live"] = ds["size"] * 0 + size, ds["live"]
-    ds["shuffled_explained"] = ds["explained"] * 0 + explained
+    ds["null"] = list(schema.NULLS)
+    values = {"null_size": size, "null_live": 90, "null_status": 1 if decides else 3, "null_explained": -1.0}
+    for name, value in values.items():
+        ds[name] = (
+            xr.full_like(ds["explained"], value).where(ds["analysed"]).expand_dims(null=ds["null"], axis=-1).copy()
+        )
+    ds["null_explained"].loc[{"null": "shuffled"}] = explained
+    ds["null_size"].loc[{"null": "untrained"}] = 1
     return found
+
+
+def measured_by_the_papers_search_only():
+    """The read-out, which is the same models' under either search."""
+    found = both("two-class")
+    key = Key("two-class", "decision", "own")
+    return found | {key: found[key].drop_vars([name for name in found[key] if name.startswith("readout")])}
 
 
 def noisy(value, by=0.002):
@@ -209,6 +238,7 @@ CASES = [
                 cross_evaluation_auc=lambda s, r, o, k, c: 0.2 if k else 0.95), HOLDS),
     ("P5-refit", lambda: only("two-class"), HOLDS),
     ("P5-refit", lambda: only("two-class", readout={"scale-and-biases": 0.4}), FAILS),
+    ("P5-refit", measured_by_the_papers_search_only, HOLDS),
     ("P6", lambda: only("three-class", calls=silent(1), **OUT) | only("shared-class", calls=silent(1), **OUT), HOLDS),
     ("P6", lambda: only("three-class", calls=silent(0.5), **OUT) | only("shared-class", calls=silent(1), **OUT), FAILS),
     ("P6", lambda: only("three-class", calls=silent(1)) | only("shared-class", calls=silent(1), **OUT), OPEN),
@@ -225,8 +255,9 @@ CASES = [
     ("P9", lambda: only("iid", local=wandering, again=1.0, global_=1), FAILS),  # searches agree
     ("P9", lambda: only("iid", again=1.0), FAILS),  # alike as measured, too
     ("P10", fake, HOLDS),
-    ("P10", lambda: fake(size=12), FAILS),
+    ("P10", lambda: fake(size=36), FAILS),
     ("P10", lambda: fake(explained=0.2), FAILS),
+    ("P10", lambda: fake(size=0, decides=False), OPEN),  # a model that decides nothing has no circuit, not an empty one
     ("P10", lambda: only("two-class"), OPEN),
 ]  # fmt: skip
 
@@ -318,11 +349,22 @@ def test_what_is_missing_is_named():
     results = both("two-class")
     key = Key("two-class", "decision", "own")
     results[key] = results[key].drop_vars(["readout_accuracy_global", "cross_evaluation_auc"])
+    del results[key._replace(objective="class")]  # it may have the read-outs, too
     assert row(results, "P5-refit").lacks == ["scale-and-biases: two-class (decision, negatives own) has no "
                                               "readout_accuracy_global"]  # fmt: skip
     assert "has no cross_evaluation_auc" in row(results, "P5").lacks[0]
     assert "iid (decision, negatives probe) is not there" in row(results, "P4").lacks[0]
     assert all(one.lacks for one in predictions.judge({})[1:])
+
+
+def test_what_a_refit_gives_back_is_read_where_it_was_measured():
+    """`experiments.deciding` measures it once, beside the paper's search, on the same models."""
+    results = both("two-class")
+    key = Key("two-class", "decision", "own")
+    results[key] = results[key].drop_vars(["readout_accuracy_global", "readout_accuracy_local"])
+    found = row(results, "P5-refit")
+    assert not found.lacks
+    assert found.parts[0].estimate.mean == pytest.approx((0.75 - 0.3) / (0.98 - 0.3))
 
 
 def test_a_verdict_that_does_not_survive_correction():
@@ -440,6 +482,7 @@ def test_results_of_one_search_must_agree():
 # --- the command ---
 
 
+@pytest.mark.usefixtures("pickled_files")
 def test_the_command(tmp_path, capsys):
     folder = tmp_path / "runs"
     store.save(small(seeds=3), folder / "a")
@@ -471,9 +514,8 @@ def test_the_table_names_every_part():
 
 def test_made_up_results_have_what_a_run_has():
     """Names and dimensions of the variables that predictions read."""
-    from fedmi_jax.results import schema
-
     table = schema.variables(CONV_LAYERS)
     ds, plain = small(), result("two-class", seeds=2, rounds=2)
+    ds = ds.assign({name: of for name, of in fake()[Key("two-class", "decision", "own")].items() if name not in ds})
     for name in set(ds.data_vars) - set(plain.data_vars):
         assert set(ds[name].dims) == set(table[str(name)].dims), name

@@ -11,13 +11,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from processor import UNOPTIMISED
 
 from fedmi_jax.cli import run
 from fedmi_jax.cli.main import COMMANDS
 from fedmi_jax.cli.parse import parsed
 from fedmi_jax.config import refuse_unused
 from fedmi_jax.presets import preset
+from fedmi_jax.results.store import load
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -82,15 +85,19 @@ matplotlib.use("agg")
 from dataclasses import replace
 from fedmi_jax.cli.main import main
 from fedmi_jax.presets import PRESETS
+from fedmi_jax.report import figures
 preset = PRESETS["quick"]
 (quick,) = preset.experiments
 less = {
+    "model": replace(quick.model, channels=(4, 6, 8)),
     "data": replace(quick.data, images_per_client=200),
     "local": replace(quick.local, epochs=1),
-    "discovery": replace(quick.discovery, steps=20),
-    "evaluation": replace(quick.evaluation, images_per_class=40),
+    "discovery": replace(quick.discovery, steps=4),
+    "evaluation": replace(quick.evaluation, images_per_class=10),
 }
 PRESETS["quick"] = replace(preset, experiments=(replace(quick, **less),))
+draw = figures.draw_all
+figures.draw_all = lambda runs, out, only=(), *how: draw(runs, out, only or ("partition",), *how)
 for page, snippets, commands in json.load(sys.stdin):
     names = {}
     print("page:", page)
@@ -102,14 +109,15 @@ for page, snippets, commands in json.load(sys.stdin):
     if page != "README":
         exec(compile("\\n".join(snippets), page, "exec"), names)
 """
-"""A user's session. Its `quick` has the same network and programs, and takes fewer steps."""
+"""A user's session. Its `quick` has a narrow network and takes fewer steps; its reports show one figure, for
+tests/test_report.py and tests/test_figures.py draw the others."""
 
 
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory):
     """The folder in which a user's process ran what the pages show, and what it printed, page by page."""
     here = tmp_path_factory.mktemp("user")
-    environment = {**os.environ, "FEDMI_CACHE": str(here / "cache"), "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, UNOPTIMISED.upper(): "1", "FEDMI_CACHE": str(here / "cache"), "PYTHONPATH": str(ROOT)}
     work = [(page, runnable(page), [] if page in PARSED else commands(page)) for page in RUN]
     work.append(("notebook", cells(NOTEBOOK), []))
     done = subprocess.run(
@@ -143,12 +151,26 @@ def test_the_pages(shown):
     here, printed = shown
     assert (here / "runs/again/result.nc").exists()
     assert b"channels" in (here / "runs/sizes.svg").read_bytes()
+    sizes = re.findall(r"^(?:local|global) +(\S+) +(\S+) +(\S+)$", printed["tutorial"], re.MULTILINE)
+    assert sizes == [tuple(row) for row in sizes_of_circuits(here / "runs/first")]
     assert len(re.findall(r"^conv\d local \d+ global \d+ in both \d+$", printed["read-a-circuit"], re.MULTILINE)) == 3
     assert printed["resume"].splitlines()[-1] == "2"  # rounds
     assert printed["own-method"].startswith("my-median 0.")
     assert "cross_evaluation" in printed["from-rounds"]
-    assert printed["own-split"] == "[100, 200, 400]\n"
+    held = printed["own-split"].splitlines()
+    assert [sum(map(int, line.split()[1:])) for line in held[-4:-1]] == [200, 200, 200]
+    assert held[-1] == "[100, 200, 400]"
     assert "origin" in printed["notebook"]
+
+
+def sizes_of_circuits(folder):
+    """Mean channels of each layer in the last round, of local and of global circuits, one circuit after the other."""
+    result = load(folder).isel(seed=0, round=-1)
+    client, label = np.nonzero(result["analysed"].values)
+    for origin in ("local", "global"):
+        own = result["size"].sel(origin=origin).transpose("client", "class", "layer").values
+        mean = np.mean([own[k, c] for k, c in zip(client, label, strict=True)], axis=0)
+        yield [f"{value:.1f}" for value in mean]
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")])
@@ -166,7 +188,8 @@ def test_snippets_without_a_run(capsys, monkeypatch):
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == "bernoulli mean-map"
     assert float(printed[1]) == pytest.approx(0.25)  # half of 1 + 0 - 0.5; the first image is right by more than 1
-    assert printed[2] == "[0 4 8]"  # four positions a channel
+    assert printed[2] == "[2]"  # the channel that sees
+    assert printed[3] == "[0 4 8]"  # four positions a channel
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page)])

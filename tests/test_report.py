@@ -290,7 +290,7 @@ def few_figures(monkeypatch):
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path, pickled_files):
     for kind in ("iid", "two-class"):
         store.save(complete(kind, seeds=1, rounds=2, true=8), tmp_path / "runs" / kind)
     return tmp_path
@@ -332,7 +332,7 @@ def only_self_contained(text):
     assert f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'" in policy
 
 
-@pytest.mark.usefixtures("few_figures")
+@pytest.mark.usefixtures("few_figures", "pickled_files")
 def test_names_never_become_markup(tmp_path):
     made = complete("two-class", own=((0,), (0, 1), (2,)), seeds=1, rounds=2, name=NASTY)
     for dim in ("class", "true_class"):
@@ -350,7 +350,7 @@ def test_names_never_become_markup(tmp_path):
     assert "The claims are not judged" in text
 
 
-@pytest.mark.usefixtures("few_figures")
+@pytest.mark.usefixtures("few_figures", "pickled_files")
 def test_a_result_that_knows_little_says_so(tmp_path):
     imported = result("two-class", seeds=1, rounds=2)
     imported = imported.drop_vars(["edges", *(n for n in imported if str(n).startswith("connected_"))])

@@ -201,6 +201,25 @@ def test_other_images_are_refused(cheap, squares, tmp_path):
         resumable.resume(folder)  # what its configuration names
 
 
+def test_a_run_goes_on_with_its_own_split_alone(cheap, squares, tmp_path):
+    given = [np.flatnonzero(np.isin(squares.train_labels, classes)) for classes in ((0, 1), (1, 2, 3))]
+    with pytest.raises(PowerCutError):
+        resumable.run(cheap, tmp_path, squares, cut(3, "train"), split=given)
+    for other, said in (
+        (None, r'split\.kind: "own" is .* from Python, here indices \(SHA-256 .*\); give it'),
+        (given[::-1], r"differs in split\.own \(indices .*, now indices "),
+        (lambda labels, rng: given[::-1], r"differs in split\.own \(indices .*, now <lambda> "),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            fedmi_jax.resume(tmp_path, squares, split=other)
+    with pytest.raises(ConfigError, match=r"differs in split\.kind \(own, now class-map\)"):
+        fedmi_jax.run(cheap, squares, folder=tmp_path)
+    stages = []
+    found = resumable.resume(tmp_path, squares, lambda *at: stages.append(at[0]), split=given)
+    assert stages[0] == 3
+    xr.testing.assert_identical(found, simulation.run(cheap, squares, split=given))
+
+
 def test_a_run_without_a_finished_round_blocks_no_folder(cheap, squares, tmp_path, caplog):
     """It may have failed for the very setting that is then changed."""
     folder = stopped(replace(cheap, rounds=5), tmp_path, squares, (1, "evaluate"))
@@ -606,7 +625,7 @@ def test_what_an_automatic_chunk_means_is_asked_once(cheap, squares, tmp_path, m
     """On a GPU it depends on the memory that is free: a run that goes on with less has the chunk that it began with."""
     free, given = iter([7, 3]), []
 
-    def stops(experiment, dataset, progress, keeper, method, on_round, chunk):
+    def stops(experiment, dataset, progress, keeper, method, on_round, split, chunk):
         given.append(chunk)
         raise KeyboardInterrupt
 

@@ -14,7 +14,8 @@ from fedmi_jax.circuits.sameness import sameness
 from fedmi_jax.circuits.survey import survey
 from fedmi_jax.config import Discovery
 from fedmi_jax.data import probe
-from fedmi_jax.federation import areas
+from fedmi_jax.federation import areas, thorough
+from fedmi_jax.federation.instrument import Decided
 from fedmi_jax.network import model
 from fedmi_jax.network.ablation import MeanMap
 from fedmi_jax.network.images import Images
@@ -225,3 +226,17 @@ def test_a_run_has_them_in_its_last_round(deciding_run):
     np.testing.assert_allclose(found[0].where(last["mask_conv1"], 1), 1, atol=1e-5)
     share = (high / kept).where(there & (kept > 0))
     np.testing.assert_allclose(last["same_computation"].transpose(*share.dims), share, atol=1e-6)
+
+
+# --- labels that say nothing ---
+
+
+def test_shuffled_labels_are_explained_by_what_the_search_found():
+    """A whole model explains less than nothing of them, so that 0.9 of that is reached by no circuit, and all live
+    channels stand in for one (`choose`). What is asked is whether any size explains more."""
+    curve = np.array([[-0.1, 0.3, -0.2, -0.7], [-0.4, -0.1, -0.3, -0.3]])
+    nothing = dict.fromkeys(Decided._fields)
+    decided = Decided(**nothing | {"sizes": np.array([[1, 2, 4, 8], [1, 2, 4, 5]]), "curve": curve})
+    size, explained = thorough.best_tried(decided)
+    np.testing.assert_array_equal(size, [2, 2])
+    np.testing.assert_array_equal(explained, [0.3, -0.1])

@@ -145,34 +145,17 @@ def test_circuits_of_models_that_decide_nothing_are_compared_with_nobody():
     assert found.sel(client=1).notnull().any()
 
 
-def test_area():
-    """A curve that rises from 0 to 1 in even steps of log size, but for the last step."""
-    ds = shifted(0)
-    at, curve = np.log2([1, 2, 4, 8, 16, 32, 64, 90]), np.linspace(0, 1, 8)
-    by_hand = sum((at[i + 1] - at[i]) * (curve[i] + curve[i + 1]) / 2 for i in range(7)) / at[-1]
-    found = sizes.area(ds)
-    assert np.allclose(found.values[found.notnull().values], by_hand)
-    assert (found.notnull() == units.competent(ds)).all()
-    one = ds.assign(curve_size=xr.ones_like(ds["curve_size"]))
-    assert sizes.area(one).isnull().all()
-
-
 # --- what survives ---
 
 
-def test_transfer_and_what_is_kept():
-    ds = shifted(4, cross_evaluation_explained=0.45, explained=0.9)
-    ratio = units.transfer(ds)
-    assert np.allclose(ratio.values[ratio.notnull().values], 0.5)
-    assert int(ratio.notnull().sum()) == 2 * 6
-    kept, chance = units.kept(ds)
+def test_what_is_kept():
+    kept, chance = units.kept(shifted(4))
     assert np.allclose(kept.values[kept.notnull().values], 0.6)
     assert np.allclose(chance.values[chance.notnull().values], 10 / LIVE)
 
 
-def test_of_a_model_that_decides_nothing_nothing_is_transferred():
+def test_of_a_model_that_decides_nothing_there_is_no_circuit():
     ds = shifted(0, status=lambda s, r, o, k, c: 3 if o == "global" else 1)
-    assert units.transfer(ds).isnull().all()
     assert float(units.undefined(ds, "global").mean()) == 1
     assert float(units.undefined(ds, "local").mean()) == 0
 

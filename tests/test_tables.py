@@ -72,6 +72,7 @@ def test_several_variables_stand_side_by_side(run):
     refused("name a variable", lambda: fedmi_jax.tidy(run))
 
 
+@pytest.mark.usefixtures("pickled_files")
 def test_csv_has_every_measure_and_reads_back(run, tmp_path):
     store.save(run, tmp_path / "runs" / "a")
     store.save(result("one-class"), tmp_path / "runs" / "b")
@@ -92,6 +93,7 @@ def test_csv_has_every_measure_and_reads_back(run, tmp_path):
     assert {row["channel_conv1"] for row in few if row["variable"] == "size"} == {""}
 
 
+@pytest.mark.usefixtures("pickled_files")
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -142,6 +144,7 @@ def test_only_common_seeds_count(pair):
     )
 
 
+@pytest.mark.usefixtures("pickled_files")
 def test_compare_prints_what_differs(pair, tmp_path, capsys):
     for name, ds in zip("ab", pair, strict=True):
         store.save(ds, tmp_path / name)
@@ -159,7 +162,7 @@ def test_compare_prints_what_differs(pair, tmp_path, capsys):
 
 
 @pytest.fixture
-def swept(monkeypatch, squares):
+def swept(monkeypatch, squares, pickled_files):
     """`fedmi sweep quick` on small images, with made-up runs in place of real ones; notes which were run."""
     small = tiny.experiment(name="quick", seeds=(0, 1))
     monkeypatch.setitem(PRESETS, "quick", Preset((small,), "small", "-"))

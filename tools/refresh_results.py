@@ -17,7 +17,7 @@ from pathlib import Path
 
 import tyro
 
-from experiments import choices, dirichlet, paper, pieces, table
+from experiments import choices, deciding, dirichlet, paper, pieces, table
 from fedmi_jax.analysis import claims, runs
 from fedmi_jax.errors import FedmiError
 from fedmi_jax.files import replacing
@@ -49,6 +49,9 @@ def main(option: Refresh) -> None:
     put(BEYOND / "README.md", "dirichlet", (BEYOND / "dirichlet" / "dirichlet.md").read_text("utf-8"))
     choices.main(choices.Choices(BEYOND / "choices", seeds=0, base=STORED))
     put(BEYOND / "README.md", "choices", (BEYOND / "choices" / "choices.md").read_text("utf-8"))
+    deciding.main(deciding.Deciding(BEYOND / "deciding", seeds=0))
+    verdicts, _ = (BEYOND / "deciding" / "predictions.md").read_text("utf-8").split("\nIntervals:", 1)
+    put(BEYOND / "deciding" / "README.md", "verdicts", verdicts)
 
 
 def put(page: Path, name: str, text: str) -> None:

@@ -218,15 +218,11 @@ def p5_refit(results: Results, objective: str) -> list[Part]:
         return part(refit, "two-class", value, Criterion(low=0.5), detail=said, beside=beside)
 
     needs = ("readout_accuracy_local", "readout_accuracy_global")
+    # It is about models, which are the same under both searches, and measured once.
+    either = [Key("two-class", which, "own") for which in (objective, "class")]
+    key = next((key for key in either if key in results and set(needs) <= set(results[key])), either[0])
     return [
-        on(
-            results,
-            Key("two-class", objective, "own"),
-            needs,
-            refit,
-            lambda ds, at=(refit, beside): back(ds, *at),
-            beside,
-        )
+        on(results, key, needs, refit, lambda ds, at=(refit, beside): back(ds, *at), beside)
         for refit, beside in (("scale-and-biases", False), ("linear", True))
     ]
 

@@ -18,6 +18,7 @@ from fedmi_jax.analysis.parts import IN_PART, Part, missing, part
 from fedmi_jax.analysis.predicted import ON_OTHER, on
 from fedmi_jax.analysis.verdicts import FAILS, HOLDS, MIN_SEEDS, OPEN, Criterion
 from fedmi_jax.presets import LEVELS
+from fedmi_jax.results.schema import STATUS
 from fedmi_jax.results.statistics import Estimate, estimate, over_seeds, paired
 
 MATCHED = 8
@@ -94,10 +95,9 @@ def p8(results: Results, objective: str) -> list[Part]:
 
 
 def _falling(label: str, names: list[str], per_level: list[xr.DataArray], undefined: list[float]) -> Part:
-    aligned = xr.align(*per_level, join="inner")
-    values = np.stack([one.values for one in aligned], 1)
-    values = values[np.isfinite(values).all(1)]
-    fall = paired(aligned[0], aligned[-1])
+    levels = xr.concat(xr.align(*per_level, join="inner"), "level", join="exact").transpose("seed", "level")
+    levels = levels.dropna("seed")  # ranked within a seed, which needs every level
+    values, fall = levels.values, paired(levels.isel(level=0), levels.isel(level=-1))
     every = len(values) > 0 and bool((np.diff(values.mean(0)) < 0).all())
     trend = interference.trend(values)
     p = trend if trend and len(values) >= MIN_SEEDS else Trend(1.0, 1.0)
@@ -172,16 +172,24 @@ def p10(results: Results, objective: str) -> list[Part]:
 
     def larger(ds: xr.Dataset) -> Part:
         last = ds.isel(round=measures.LAST_ROUND)
-        fake = (last["permuted_size"].sum("layer") / last["permuted_live"].sum("layer")).sel(origin="local", drop=True)
-        true = units.share_of_live(last)
-        value = units.ratio_of_means(fake.where(true.notnull()), true, 0)
-        return part(labels[0], name, value, Criterion(low=2), undefined=units.undefined(last, "local"))
+        size, live, status = (_of_null(last, f"null_{name}", "permuted") for name in ("size", "live", "status"))
+        decides = status.isin([STATUS.index("found"), STATUS.index("not compact")])
+        value = units.ratio_of_means((size / live.where(live > 0)).where(decides), units.share_of_live(last), 0)
+        detail = f"{int(decides.sum())} of {int(status.notnull().sum())} permuted models decide about the class"
+        undefined = units.undefined(last, "local")
+        return part(labels[0], name, value, Criterion(low=2), undefined=undefined, detail=detail)
 
     def explained(ds: xr.Dataset) -> Part:
-        value = over_seeds(units.of(ds.isel(round=measures.LAST_ROUND), "shuffled_explained"))
-        return part(labels[1], name, value, Criterion(high=0.05), undefined=units.undefined(ds, "local"))
+        last = ds.isel(round=measures.LAST_ROUND)
+        value = over_seeds(_of_null(last, "null_explained", "shuffled"))
+        return part(labels[1], name, value, Criterion(high=0.05), undefined=units.undefined(last, "local"))
 
     return [
-        on(results, key, ("permuted_size", "permuted_live", "size", "live"), labels[0], larger),
-        on(results, key, ("shuffled_explained",), labels[1], explained),
+        on(results, key, ("null_size", "null_live", "null_status", "size", "live"), labels[0], larger),
+        on(results, key, ("null_explained",), labels[1], explained),
     ]
+
+
+def _of_null(ds: xr.Dataset, name: str, null: str) -> xr.DataArray:
+    """Of competent local circuits, what the same search gives there (`schema.NULLS`), (S, R, K, C)."""
+    return units.of(ds, name).sel(null=null, drop=True)

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
-from scipy import integrate, special
+from scipy import special
 
 from fedmi_jax.analysis.nulls import corrected
 from fedmi_jax.results.schema import conv_layers
@@ -214,20 +214,3 @@ def at_size(ds: xr.Dataset, there: xr.DataArray, sizes: Sequence[int] = SIZES) -
             for name in ("iou", "expected")
         }
     )
-
-
-# --- how much so many channels explain ---
-
-
-def area(ds: xr.Dataset) -> xr.DataArray:
-    """Area under the share explained over the logarithm of the size, from one channel to all live ones.
-
-    (S, R, O, K, C): near 1 where few channels explain all. By trapezoids (CPR of Mueller et al. 2025, over log size);
-    NaN where nothing was tried or there is no more than one live channel.
-    """
-    size, curve = (ds[name].astype(float).transpose(..., "tried_size") for name in ("curve_size", "curve"))
-    at = np.log2(np.maximum(size.values, 1))
-    total = integrate.trapezoid(curve.values, at, axis=-1)
-    width = at[..., -1] - at[..., 0]
-    found = np.where(width > 0, total / np.where(width > 0, width, 1), np.nan)
-    return curve.isel(tried_size=0).copy(data=found)

@@ -66,16 +66,6 @@ def share_of_live(ds: xr.Dataset, origin: str = "local") -> xr.DataArray:
     return (size(ds, origin) / of(ds, "live", origin).sum("layer", skipna=False)).where(there)
 
 
-def transfer(ds: xr.Dataset) -> xr.DataArray:
-    """What local circuits explain of the global model's decision, over what that model's own circuits explain of it,
-    (S, R, K, C). 1: other channels perhaps, but the same function. NaN where the global model decides nothing.
-
-    Both circuits explain the same target on their own model; they need not be of one size.
-    """
-    across, own = of(ds, "cross_evaluation_explained"), of(ds, "explained", "global")
-    return across / own.where(own > 0)
-
-
 def kept(ds: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray]:
     """Share of a local circuit's channels that the global one has, and the same of random sets of live channels of
     their sizes; (S, R, K, C, layer), where both models are competent and the local circuit has channels."""

@@ -7,7 +7,7 @@ Axes: L sizes of the grid, O_l channels of convolution l, C = sum of O_l, G grou
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,11 +15,11 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from fedmi_jax.circuits import question as q
+from fedmi_jax.circuits.answers import State, answers
 from fedmi_jax.circuits.discovery import Searched, by_layer
-from fedmi_jax.circuits.evaluation import group_logits
 from fedmi_jax.circuits.narrowing import WIDTHS, heard, on_live_channels, seeing
 from fedmi_jax.circuits.question import Question
-from fedmi_jax.network.ablation import Ablation, Gates
+from fedmi_jax.network.ablation import Deviation, Gates, MeanMap, Zero
 from fedmi_jax.network.images import Images
 from fedmi_jax.network.layers import conv_layers
 from fedmi_jax.network.model import Params, SparseModel
@@ -75,7 +75,7 @@ def candidates(params: Params) -> dict[str, Array]:
 
 
 def choose(
-    params: Params, searched: Searched, ablation: Ablation, judged: Judged, target: Array | float, *,
+    params: Params, searched: Searched, ablation: MeanMap | Zero, judged: Judged, target: Array | float, *,
     by_size: bool = True, narrowing: bool,
 ) -> Choice:  # fmt: skip
     """The smallest circuit of the searched ranking that explains `target`, trimmed.
@@ -88,107 +88,121 @@ def choose(
     alive, score, value = (jnp.concatenate(list(part.values())) for part in (live, searched.score, searched.value))
     order = jnp.lexsort((-value, -score, ~alive))  # last key first: live ones, by score, then by value
     rank = jnp.zeros_like(order).at[order].set(jnp.arange(len(order)))
-    grid, curve = ranked(params, rank, alive, ablation, judged, narrowing=narrowing)
-    enough = jnp.flip(jnp.cumprod(jnp.flip((curve >= target).astype(jnp.int32)))) > 0
-    compact = enough[-1]
-    size = jnp.where(compact, grid[jnp.argmax(enough)], grid[-1])
-    if by_size:
-        mask, reached = (rank < size) & alive, jnp.where(compact, curve[jnp.argmax(enough)], curve[-1])
-        kept, reached = trimmed(
-            params, mask, reached, order, jnp.where(compact, size, 0), ablation, judged, target, narrowing=narrowing
-        )
-    else:
-        kept, size = (score > 0) & alive, jnp.sum((score > 0) & alive)
-        reached = of_masks(params, kept[None], alive, ablation, judged, narrowing=narrowing)[0]
+    positive = None if by_size else (score > 0) & alive
+    found = _found(params, _Ranking(rank, order, alive, positive), ablation, judged, target, narrowing=narrowing)
     tiny = jnp.finfo(score.dtype).tiny
-    final = jnp.where(kept, jnp.maximum(score, tiny), jnp.minimum(score, 0))
+    final = jnp.where(found.mask, jnp.maximum(score, tiny), jnp.minimum(score, 0))
     final = jnp.where(alive, final, -jnp.inf)
     places = by_layer(jnp.where(alive, rank + 1, 0), sizes)
-    return Choice(by_layer(final, sizes), by_layer(kept, sizes), live, places, size, compact, grid, curve, reached)
+    return Choice(by_layer(final, sizes), by_layer(found.mask, sizes), live, places, *found[1:])
 
 
-def ranked(
-    params: Params, rank: Array, alive: Array, ablation: Ablation, judged: Judged, *, narrowing: bool
-) -> tuple[Array, Array]:
-    """The sizes of the grid (L,), and what the channels of the lowest ranks explain, so many of them, (L,).
+class _Ranking(NamedTuple):
+    rank: Array
+    """(C,): of every channel, live ones first."""
+    order: Array
+    """(C,): the channels by rank."""
+    alive: Array
+    """bool (C,)."""
+    positive: Array | None
+    """bool (C,): the circuit, where no size is chosen."""
 
-    rank: of every channel, (C,), live ones first; alive bool (C,).
-    """
+
+class _Found(NamedTuple):
+    """As `Choice`; mask bool (C,)."""
+
+    mask: Array
+    untrimmed: Array
+    compact: Array
+    sizes: Array
+    curve: Array
+    explained: Array
+
+
+def _found(
+    params: Params, ranking: _Ranking, ablation: MeanMap | Zero, judged: Judged, target: Array | float, *,
+    narrowing: bool,
+) -> _Found:  # fmt: skip
+    """The circuit, and how it was found."""
+    (params, folded), sizes = ablation.folded(params), _sizes(params)
+    work = partial(_choose, judged=judged, target=target, sizes=sizes)
+    if not narrowing:
+        return work(params, None, ranking, folded)
+    speaking = folded.may_speak(by_layer(ranking.alive, sizes))
+    return on_live_channels(work, params, speaking, ranking, folded, widths=WIDTHS[:1])
+
+
+def _choose(
+    network: Params | SparseModel, channels: Gates | None, ranking: _Ranking, ablation: Deviation | Zero,
+    judged: Judged, target: Array | float, sizes: Mapping[str, int],
+) -> _Found:  # fmt: skip
+    """`_found` on a network that holds all live channels; model and ablation are folded."""
+    state, answer = answers(network, channels, ablation, judged.images, judged.indices)
+
+    def explains(state: State, mask: Array) -> tuple[State, Array]:
+        logits, state = answer(state, by_layer(mask, sizes))
+        return state, q.explained(logits, judged.question)
+
+    rank, order, alive, positive = ranking
     total = len(rank)
     grid = jnp.minimum(jnp.array([*(k for k in GRID if k < total), total]), jnp.sum(alive))
-    masks = (rank < grid[:, None]) & alive
-    return grid, of_masks(params, masks, alive, ablation, judged, narrowing=narrowing)
+    state, curve = lax.scan(explains, state, (rank < grid[:, None]) & alive)
+    enough = jnp.flip(jnp.cumprod(jnp.flip((curve >= target).astype(jnp.int32)))) > 0
+    compact = enough[-1]
+    if positive is not None:
+        _, reached = explains(state, positive)
+        return _Found(positive, jnp.sum(positive), compact, grid, curve, reached)
+    at = jnp.where(compact, jnp.argmax(enough), len(grid) - 1)
+    mask = (rank < grid[at]) & alive
+    kept, reached = trimmed(explains, state, mask, curve[at], order, jnp.where(compact, target, jnp.inf))
+    return _Found(kept, grid[at], compact, grid, curve, reached)
 
 
-def of_masks(
-    params: Params, masks: Array, alive: Array, ablation: Ablation, judged: Judged, *, narrowing: bool
-) -> Array:  # fmt: skip
-    """What the channels of each mask explain, (n,). Args: masks bool (n, C), of channels alive bool (C,) alone."""
-    (params, ablation), sizes = ablation.folded(params), _sizes(params)
-
-    def of_each(network: Params | SparseModel, channels: Gates | None, masks: Array, ablation: Ablation) -> Array:
-        explains = partial(_explains, network, channels, ablation=ablation, judged=judged, sizes=sizes)
-        return lax.map(explains, masks)
-
-    if not narrowing:
-        return of_each(params, None, masks, ablation)
-    return on_live_channels(
-        of_each, params, ablation.may_speak(by_layer(alive, sizes)), masks, ablation, widths=WIDTHS[:1]
-    )
+class _Trim(NamedTuple):
+    state: State
+    mask: Array
+    reached: Array
+    place: Array
+    """(): in the order, of the channel that is tried next; below 0: none is left."""
+    passes: Array
+    """(): that are over."""
+    kept: Array
+    """(): trials since a channel was last left out."""
 
 
 def trimmed(
-    params: Params, mask: Array, reached: Array, order: Array, size: Array, ablation: Ablation, judged: Judged,
-    target: Array | float, *, narrowing: bool,
+    explains: Callable[[State, Array], tuple[State, Array]], state: State, mask: Array, reached: Array, order: Array,
+    target: Array,
 ) -> tuple[Array, Array]:  # fmt: skip
     """The mask bool (C,) without channels that can go while the rest still explains `target`, and what this explains.
 
     They are tried one after the other, the last in the order first, until no more can go (on these images every channel
-    that is left is then needed), or PASSES times. reached (): what the whole mask explains; size (): how many in front
-    of the order are in the mask; 0: nothing is tried.
+    that is left is then needed), or PASSES times. explains: (state, mask) -> (state, what it explains); reached ():
+    what the whole mask explains; order (C,): channels; target (): with infinity nothing is tried.
     """
-    (params, ablation), sizes = ablation.folded(params), _sizes(params)
-    work = partial(_trim, judged=judged, target=target, sizes=sizes)
-    if not narrowing:
-        return work(params, None, mask, reached, order, size, ablation)
-    speaking = ablation.may_speak(by_layer(mask, sizes))
-    return on_live_channels(work, params, speaking, mask, reached, order, size, ablation, widths=WIDTHS[::2])
+    places = jnp.arange(len(order))
 
+    def last(mask: Array, before: Array | int) -> Array:
+        """The last place before this one whose channel is in the mask; -1: there is none."""
+        return jnp.max(jnp.where(mask[order] & (places < before), places, -1))
 
-def _trim(
-    network: Params | SparseModel, channels: Gates | None, mask: Array, reached: Array, order: Array, size: Array,
-    ablation: Ablation, judged: Judged, target: Array | float, sizes: Mapping[str, int],
-) -> tuple[Array, Array]:  # fmt: skip
-    explains = partial(_explains, network, channels, ablation=ablation, judged=judged, sizes=sizes)
+    def more(carry: _Trim) -> Array:
+        undecided = (carry.kept < jnp.sum(carry.mask)) & (carry.passes < PASSES)
+        return undecided & (carry.place >= 0) & (target < jnp.inf)
 
-    def leave_out(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        mask, reached = carry
-        channel = order[size - 1 - i]
-        without = mask.at[channel].set(False)
-        rest = lax.cond(mask[channel], explains, lambda _: jnp.full_like(reached, -jnp.inf), without)
-        return jnp.where(rest >= target, without, mask), jnp.where(rest >= target, rest, reached)
+    def leave_out(carry: _Trim) -> _Trim:
+        without = carry.mask.at[order[carry.place]].set(False)
+        state, rest = explains(carry.state, without)
+        goes = rest >= target
+        mask, reached = jnp.where(goes, without, carry.mask), jnp.where(goes, rest, carry.reached)
+        following = last(mask, carry.place)
+        passes = carry.passes + (following < 0)
+        place = jnp.where(following < 0, last(mask, len(order)), following)
+        return _Trim(state, mask, reached, place, passes, jnp.where(goes, 0, carry.kept + 1))
 
-    def one_pass(carry: tuple) -> tuple:
-        mask, reached, number, _ = carry
-        shorter, reached = lax.fori_loop(0, size, leave_out, (mask, reached))
-        return shorter, reached, number + 1, jnp.any(shorter != mask)
-
-    def more(carry: tuple) -> Array:
-        return (carry[2] < PASSES) & carry[3]
-
-    begun = (mask, reached, jnp.zeros((), jnp.int32), jnp.ones((), bool))
-    return lax.while_loop(more, one_pass, begun)[:2]
-
-
-def _explains(
-    network: Params | SparseModel, channels: Gates | None, mask: Array, *, ablation: Ablation, judged: Judged,
-    sizes: Mapping[str, int],
-) -> Array:  # fmt: skip
-    """What the channels of a mask bool (C,) explain, (); model and ablation are folded."""
-    dtype = judged.question.weights.dtype
-    gates = {layer: gate.astype(dtype) for layer, gate in by_layer(mask, sizes).items()}
-    logits = group_logits(network, channels, gates, ablation, judged.indices, judged.images)
-    return q.explained(logits, judged.question)
+    zero = jnp.zeros((), jnp.int32)
+    done = lax.while_loop(more, leave_out, _Trim(state, mask, reached, last(mask, len(order)), zero, zero))
+    return done.mask, done.reached
 
 
 def _sizes(params: Params) -> dict[str, int]:

@@ -24,7 +24,7 @@ from fedmi_jax.circuits.objective import Task as Loss
 from fedmi_jax.circuits.objective import class_task, decision_task, fair_gates, objective_of
 from fedmi_jax.config import Discovery
 from fedmi_jax.data.batches import Plan
-from fedmi_jax.network.ablation import ZERO, Ablation, MeanMap
+from fedmi_jax.network.ablation import ZERO, MeanMap, Zero
 from fedmi_jax.network.images import Images
 from fedmi_jax.network.model import Params
 
@@ -122,7 +122,7 @@ def status(spread: float, competence: float, compact: bool) -> str:
 
 def _to_search(
     images: Images, probed: Probed, task: Task, settings: Discovery, searched: int
-) -> tuple[q.Question, Ablation, Loss]:  # fmt: skip
+) -> tuple[q.Question, MeanMap | Zero, Loss]:  # fmt: skip
     """What is asked on the images to search on, what replaces a closed channel, and the loss."""
     first = jnp.arange(searched)
     asked = _asked(probed.logits[first], images.labels[first], task, None)
@@ -144,7 +144,7 @@ def _target(settings: Discovery, probed: Probed, judged: q.Question, task: Task)
     return settings.target * jnp.where(task.truth, whole, 1)
 
 
-def _replaced(means: MeanMap, settings: Discovery) -> Ablation:
+def _replaced(means: MeanMap, settings: Discovery) -> MeanMap | Zero:
     """What a closed channel is replaced by. Zeros of sampled gates leave closed ones a gradient; under step gates they
     are the paper's, where closed is closed for good."""
     if settings.ablation == "mean-map":

@@ -18,8 +18,8 @@ from jax import Array, lax
 from fedmi_jax.circuits.narrowing import WIDTHS, Widths, heard, of_channels, on_live_channels
 from fedmi_jax.circuits.objective import Objective, Scores
 from fedmi_jax.data.batches import Plan
-from fedmi_jax.network import model, sparse_ops
-from fedmi_jax.network.ablation import Ablation, Gates
+from fedmi_jax.network import model, sparse_layer, sparse_ops
+from fedmi_jax.network.ablation import Ablation, Gates, MeanMap
 from fedmi_jax.network.images import Images, accumulate, weights
 from fedmi_jax.network.layers import conv_layers
 from fedmi_jax.network.model import Params, SparseModel
@@ -85,7 +85,7 @@ def search(
 
     def steps(network: Params | SparseModel, channels: Gates | None, carry: tuple, work: tuple) -> tuple:
         """Some steps on a network that holds these channels (None: all)."""
-        replaced, piece = ablation.of_channels(channels), _piece(network, work[1].shape[-1], micro_batch)
+        replaced, piece = ablation.of_channels(channels), _piece(network, work[1].shape[-1], micro_batch, ablation)
 
         def loss(scores: Scores, index: Array, weight: Array, sample: Array, *, drawn: Mapping[str, Array]) -> Array:
             gates = of_channels(objective.gates(scores, drawn), channels)
@@ -142,7 +142,9 @@ def by_layer(values: Array, sizes: Mapping[str, int]) -> dict[str, Array]:
     return dict(zip(sizes, jnp.split(values, ends, -1), strict=True))
 
 
-def _piece(network: Params | SparseModel, batch: int, micro_batch: int) -> int:
+def _piece(network: Params | SparseModel, batch: int, micro_batch: int, ablation: Ablation) -> int:
     """Images per piece, of which a batch is a multiple: a sparse model prefers its own."""
     micro_batch = next(n for n in range(min(micro_batch, batch), 0, -1) if batch % n == 0)
-    return sparse_ops.piece(batch, micro_batch) if isinstance(network, SparseModel) else micro_batch
+    if not isinstance(network, SparseModel):
+        return micro_batch
+    return (sparse_layer if isinstance(ablation, MeanMap) else sparse_ops).piece(batch, micro_batch)

@@ -154,12 +154,13 @@ def _accuracy(truth: Array, right: Array) -> Accuracy:
 
 def accuracy_among(logits: Array, classes: Array, test: EvaluationSet) -> Array:
     """(): mean over these classes bool (Y,) of the share of their images that logits (N, Y) are right about, where no
-    other class competes."""
+    other class competes; a class without images is left out."""
     answer = jnp.argmax(jnp.where(classes, logits, -jnp.inf), -1)
     labels, valid = test.images.labels[test.indices].ravel(), test.valid.ravel()
     truth = jax.nn.one_hot(labels, len(classes), dtype=logits.dtype) * (valid & classes[labels])[:, None]
-    rates = jnp.sum(truth * (answer == labels)[:, None], 0) / jnp.maximum(jnp.sum(truth, 0), 1)
-    return jnp.sum(rates) / jnp.sum(classes)
+    count = jnp.sum(truth, 0)
+    rates = jnp.sum(truth * (answer == labels)[:, None], 0) / jnp.maximum(count, 1)
+    return jnp.sum(rates) / jnp.maximum(jnp.sum(count > 0), 1)
 
 
 def class_accuracy(

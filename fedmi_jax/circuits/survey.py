@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from fedmi_jax.circuits.narrowing import WIDTHS, heard, on_live_channels
-from fedmi_jax.network import model
+from fedmi_jax.network import model, sparse_layer
 from fedmi_jax.network.ablation import Gates, MeanMap
 from fedmi_jax.network.images import Images
 from fedmi_jax.network.layers import conv_layers
@@ -28,6 +28,8 @@ def survey(
     shares = valid.astype(images.mean.dtype) / jnp.sum(valid).astype(images.mean.dtype)
 
     def look(network: Params | SparseModel, channels: Gates | None, index: Array, shares: Array) -> tuple:
+        if isinstance(network, SparseModel):  # it prefers larger groups
+            index, shares = (_in_pieces(values) for values in (index, shares))
         first, _ = model.activations(network, images.normalised(index[0, :1]))
 
         def of_group(group: tuple[Array, Array]) -> tuple[Array, dict[str, Array]]:
@@ -43,6 +45,11 @@ def survey(
     else:
         logits, means = on_live_channels(look, params, heard(params), index, shares, widths=WIDTHS[:1])
     return logits, MeanMap(means)
+
+
+def _in_pieces(groups: Array) -> Array:
+    """Groups (G, B) of images as fewer, larger ones, in the same order."""
+    return groups.reshape(-1, sparse_layer.piece(groups.size, groups.shape[1]))
 
 
 def _all_channels(means: dict[str, Array], channels: Gates | None, params: Params) -> dict[str, Array]:

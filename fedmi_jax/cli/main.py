@@ -14,6 +14,7 @@ import tyro
 from rich.table import Table
 from tyro.conf import Positional
 
+import fedmi_jax
 from fedmi_jax import files
 from fedmi_jax.cli import tables, terminal
 from fedmi_jax.cli.compare import Compare, compare
@@ -180,9 +181,12 @@ def _is_somewhere() -> bool:
 
 
 def _dispatch(arguments: list[str]) -> int:
-    if not arguments or arguments[0] in ("-h", "--help"):
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
         _help()
         return 0 if arguments else 2
+    if arguments[0] in ("--version", "-V"):
+        print(f"fedmi_jax {fedmi_jax.__version__}")
+        return 0
     name, rest = arguments[0], arguments[1:]
     if name not in COMMANDS:
         raise ConfigError(f"command: {unknown(name, COMMANDS)}")

@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
+from fedmi_jax.config import flat, to_dict
 from fedmi_jax.errors import ConfigError, FedmiError, did_you_mean
 from fedmi_jax.files import user_path
 
@@ -28,7 +29,7 @@ def parsed(kind: type, arguments: list[str], prog: str, **options: Any) -> Any:
         if not ended.code:  # --help
             raise
     rows = [row.strip("│ ") for row in boxed.getvalue().splitlines()][1:]  # below the title
-    raise ConfigError(f"{_problem(rows)}{_meant(rows)}; see `{prog} --help`")
+    raise ConfigError(f"{_problem(rows)}{_meant(rows, options.get('default'))}; see `{prog} --help`")
 
 
 def _problem(rows: list[str]) -> str:
@@ -43,12 +44,22 @@ def _says_something(row: str) -> bool:
     return bool(row.strip("-─╰╯ "))
 
 
-def _meant(rows: list[str]) -> str:
+def _meant(rows: list[str], default: Any) -> str:
     """Of an option that there is not: the one of the box's suggestions that is most like it."""
     wrong = re.search(r"Unrecognized options: (--[^\s,=]+)", " ".join(rows))
     if wrong is None:
         return ""
-    return did_you_mean(wrong[1], [row.split()[0].rstrip(",") for row in rows if row.startswith("--")])
+    near = [row.split()[0].rstrip(",") for row in rows if row.startswith("--")]
+    return did_you_mean(wrong[1], near) if (own := _misplaced(wrong[1], default)) is None else f"; did you mean {own}?"
+
+
+def _misplaced(word: str, default: Any) -> str | None:
+    """The option of an experiment that is meant by its section, as --sparsity, or by a wrong path, as --local.mu."""
+    fields = flat(to_dict(default.experiment)) if hasattr(default, "experiment") else {}
+    options = [f"--{name.replace('_', '-')}" for name in fields]
+    inside = [option for option in options if option.startswith(f"{word}.")]
+    alike = [option for option in options if option.strip("-").split(".")[-1] == word.strip("-").split(".")[-1]]
+    return next(iter([*inside, *alike]), None)
 
 
 RULES = ConstructorRegistry()

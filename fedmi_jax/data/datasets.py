@@ -77,6 +77,14 @@ def _dataset(name: str, arrays: dict[str, np.ndarray], class_names: tuple[str, .
     return Dataset(name=name, class_names=class_names, **both, **arrays)  # type: ignore[arg-type]
 
 
+def from_name(name: str, data_dir: str | None = None) -> Dataset:
+    """The set of this name, as `data.name` in the settings: "mnist", the embedded one, or one of tensorflow-datasets.
+
+    Args: data_dir: folder of prepared tensorflow-datasets; None: their default. Raises FedmiError as `load`.
+    """
+    return load(config.Data(name=name, data_dir=data_dir))
+
+
 def from_file(
     path: str | Path, *, name: str | None = None, mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,

@@ -110,6 +110,8 @@ def _builder(name: str, root: Path, **format: str) -> Any:
             raise ConfigError(f"data.name: tensorflow-datasets cannot open {name!r}: {_line(error)}") from error
         close = difflib.get_close_matches(base, ["mnist", *known], n=1)
         hint = f"; did you mean {close[0]!r}?" if close else "; see https://www.tensorflow.org/datasets/catalog"
+        if ":" not in name and (name.startswith((".", "/", "~")) or Path(name).suffix or Path(name).exists()):
+            hint = f"; for a file or a folder of your own say --data.file {name}"
         raise ConfigError(f"data.name: no image set {name!r} in tensorflow-datasets or in {root}{hint}") from None
 
 

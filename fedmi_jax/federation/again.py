@@ -14,15 +14,16 @@ import xarray as xr
 from fedmi_jax import config
 from fedmi_jax.aggregation import NO_STATE, State, chosen
 from fedmi_jax.config import Discovery, Evaluation, Experiment, replace
-from fedmi_jax.data import datasets, identity
+from fedmi_jax.data import datasets, identity, own_split
 from fedmi_jax.data.datasets import Dataset
+from fedmi_jax.data.own_split import OwnSplit
 from fedmi_jax.devices import lift
 from fedmi_jax.devices.layout import described
 from fedmi_jax.devices.session import session
 from fedmi_jax.errors import FedmiError
 from fedmi_jax.federation import metrics, recording, simulation
 from fedmi_jax.federation.metrics import OnRound
-from fedmi_jax.federation.setup import Round, Setup, place, prepare
+from fedmi_jax.federation.setup import Facts, Round, Setup, place, prepare
 from fedmi_jax.network.model import Params
 from fedmi_jax.results import store
 
@@ -30,13 +31,13 @@ from fedmi_jax.results import store
 def search_again(
     result: xr.Dataset, discovery: Discovery | None = None, evaluation: Evaluation | None = None,
     dataset: Dataset | None = None, progress: simulation.Progress | None = None, on_round: OnRound | None = None,
-    rounds: Collection[int] | None = None,
+    rounds: Collection[int] | None = None, split: OwnSplit | None = None,
 ) -> xr.Dataset:  # fmt: skip
     """The result of the same run with other settings of search and measures: its models are those that are stored.
 
     Args: discovery, evaluation: None: those of the run; dataset: the images, where the run had images of one's own;
     progress: called as (round, stage) when a stage begins; on_round: called as (round, metrics) after each round;
-    rounds: in which to search, None: in all that the result has.
+    rounds: in which to search, None: in all that the result has; split: the split, where the run was given one.
     Raises FedmiError for a result without weights, without its configuration, of other images, without such a round, or
     of a method of the user's own that served every client a model of its own, which is not stored.
     """
@@ -46,7 +47,7 @@ def search_again(
     with session(experiment.execution):
         images = dataset or datasets.load(experiment.data)
         _require_images(result, images)
-        setup = place(prepare(experiment, images))
+        setup = place(_prepared(experiment, images, split))
         for number, state in _states(setup, result):
             if number not in wanted:
                 continue
@@ -56,8 +57,15 @@ def search_again(
                 on_round(number, metrics.of_round(setup.facts, records[-1], time.monotonic() - began))
         advance(experiment.rounds + 1, "done")
         method = result.attrs.get("method", setup.facts.method.name)
-        found = recording.assemble(setup.facts, records).assign_attrs({"method": method} | described(setup.layout))
-        return found.assign_coords(round=found["round"].copy(data=wanted))
+        found = recording.assemble(setup.facts, records, wanted)
+        return found.assign_attrs({"method": method} | described(setup.layout))
+
+
+def _prepared(experiment: Experiment, dataset: Dataset, split: OwnSplit | None) -> Facts:
+    settled = own_split.settle(experiment, dataset.train_labels, split)
+    if changed := config.differences(experiment, settled):
+        raise FedmiError(f"split: the result is of another one; {', '.join(changed)}")
+    return prepare(experiment, dataset, split=split)
 
 
 def _wanted(result: xr.Dataset, rounds: Collection[int] | None) -> list[int]:
@@ -74,15 +82,15 @@ def _wanted(result: xr.Dataset, rounds: Collection[int] | None) -> list[int]:
 def _states(setup: Setup, result: xr.Dataset) -> Iterator[tuple[int, State]]:
     """Every round of the result, and what the method remembers after it. Of a method that serves every client a model
     of its own the server's steps are made again, from the stored models; others need no memory here."""
-    globals_, state = simulation.initial_state(setup)
+    global_models, state = simulation.initial_state(setup)
     for number in result["round"].values.tolist():
         if setup.facts.method.serve is None:
             yield number, NO_STATE
             continue
         stored, round_ = result.sel(round=number), setup.facts.round(number)
         local = lift.deal_out(_local(setup, round_, stored), setup.layout)
-        _, state = simulation.aggregate(setup, state, globals_, local, round_)
-        globals_ = lift.replicate(_weights(setup, stored, "global"), setup.layout)
+        _, state = simulation.aggregate(setup, state, global_models, local, round_)
+        global_models = lift.replicate(_weights(setup, stored, "global"), setup.layout)
         yield number, state
 
 
@@ -126,13 +134,13 @@ def _round(
 ) -> recording.Record:
     round_ = setup.facts.round(number)
     local = lift.deal_out(_local(setup, round_, stored), setup.layout)
-    globals_ = lift.replicate(_weights(setup, stored, "global"), setup.layout)
-    both, cases = simulation.stack(setup, round_, local, globals_, state), setup.facts.cases(round_)
+    global_models = lift.replicate(_weights(setup, stored, "global"), setup.layout)
+    both, cases = simulation.stack(setup, round_, local, global_models, state), setup.facts.cases(round_)
     progress(number, "discover")
     found = [simulation.discover(setup, both, cases.of(origin), number) for origin in ("local", "global")]
     progress(number, "evaluate")
     losses = np.zeros((round_.clients.size, int(setup.facts.steps.max())))
-    record = recording.snapshot(setup, round_, losses, local, globals_)
+    record = recording.snapshot(setup, round_, losses, local, global_models)
     record["train_loss"] = stored["train_loss"].values.astype(record["train_loss"].dtype)
     return record | simulation.judged(setup, round_, both, cases, simulation.joined(*found))
 

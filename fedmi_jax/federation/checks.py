@@ -36,9 +36,9 @@ def require_finite_local(setup: Setup, round_: Round, local: Params) -> None:
         raise _not_finite(setup, round_, "weights are", bad[0], int(setup.facts.steps[round_.models][bad[0]]) - 1)
 
 
-def require_finite_global(setup: Setup, round_: Round, globals_: Params) -> None:
+def require_finite_global(setup: Setup, round_: Round, global_models: Params) -> None:
     """The same for the averaged weights (S, ...)."""
-    bad = np.flatnonzero(~np.asarray(programs.finite(globals_, how=setup.layout)))
+    bad = np.flatnonzero(~np.asarray(programs.finite(global_models, how=setup.layout)))
     if len(bad):
         seed = setup.facts.experiment.seeds[bad[0]]
         raise FedmiError(f"the averaged weights are not finite: seed {seed}, round {round_.number}")

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 Record = dict[str, np.ndarray]
 
 
-def snapshot(setup: Setup, round_: Round, losses: np.ndarray, local: Params, globals_: Params) -> Record:
+def snapshot(setup: Setup, round_: Round, losses: np.ndarray, local: Params, global_models: Params) -> Record:
     """What the models say: who took part, loss, agreement, sparsity, connectivity and, on request, weights."""
     facts, how = setup.facts, setup.layout
     of_client = partial(_of_client, facts, round_)
@@ -42,7 +42,7 @@ def snapshot(setup: Setup, round_: Round, losses: np.ndarray, local: Params, glo
         "train_loss": of_client(losses.sum(1, where=own) / steps),
     }
     record |= agreement.measures(local, shape=round_.clients.shape, how=how)
-    for where, params, placed in (("local", local, of_client), ("global", globals_, np.asarray)):
+    for where, params, placed in (("local", local, of_client), ("global", global_models, np.asarray)):
         count = round_.clients.size if where == "local" else len(round_.clients)
         zeros, connected = jax.tree.map(lambda leaf, n=count: np.asarray(leaf)[:n], programs.wiring(params, how=how))
         layers = (*conv_layers(params), "fc")
@@ -110,10 +110,15 @@ def _target(rates: np.ndarray, label: np.ndarray) -> np.ndarray:
     return np.take_along_axis(rates, label[None, :, None], 2)[..., 0]
 
 
-def assemble(facts: Facts, records: Sequence[Mapping[str, np.ndarray]]) -> xr.Dataset:
-    """The result of a run: labelled, with the similarity measures, stamped with the configuration and the images."""
+def assemble(
+    facts: Facts, records: Sequence[Mapping[str, np.ndarray]], rounds: Sequence[int] | None = None
+) -> xr.Dataset:
+    """The result of a run: labelled, with the similarity measures, stamped with the configuration and the images.
+
+    rounds: the records' numbers, ascending; None: 1, 2, ...
+    """
     layers = schema.conv_layers(records[0])
-    ds, rows = _empty(facts, len(records), layers), schema.variables(layers)
+    ds, rows = _empty(facts, rounds or range(1, len(records) + 1), layers), schema.variables(layers)
     for name in records[0]:
         row, values = rows[name], [record[name] for record in records]
         ds[name] = (row.dims, _dense(facts, np.stack(values), row) if row.of_circuits else np.stack(values, 1))
@@ -123,7 +128,7 @@ def assemble(facts: Facts, records: Sequence[Mapping[str, np.ndarray]]) -> xr.Da
     return store.stamp(ds, facts.experiment, dataset=identity.describe(facts.dataset))
 
 
-def _empty(facts: Facts, rounds: int, layers: Sequence[str]) -> xr.Dataset:
+def _empty(facts: Facts, rounds: Sequence[int], layers: Sequence[str]) -> xr.Dataset:
     """Coordinates, and what is known before the first round."""
     dataset, circuits = facts.dataset, facts.circuits
     classes = circuits.classes
@@ -135,7 +140,7 @@ def _empty(facts: Facts, rounds: int, layers: Sequence[str]) -> xr.Dataset:
         },
         {
             "seed": list(facts.experiment.seeds),
-            "round": np.arange(1, rounds + 1),
+            "round": list(rounds),
             "origin": list(schema.ORIGINS),
             "client": np.arange(facts.counts.shape[1]),
             "class": classes,

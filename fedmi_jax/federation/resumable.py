@@ -16,8 +16,9 @@ import xarray as xr
 
 from fedmi_jax.aggregation import Method
 from fedmi_jax.config import Checkpoint, Experiment, differences, replace
-from fedmi_jax.data import datasets
+from fedmi_jax.data import datasets, own_split
 from fedmi_jax.data.datasets import Dataset
+from fedmi_jax.data.own_split import OwnSplit
 from fedmi_jax.devices import processes
 from fedmi_jax.devices.layout import resolve
 from fedmi_jax.devices.session import session
@@ -64,27 +65,29 @@ def _done(home: Path, found: Manifest) -> int:
 def run(
     experiment: Experiment, folder: Path, dataset: Dataset | None = None, progress: Progress | None = None,
     settings: Checkpoint | None = None, method: Method | None = None, on_round: OnRound | None = None,
+    split: OwnSplit | None = None,
 ) -> xr.Dataset:  # fmt: skip
     """Run the experiment in `folder`, or go on with what it holds of this very experiment; return the result.
 
-    Afterwards the folder holds result.nc. method: in place of the one that the experiment names. Raises FedmiError as
-    `simulation.run` does, and when the folder holds a result, is in use, cannot be written, or holds finished rounds of
-    another run: the fields that differ are named.
+    Afterwards the folder holds result.nc. method, split: in place of those that the experiment names. Raises FedmiError
+    as `simulation.run` does, and when the folder holds a result, is in use, cannot be written, or holds finished rounds
+    of another run: the fields that differ are named.
     """
     store.refuse_taken(folder)
     with session(experiment.execution), _locked(folder):
         store.refuse_taken(folder)  # it may have been finished a moment ago
-        return _continue(folder, experiment, dataset, progress, settings or Checkpoint(), method, on_round, begins=True)
+        settings = settings or Checkpoint()
+        return _continue(folder, experiment, dataset, progress, settings, method, on_round, split, begins=True)
 
 
 def resume(
     folder: Path, dataset: Dataset | None = None, progress: Progress | None = None, rounds: int | None = None,
-    method: Method | None = None, on_round: OnRound | None = None, **laid_out: Any,
+    method: Method | None = None, on_round: OnRound | None = None, split: OwnSplit | None = None, **laid_out: Any,
 ) -> xr.Dataset:  # fmt: skip
     """Go on with the unfinished run in `folder`; return its result, which is then there as result.nc.
 
     Args: dataset: the images, where the run was begun with images of one's own; rounds: how many in all, when more are
-    wanted; method: the same as at its beginning, where that was given one; client_chunk, micro_batch: of
+    wanted; method, split: the same as at its beginning, where that was given one; client_chunk, micro_batch: of
     `config.Execution`, where memory ran out; last digits may differ then. Raises FedmiError as `run` does, and when
     there is nothing to go on with.
     """
@@ -95,7 +98,7 @@ def resume(
         there = manifest.read(folder / FOLDER)
         if there is None:  # another process has finished it a moment ago
             return _finished(folder, rounds)
-        return _continue(folder, found, dataset, progress, there.checkpoint, method, on_round)
+        return _continue(folder, found, dataset, progress, there.checkpoint, method, on_round, split)
 
 
 def experiment_in(folder: Path, rounds: int | None = None, **laid_out: Any) -> Experiment | None:
@@ -145,19 +148,20 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def _continue(
     folder: Path, experiment: Experiment, dataset: Dataset | None, progress: Progress | None, settings: Checkpoint,
-    method: Method | None, on_round: OnRound | None, begins: bool = False,
+    method: Method | None, on_round: OnRound | None, split: OwnSplit | None, begins: bool = False,
 ) -> xr.Dataset:  # fmt: skip
     """The rounds that are missing, then the result. begins: another run that has no finished round is replaced."""
     home, first = folder / FOLDER, processes.is_first()
     dataset = dataset or datasets.load(experiment.data)
+    experiment = own_split.settle(experiment, dataset.train_labels, split)
     here = manifest.describe(experiment, dataset, settings, method and method.name)
-    here = replace(here, chunk=_chunk(home, experiment, dataset, method))
+    here = replace(here, chunk=_chunk(home, experiment, dataset, method, split))
     if first:
         _claim(home, here, begins)
     keeper = OnDisk(home, here.run, experiment.rounds, settings) if first else InMemory()
     if jax.process_count() > 1:
         keeper = Broadcasting(keeper)
-    result = simulation.run(experiment, dataset, progress, keeper, method, on_round, here.chunk)
+    result = simulation.run(experiment, dataset, progress, keeper, method, on_round, split, here.chunk)
     if first:
         store.save(result, folder)
         if not settings.after_the_end:
@@ -165,7 +169,9 @@ def _continue(
     return result
 
 
-def _chunk(home: Path, experiment: Experiment, dataset: Dataset, method: Method | None) -> int | None:
+def _chunk(
+    home: Path, experiment: Experiment, dataset: Dataset, method: Method | None, split: OwnSplit | None
+) -> int | None:
     """What `client_chunk` "auto" means: what it meant before or, in a run that begins, what it means here; of several
     processes, for the first, since programs must be the same. None where a number was given."""
     if experiment.execution.client_chunk != "auto":
@@ -173,7 +179,7 @@ def _chunk(home: Path, experiment: Experiment, dataset: Dataset, method: Method 
     if jax.default_backend() == "cpu":
         return resolve(experiment.execution).chunk  # whatever is free
     found = manifest.read(home) if processes.is_first() else None
-    chunk = (found and found.chunk) or lay_out(prepare(experiment, dataset, method)).chunk
+    chunk = (found and found.chunk) or lay_out(prepare(experiment, dataset, method, split)).chunk
     return chunk if jax.process_count() == 1 else int(processes.from_first(np.int64(chunk)))
 
 

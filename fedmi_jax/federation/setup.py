@@ -19,8 +19,9 @@ from fedmi_jax.aggregation import Method
 from fedmi_jax.circuits import evaluation
 from fedmi_jax.circuits.evaluation import EvaluationSet
 from fedmi_jax.config import Experiment, participants
-from fedmi_jax.data import batches, datasets, partition, probe, seen
+from fedmi_jax.data import batches, datasets, own_split, partition, probe, seen
 from fedmi_jax.data.datasets import Dataset
+from fedmi_jax.data.own_split import OwnSplit
 from fedmi_jax.devices import lift
 from fedmi_jax.devices.layout import Layout, resolve
 from fedmi_jax.errors import ConfigError
@@ -209,28 +210,37 @@ def activations(image_shape: tuple[int, ...], channels: tuple[int, ...]) -> int:
     return total
 
 
-def prepare(experiment: Experiment, dataset: Dataset | None = None, method: Method | None = None) -> Facts:
-    """The experiment on its data; no device is touched. method: in place of the one that the experiment names.
+def prepare(
+    experiment: Experiment, dataset: Dataset | None = None, method: Method | None = None, split: OwnSplit | None = None
+) -> Facts:
+    """The experiment on its data; no device is touched. method, split: in place of those that the experiment names.
 
     Raises FedmiError naming the field for whatever does not go together.
     """
     method = aggregation.chosen(experiment.aggregation, experiment.local, method)
     dataset = dataset or datasets.load(experiment.data)
+    experiment = own_split.settle(experiment, dataset.train_labels, split)
     _require_room(experiment, dataset)
     _require_classes(experiment, dataset)
     labels, classes = dataset.train_labels, dataset.num_classes
-    clients = [
-        partition.limit(
-            partition.partition(labels, classes, experiment.split, seed), experiment.data.images_per_client, seed
-        )
-        for seed in experiment.seeds
-    ]
+    clients = [_held(experiment, labels, classes, split, seed) for seed in experiment.seeds]
     counts = np.stack([partition.counts(held, labels, classes) for held in clients])
     facts = Facts(experiment, dataset, clients, counts, _circuits(experiment, counts), method)
     _ = facts.probe  # raises where a class has too few images
     _ = facts.seen  # raises where there is none
     _require_method(facts)
     return facts
+
+
+def _held(
+    experiment: Experiment, labels: np.ndarray, classes: int, split: OwnSplit | None, seed: int
+) -> list[np.ndarray]:
+    """[K] indices into the training images."""
+    if split is None:
+        held = partition.partition(labels, classes, experiment.split, seed)
+    else:
+        held = own_split.draw(labels, split, seed, experiment.split.clients)
+    return partition.limit(held, experiment.data.images_per_client, seed)
 
 
 def lay_out(facts: Facts) -> Layout:

@@ -26,6 +26,7 @@ from fedmi_jax.config import Experiment, replace
 from fedmi_jax.data import batches
 from fedmi_jax.data.batches import Plan
 from fedmi_jax.data.datasets import Dataset
+from fedmi_jax.data.own_split import OwnSplit
 from fedmi_jax.devices import lift
 from fedmi_jax.devices.layout import described
 from fedmi_jax.devices.session import session
@@ -48,19 +49,19 @@ Progress = Callable[[int, str], None]
 def run(
     experiment: Experiment, dataset: Dataset | None = None, progress: Progress | None = None,
     keeper: Keeper | None = None, method: Method | None = None, on_round: OnRound | None = None,
-    chunk: int | None = None,
+    split: OwnSplit | None = None, chunk: int | None = None,
 ) -> xr.Dataset:  # fmt: skip
     """Run the experiment and return its result (see `fedmi_jax.results.schema` for the variables).
 
     Args: dataset: images to use in place of those `experiment.data` names; keeper: where every round is kept, and which
     rounds are done (`fedmi_jax.keeping.checkpoint`); method: in place of the one that `experiment.aggregation` names;
-    on_round: told of every round that is done and kept (`fedmi_jax.federation.metrics`); chunk: what
-    `execution.client_chunk` "auto" meant in the rounds that are done. Raises FedmiError for a
-    configuration that does not fit the data, for a loss or weights that are not finite, and for a method that does not
-    keep the shapes.
+    on_round: told of every round that is done and kept (`fedmi_jax.federation.metrics`); split: in place of the one
+    that `experiment.split` names (`fedmi_jax.data.own_split`); chunk: what `execution.client_chunk` "auto" meant in the
+    rounds that are done. Raises FedmiError for a configuration that does not fit the data, for a loss or weights that
+    are not finite, and for a method that does not keep the shapes.
     """
     with session(experiment.execution):
-        setup = place(prepare(experiment, dataset, method), chunk)
+        setup = place(prepare(experiment, dataset, method, split), chunk)
         return _run(setup, progress or _silent, keeper or InMemory(), on_round)
 
 
@@ -81,8 +82,10 @@ def _run(setup: Setup, progress: Progress, keeper: Keeper, on_round: OnRound | N
 
 def initial_state(setup: Setup) -> State:
     """Every seed's fresh global model, (S, ...), on every device, and the method's state."""
-    globals_, clients = initial_models(setup), setup.facts.counts.shape[1]
-    return globals_, programs.initial_state(globals_, clients=clients, how=setup.layout, method=setup.facts.method)
+    global_models, clients = initial_models(setup), setup.facts.counts.shape[1]
+    return global_models, programs.initial_state(
+        global_models, clients=clients, how=setup.layout, method=setup.facts.method
+    )
 
 
 def one_round(setup: Setup, state: State, number: int, progress: Progress) -> tuple[State, recording.Record]:
@@ -99,13 +102,13 @@ def one_round(setup: Setup, state: State, number: int, progress: Progress) -> tu
     progress(number, "discover")
     found = discover(setup, stack(setup, round_, local, *state), of_local, number)
     masks = circuits_of(setup, round_, of_local, found) if setup.facts.method.needs_circuits else None
-    globals_, remembered = aggregate(setup, state[1], state[0], local, round_, masks)
-    checks.require_finite_global(setup, round_, globals_)
-    models = stack(setup, round_, local, globals_, remembered)
+    global_models, remembered = aggregate(setup, state[1], state[0], local, round_, masks)
+    checks.require_finite_global(setup, round_, global_models)
+    models = stack(setup, round_, local, global_models, remembered)
     found = joined(found, discover(setup, models, cases.of("global"), number))
     progress(number, "evaluate")
-    record = recording.snapshot(setup, round_, losses, local, globals_)
-    return (globals_, remembered), record | judged(setup, round_, models, cases, found)
+    record = recording.snapshot(setup, round_, losses, local, global_models)
+    return (global_models, remembered), record | judged(setup, round_, models, cases, found)
 
 
 def judged(setup: Setup, round_: Round, models: Models, cases: Cases, found: Found) -> recording.Record:
@@ -148,7 +151,9 @@ def initial_params(facts: Facts, seed: int) -> Params:
 _initialise = jax.jit(model.init, static_argnums=(1, 2, 3, 4))
 
 
-def train(setup: Setup, globals_: Params, round_: Round, state: MethodState = NO_STATE) -> tuple[Params, np.ndarray]:
+def train(
+    setup: Setup, global_models: Params, round_: Round, state: MethodState = NO_STATE
+) -> tuple[Params, np.ndarray]:
     """Local training of the round's clients: global params (S, ...) -> local params (M, ...) and losses (M, T).
 
     Where clients have homes that do not share them out evenly, the last model stands there more than once.
@@ -160,7 +165,7 @@ def train(setup: Setup, globals_: Params, round_: Round, state: MethodState = NO
     rows = lift.homed(round_.clients.size, setup.layout)
     seed, client = which = tuple(part[rows] for part in round_.models)
     trained, losses = programs.train_models(
-        globals_, setup.train_images, seed, training_plans(setup, round_.number, seed, client),
+        global_models, setup.train_images, seed, training_plans(setup, round_.number, seed, client),
         setup.facts.keep[which], setup.facts.training_counts[which], state, client,
         how=setup.layout, local=local, sparse=setup.facts.experiment.sparsity, method=setup.facts.method,
     )  # fmt: skip
@@ -192,7 +197,7 @@ def training_plans(setup: Setup, number: int, seed: np.ndarray, client: np.ndarr
 
 
 def aggregate(
-    setup: Setup, state: MethodState, globals_: Params, local: Params, round_: Round, masks: Gates | None = None
+    setup: Setup, state: MethodState, global_models: Params, local: Params, round_: Round, masks: Gates | None = None
 ) -> tuple[Params, MethodState]:
     """The server's step for every seed: new global params (S, ...) and the method's state.
 
@@ -203,7 +208,7 @@ def aggregate(
     counts, steps = setup.facts.counts[there], setup.facts.steps[there]
     images, labels = seen_images(setup) or (None, None)
     clients = Clients(local, counts.sum(-1), counts, steps, round_.clients, masks, images, labels)  # type: ignore[arg-type]
-    return programs.aggregate(state, globals_, clients, how=setup.layout, method=setup.facts.method)
+    return programs.aggregate(state, global_models, clients, how=setup.layout, method=setup.facts.method)
 
 
 def seen_images(setup: Setup) -> tuple[Array, Array] | None:
@@ -213,17 +218,17 @@ def seen_images(setup: Setup) -> tuple[Array, Array] | None:
     return None if seen is None else programs.seen_images(setup.train_images, *seen, how=setup.layout)
 
 
-def stack(setup: Setup, round_: Round, local: Params, globals_: Params, state: MethodState = NO_STATE) -> Models:
+def stack(setup: Setup, round_: Round, local: Params, global_models: Params, state: MethodState = NO_STATE) -> Models:
     """The models that `Cases.model` counts: local ones (M, ...), global ones (S, ...) and, of a method that serves
     every client a model of its own, these (M, ...).
 
     Each stays where it was made. The second instrument alone, which looks at models in any order, gets them all in one
     array on every device.
     """
-    method, parts, counts = setup.facts.method, [local, globals_], [round_.clients.size, len(round_.clients)]
+    method, parts, counts = setup.facts.method, [local, global_models], [round_.clients.size, len(round_.clients)]
     if method.serve is not None:
         which = (part[lift.homed(counts[0], setup.layout)] for part in round_.models)
-        parts.append(programs.serve_models(globals_, state, *which, how=setup.layout, method=method))
+        parts.append(programs.serve_models(global_models, state, *which, how=setup.layout, method=method))
         counts.append(counts[0])
     if setup.gathers:
         return programs.joined(parts, counts=tuple(counts), how=setup.layout)

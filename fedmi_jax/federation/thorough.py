@@ -200,10 +200,25 @@ def _placed(cases: Cases, nulls: list[tuple[Circuit, Decided]]) -> Record:
     explained, counts = np.full((n, kinds), np.nan, np.float32), np.zeros((2, n, kinds), np.int64)
     state = np.zeros((n, kinds), np.int8)
     for i, (circuit, decided) in enumerate(nulls):
+        size, reached = sum(mask.sum(-1) for mask in circuit.mask.values()), decided.reached
+        if NULLS[i] == "shuffled":
+            size, reached = best_tried(decided)
         defined = decided.status != STATUS.index("undefined")
-        explained[:, i] = np.where(defined, np.asarray(decided.reached), np.nan)
-        counts[0, :, i] = sum(mask.sum(-1) for mask in circuit.mask.values())
+        explained[:, i] = np.where(defined, np.asarray(reached), np.nan)
+        counts[0, :, i] = np.where(defined, size, 0)
         counts[1, :, i] = sum(live.sum(-1) for live in decided.live.values())
         state[:, i] = decided.status
     values = {"null_explained": explained, "null_size": counts[0], "null_live": counts[1], "null_status": state}
     return {name: local.place(value) for name, value in values.items()}
+
+
+def best_tried(decided: Decided) -> tuple[np.ndarray, np.ndarray]:
+    """The size that explains most of all that were tried, and what it explains, (n,) each.
+
+    Of labels that say nothing a whole model explains less than nothing. A share of that is no target: only all live
+    channels would come near it, whatever the search had found.
+    """
+    assert decided.sizes is not None
+    assert decided.curve is not None
+    rows, best = np.arange(len(decided.curve)), np.argmax(decided.curve, 1)
+    return decided.sizes[rows, best], decided.curve[rows, best]

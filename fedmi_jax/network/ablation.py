@@ -43,7 +43,7 @@ class Zero(NamedTuple):
         """The logits (Y,) when every channel is closed; last: name of the last convolution."""
         return params["fc_bias"]
 
-    def folded(self, params: Mapping[str, Array]) -> tuple[Mapping[str, Array], Ablation]:
+    def folded(self, params: Mapping[str, Array]) -> tuple[Mapping[str, Array], Zero]:
         """A model and an ablation that give the same logits for gates of 0 and 1, and in which as many closed channels
         as possible are silent (`may_speak`)."""
         return params, self
@@ -91,7 +91,15 @@ class MeanMap(NamedTuple):
 
     def activate(self, elements: Array, bias: Array, gate: Array, layer: str) -> Array:
         """As `Zero.activate`; the gradient is that of `mix`."""
-        return mix(relu_pool(elements, bias), gate, self.outputs[layer])
+        return self.replace(relu_pool(elements, bias), gate, layer)
+
+    def before_pool(self, layer: str) -> Array | None:
+        """What is added to a convolution's output, as pooling windows."""
+        return None
+
+    def replace(self, pooled: Array, gate: Array, layer: str) -> Array:
+        """What is put out, of what ReLU and pool leave."""
+        return mix(pooled, gate, self.outputs[layer])
 
     def may_speak(self, mask: Gates) -> dict[str, Array]:
         """As `Zero.may_speak`."""
@@ -105,7 +113,7 @@ class MeanMap(NamedTuple):
         """As `Zero.silent_logits`."""
         return self.outputs[last].reshape(-1) @ params["fc_kernel"] + params["fc_bias"]
 
-    def folded(self, params: Mapping[str, Array]) -> tuple[Mapping[str, Array], Ablation]:
+    def folded(self, params: Mapping[str, Array]) -> tuple[Mapping[str, Array], Deviation]:
         """As `Zero.folded`: a channel's deviation from its mean in place of its output; what the means add is constant.
 
         Only rounding differs. It may break ties within a pooling window, so this is for values, not for gradients.
@@ -127,9 +135,16 @@ class Deviation(NamedTuple):
 
     def activate(self, elements: Array, bias: Array, gate: Array, layer: str) -> Array:
         """As `Zero.activate`."""
-        if layer in self.offsets:
-            elements = elements + self.offsets[layer]
-        return gate * (relu_pool(elements, bias) - self.outputs[layer])
+        added = self.before_pool(layer)
+        return self.replace(relu_pool(elements if added is None else elements + added, bias), gate, layer)
+
+    def before_pool(self, layer: str) -> Array | None:
+        """As `MeanMap.before_pool`."""
+        return self.offsets.get(layer)
+
+    def replace(self, pooled: Array, gate: Array, layer: str) -> Array:
+        """As `MeanMap.replace`."""
+        return gate * (pooled - self.outputs[layer])
 
     def may_speak(self, mask: Gates) -> dict[str, Array]:
         """As `Zero.may_speak`."""

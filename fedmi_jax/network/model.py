@@ -15,9 +15,10 @@ from flax import linen as nn
 from jax import Array, lax
 
 from fedmi_jax.network import sparse_ops
-from fedmi_jax.network.ablation import ZERO, Ablation, Gates
+from fedmi_jax.network.ablation import ZERO, Ablation, Deviation, Gates, MeanMap
 from fedmi_jax.network.layers import conv_layers, conv_names
 from fedmi_jax.network.ops import LAYOUT, conv_windows, relu_pool, windows
+from fedmi_jax.network.sparse_layer import conv_relu_pool
 
 Params = Mapping[str, Array]
 """{"conv1_kernel": (3, 3, I, O_1), "conv1_bias": (O_1,), ..., "fc_kernel": (h * w * O_L, Y), "fc_bias": (Y,)}."""
@@ -101,9 +102,14 @@ def _sparse_activations(
     params, x, outputs = model.params, x.transpose(3, 1, 2, 0), {}  # images last
     gates, ablation = jax.tree.map(_images_last, (gates, ablation))
     for layer in conv_layers(params):
-        elements: Any = sparse_ops.conv_windows(x, model.kernels[layer], params[f"{layer}_bias"].shape[0])
-        bias = _images_last(params[f"{layer}_bias"])
-        x = relu_pool(elements, bias) if gates is None else ablation.activate(elements, bias, gates[layer], layer)
+        kernel, bias = model.kernels[layer], params[f"{layer}_bias"]
+        if gates is None:
+            x = conv_relu_pool(x, kernel, bias, None)
+        elif isinstance(ablation, MeanMap | Deviation):
+            x = ablation.replace(conv_relu_pool(x, kernel, bias, ablation.before_pool(layer)), gates[layer], layer)
+        else:
+            elements: Any = sparse_ops.conv_windows(x, kernel, bias.shape[0])
+            x = ablation.activate(elements, _images_last(bias), gates[layer], layer)
         outputs[layer] = x.transpose(3, 1, 2, 0)
     x = x.transpose(3, 1, 2, 0).reshape(x.shape[-1], -1)
     return outputs, x @ params["fc_kernel"] + params["fc_bias"]

@@ -210,11 +210,11 @@ def relu_pool(elements: Array, bias: Array) -> Array:
 
 
 def _relu_pool_forward(elements: Array, bias: Array) -> tuple[Array, tuple[Array, Array]]:
-    pooled, winner = by_platform(_pool_and_winner, gpu_ops.pool_and_winner, elements, bias)
+    pooled, winner = by_platform(pool_and_winner, gpu_ops.pool_and_winner, elements, bias)
     return pooled, (winner, bias)
 
 
-def _pool_and_winner(elements: Array, bias: Array) -> tuple[Array, Array]:
+def pool_and_winner(elements: Array, bias: Array) -> tuple[Array, Array]:
     """The pooled output, and which element of its window it was, -1 where ReLU is closed; both (N, h, w, O)."""
     a, b, c, d = (element + bias for element in elements)
     top = jnp.maximum(jnp.maximum(a, b), jnp.maximum(c, d))

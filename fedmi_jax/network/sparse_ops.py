@@ -37,6 +37,8 @@ class Taps(NamedTuple):
 
     runs: Array
     """(), how many of the S are used."""
+    ends: Array
+    """(O,): how many are used up to and with each output channel."""
     output: Array
     """(S,)."""
     place: tuple[Array, Array, Array]
@@ -60,9 +62,9 @@ def visit(kernels: Sequence[Array], most: Sequence[int]) -> list[Kernel]:
     flat = [way.reshape(-1, way.shape[3]) for way in orientations]
     runs = [min(n, kernel.size) // RUN for n, kernel in zip(most, kernels, strict=True) for _ in range(2)]
     sizes = [n + way.shape[3] for n, way in zip(runs, orientations, strict=True)]
-    tables, outputs, counts = _places(flat, max(sizes))  # of all kernels by one loop: it is compiled but once
+    tables, outputs, ends = _places(flat, max(sizes))  # of all kernels by one loop: it is compiled but once
     taps = [
-        _taps(way, flat[i], tables[i, : sizes[i]], outputs[i, : sizes[i]], counts[i])
+        _taps(way, flat[i], tables[i, : sizes[i]], outputs[i, : sizes[i]], ends[i])
         for i, way in enumerate(orientations)
     ]
     return [Kernel(*pair) for pair in zip(taps[::2], taps[1::2], strict=True)]
@@ -70,7 +72,7 @@ def visit(kernels: Sequence[Array], most: Sequence[int]) -> list[Kernel]:
 
 def _places(flat: list[Array], size: int) -> tuple[Array, Array, Array]:
     """Of every kernel (9 I, O): each tap's row in it, or -1, (F, S, RUN); each run's output channel, (F, S); how many
-    runs there are, (F,)."""
+    runs there are up to each output channel, (F, O)."""
     rows, columns = (max(one.shape[axis] for one in flat) for axis in (0, 1))
     there = [jnp.pad(one != 0, ((0, rows - one.shape[0]), (0, columns - one.shape[1]))) for one in flat]
     lengths = jnp.array([len(one) for one in flat], jnp.int32)
@@ -91,16 +93,16 @@ def _places_of_one(kernel: tuple[Array, Array], size: int) -> tuple[Array, Array
     nowhere = jnp.full(size * RUN, -1, jnp.int32)
     table, _ = lax.fori_loop(0, length, put, (nowhere, RUN * (end - runs)))
     output = jnp.searchsorted(end, jnp.arange(size, dtype=jnp.int32), side="right")
-    return table.reshape(size, RUN), output, end[-1]
+    return table.reshape(size, RUN), output, end
 
 
-def _taps(kernel: Array, flat: Array, table: Array, output: Array, runs: Array) -> Taps:
+def _taps(kernel: Array, flat: Array, table: Array, output: Array, ends: Array) -> Taps:
     inputs, outputs = kernel.shape[2:]
     output = jnp.minimum(output, outputs - 1).astype(jnp.int32)
     weight = jnp.where(table >= 0, flat[table, output[:, None]], 0)
     table = jnp.maximum(table, 0)
     place = (table % inputs, table // (3 * inputs), table // inputs % 3)
-    return Taps(runs, output, place, weight)
+    return Taps(ends[-1], ends[:outputs], output, place, weight)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -108,7 +110,7 @@ def conv_windows(x: Array, kernel: Kernel, outputs: int) -> Array:
     """`ops.conv_windows` with images last and without a gradient of the kernel: x (I, H, W, N) -> (4, O, h, w, N)."""
     _, height, width, images = x.shape
     shape = (outputs, height - height % 2, width - width % 2, images)
-    return windows(fusion_barrier(_convolve(_padded(x), kernel.forward, shape)))
+    return windows(fusion_barrier(_convolve(padded(x), kernel.forward, shape)))
 
 
 def _convolve(padded: Array, taps: Taps, shape: tuple[int, ...]) -> Array:
@@ -124,7 +126,7 @@ def _convolve(padded: Array, taps: Taps, shape: tuple[int, ...]) -> Array:
     return lax.fori_loop(0, taps.runs, add, jnp.zeros(shape, padded.dtype))
 
 
-def _padded(x: Array, rows: int = 0, columns: int = 0) -> Array:
+def padded(x: Array, rows: int = 0, columns: int = 0) -> Array:
     return fusion_barrier(jnp.pad(x, ((0, 0), (1, 1 + rows), (1, 1 + columns), (0, 0))))
 
 
@@ -135,7 +137,7 @@ def _conv_forward(x: Array, kernel: Kernel, outputs: int) -> tuple[Array, tuple[
 def _conv_backward(outputs: int, residuals: tuple[Array, Kernel], g: Array) -> tuple[Array, None]:
     x, kernel = residuals
     _, height, width, _ = x.shape
-    whole = _padded(from_windows(fusion_barrier(g)), height % 2, width % 2)
+    whole = padded(from_windows(fusion_barrier(g)), height % 2, width % 2)
     return fusion_barrier(_convolve(whole, kernel.backward, x.shape)), None
 
 

@@ -258,7 +258,8 @@ VARIABLES: dict[str, Variable] = {
         "in the whole model; NaN outside the circuit",
     }, _THOROUGH),
     **_rows((*CIRCUIT_DIMS, "null"), "float32", {
-        "null_explained": "explained of the circuit found there, on probe images it was not searched on",
+        "null_explained": "explained of the circuit found there, on probe images it was not searched on; of shuffled "
+        "labels, by the size that explains most",
     }, _THOROUGH),
     **_rows((*CIRCUIT_DIMS, "null"), "int64", {
         "null_size": "channels of the circuit found there", "null_live": "live channels there",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,7 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{p: v for p in _PACKAGES if (v := _version(p))}}
 
 
+@cache
 def _version(package: str) -> str | None:
     try:
         return metadata.version(package)

@@ -114,8 +114,8 @@ def _random(stored: Stored, bench: Bench, cases: list[tuple[int, int]]) -> np.nd
     if not stored.options.nulls:
         return [None] * len(cases)
     drawn = [_random_circuit(stored.moments[m], label, n) for m, label in cases for n in stored.samples()]
-    which, labels = (np.repeat(column, stored.options.nulls) for column in zip(*cases, strict=True))
-    found = bench.judge(_accuracy, bench.globals_, which, (bench.gates(drawn), labels), (bench.test,))
+    model_index, labels = (np.repeat(column, stored.options.nulls) for column in zip(*cases, strict=True))
+    found = bench.judge(_accuracy, bench.global_models, model_index, (bench.gates(drawn), labels), (bench.test,))
     return found.reshape(len(cases), -1)
 
 

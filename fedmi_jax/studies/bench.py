@@ -54,43 +54,47 @@ class Bench:
 
     how: Layout
     test: EvaluationSet
-    globals_: Params
+    global_models: Params
     """(M, ...)."""
-    locals_: Params
+    local_models: Params
     """(M * K, ...); NaN for clients that did not take part."""
     clients: list[int]
     images: np.ndarray
     """(Y,): how many test images there are of each class."""
 
     def local(self, moment: int, client: int) -> int:
-        """The place of a client's model in `locals_`."""
+        """The place of a client's model in `local_models`."""
         return moment * len(self.clients) + self.clients.index(client)
 
-    def judge(self, fn: Callable[..., Any], models: Params, which: Any, rows: tuple, shared: tuple) -> Any:
+    def judge(self, fn: Callable[..., Any], models: Params, model_index: Any, rows: tuple, shared: tuple) -> Any:
         """fn(params, *one of rows, *shared, narrowing=...) of every row, as host arrays; fn: a module's function."""
-        if not len(which):
+        if not len(model_index):
             raise FedmiError("there is nothing to judge: no pair of classes whose experts are different clients")
-        found = _over(fn, models, np.asarray(which), rows, shared, how=self.how)
+        found = _over(fn, models, np.asarray(model_index), rows, shared, how=self.how)
         return divided(found)
 
     def gates(self, sets: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
         """Rows of gates (n, O_l) that keep these channels."""
-        dtype = self.globals_["fc_bias"].dtype
-        return {layer: np.stack([one[layer] for one in sets]).astype(dtype) for layer in conv_layers(self.globals_)}
+        dtype = self.global_models["fc_bias"].dtype
+        return {
+            layer: np.stack([one[layer] for one in sets]).astype(dtype) for layer in conv_layers(self.global_models)
+        }
 
     def answers(self, moments: Any, sets: Sequence[Mapping[str, np.ndarray]], classes: Any) -> Answers:
         """Of the global models of these moments with only these channels open: leading axis n."""
-        return self.judge(answers, self.globals_, moments, (self.gates(sets),), (np.asarray(classes), self.test))
+        return self.judge(answers, self.global_models, moments, (self.gates(sets),), (np.asarray(classes), self.test))
 
     def whole(self, count: int) -> list[dict[str, np.ndarray]]:
         """So many sets of all channels."""
-        widths = {layer: self.globals_[f"{layer}_bias"].shape[-1] for layer in conv_layers(self.globals_)}
+        widths = {layer: self.global_models[f"{layer}_bias"].shape[-1] for layer in conv_layers(self.global_models)}
         return [{layer: np.ones(width, bool) for layer, width in widths.items()}] * count
 
 
 @partial(jax.jit, static_argnames=("fn", "how"))
-def _over(fn: Callable[..., Any], models: Params, which: Array, rows: tuple, shared: tuple, *, how: Layout) -> Any:
-    return programs.over_rows(partial(fn, narrowing=how.narrowing), how, models, which, rows, shared)
+def _over(
+    fn: Callable[..., Any], models: Params, model_index: Array, rows: tuple, shared: tuple, *, how: Layout
+) -> Any:
+    return programs.over_rows(partial(fn, narrowing=how.narrowing), how, models, model_index, rows, shared)
 
 
 def of_classes(classes: Array, test: EvaluationSet) -> tuple[Array, Array]:
@@ -173,14 +177,14 @@ FORWARD = 500
 
 
 def _place(stored: Stored, dataset: Dataset, how: Layout, per_class: int | None) -> Bench:
-    locals_, globals_ = (_models(stored, origin) for origin in ("local", "global"))
-    locals_ = {name: value.reshape(-1, *value.shape[2:]) for name, value in locals_.items()}
-    dtype = globals_["fc_bias"].dtype
+    local_models, global_models = (_models(stored, origin) for origin in ("local", "global"))
+    local_models = {name: value.reshape(-1, *value.shape[2:]) for name, value in local_models.items()}
+    dtype = global_models["fc_bias"].dtype
     moments = (np.asarray(moment, dtype) for moment in (dataset.mean, dataset.std))
     images = Images(dataset.test_images, dataset.test_labels, *moments)  # type: ignore[arg-type]
     test = make_evaluation_set(images, dataset.test_labels, dataset.num_classes, how.forward_batch, per_class)
-    test, globals_, locals_ = lift.replicate((test, globals_, locals_), how)
-    return Bench(how, test, globals_, locals_, stored.clients, np.asarray(test.class_valid).sum((1, 2)))
+    test, global_models, local_models = lift.replicate((test, global_models, local_models), how)
+    return Bench(how, test, global_models, local_models, stored.clients, np.asarray(test.class_valid).sum((1, 2)))
 
 
 def _models(stored: Stored, origin: str) -> dict[str, np.ndarray]:

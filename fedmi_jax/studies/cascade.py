@@ -118,7 +118,7 @@ def weights(stored: Stored, bench: Bench) -> list[Row]:
     moments, classes = stored.moments, len(bench.images)
     among = np.array([[c in moment.experts for c in range(classes)] for moment in moments])
     every = (np.arange(classes), bench.test)
-    whole = bench.judge(hits, bench.globals_, range(len(moments)), (among,), every)
+    whole = bench.judge(hits, bench.global_models, range(len(moments)), (among,), every)
     made = [
         parts(circuits, moment.experts, stored.clients, classes)
         for moment in moments
@@ -129,9 +129,9 @@ def weights(stored: Stored, bench: Bench) -> list[Row]:
         np.stack([one.expert for one in made]),
         np.stack([one.blocks for one in made]),
     )
-    which = np.repeat(np.arange(len(moments)), 1 + stored.options.nulls)
-    stacks = {name: value.reshape(len(moments), -1, *value.shape[1:]) for name, value in bench.locals_.items()}
-    found = bench.judge(_judged, stacks, which, (rows, among[which]), every)
+    model_index = np.repeat(np.arange(len(moments)), 1 + stored.options.nulls)
+    stacks = {name: value.reshape(len(moments), -1, *value.shape[1:]) for name, value in bench.local_models.items()}
+    found = bench.judge(_judged, stacks, model_index, (rows, among[model_index]), every)
     found = [part.reshape(len(moments), -1, classes) for part in found]
     said = [row for m, moment in enumerate(moments) for row in _accuracies(moment, m, bench.images, whole, found)]
     return masks(stored) + said

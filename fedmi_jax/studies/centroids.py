@@ -40,11 +40,11 @@ def features(params: Params, x: Array) -> Array:
 
 
 def _sums(
-    first: Params, other: Array, share: Array, classes: Array, weight: Array, locals_: Params, test: EvaluationSet,
+    first: Params, other: Array, share: Array, classes: Array, weight: Array, local_models: Params, test: EvaluationSet,
     *, narrowing: bool,
 ) -> Array:  # fmt: skip
     """Weighted sums of features, (w, F), of the model share * first + (1 - share) * other. weight: (w, N)."""
-    second = pick(locals_, other)
+    second = pick(local_models, other)
     mixed = {k: share.astype(v.dtype) * v + (1 - share).astype(v.dtype) * second[k] for k, v in first.items()}
     groups = test.class_indices[classes].reshape(-1, test.class_indices.shape[-1])
     by_group = weight.reshape(len(weight), *groups.shape).swapaxes(0, 1)
@@ -58,7 +58,7 @@ def weights(stored: Stored, bench: Bench) -> list[Row]:
     cases = [(m, pair) for m, moment in enumerate(stored.moments) for pair in moment.pairs]
     inputs = [row for m, pair in cases for row in _inputs(stored, bench, m, pair)]
     first, *columns = (np.array(column) for column in zip(*inputs, strict=True)) if inputs else ((),)
-    found = bench.judge(_sums, bench.locals_, first, tuple(columns), (bench.locals_, bench.test))
+    found = bench.judge(_sums, bench.local_models, first, tuple(columns), (bench.local_models, bench.test))
     found = found.reshape(len(cases), 3, *found.shape[1:])
     return [
         row

@@ -67,8 +67,8 @@ def weights(stored: Stored, bench: Bench) -> list[Row]:
     gone = [_gone(moment, own) for moment, own in zip(moments, known, strict=True)]
     random = [_random_gone(stored, moment, own) for moment, own in zip(moments, gone, strict=True)]
     sets = [closed for m in range(len(moments)) for closed in (gone[m], *random[m])]
-    which = np.repeat(np.arange(len(moments)), 1 + stored.options.nulls)
-    after = bench.answers(which, [{k: ~mask for k, mask in closed.items()} for closed in sets], every)
+    model_index = np.repeat(np.arange(len(moments)), 1 + stored.options.nulls)
+    after = bench.answers(model_index, [{k: ~mask for k, mask in closed.items()} for closed in sets], every)
     after = Answers(*(part.reshape(len(moments), -1, *part.shape[1:]) for part in after))
     rows = []
     for m, moment in enumerate(moments):

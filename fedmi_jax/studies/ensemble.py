@@ -57,15 +57,15 @@ def weights(stored: Stored, bench: Bench) -> list[Row]:
     """Accuracy of both on the images of the experts' classes. Null: random circuits of the same sizes."""
     moments, classes = stored.moments, np.array(stored.classes)
     among = np.array([[c in moment.experts for c in range(len(bench.images))] for moment in moments])
-    whole = bench.judge(hits, bench.globals_, range(len(moments)), (among,), (classes, bench.test))[1]
+    whole = bench.judge(hits, bench.global_models, range(len(moments)), (among,), (classes, bench.test))[1]
     made = [
         _stacked(circuits, stored)
         for moment in moments
         for circuits in (moment.circuits, *(_random(moment, n) for n in stored.samples()))
     ]
-    which = np.repeat(np.arange(len(moments)), 1 + stored.options.nulls)
-    rows = ({k: np.stack([one[k] for one in made]) for k in stored.layers}, among[which][:, classes])
-    found = bench.judge(together, bench.globals_, which, rows, (classes, bench.test))
+    model_index = np.repeat(np.arange(len(moments)), 1 + stored.options.nulls)
+    rows = ({k: np.stack([one[k] for one in made]) for k in stored.layers}, among[model_index][:, classes])
+    found = bench.judge(together, bench.global_models, model_index, rows, (classes, bench.test))
     found = found.reshape(len(moments), -1, len(classes))
     each = zip(moments, whole, found, strict=True)
     return masks(stored) + [row for one in each for row in _rows(stored.classes, bench.images, *one)]

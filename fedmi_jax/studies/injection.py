@@ -60,10 +60,10 @@ def _random(moment: Moment, n: int) -> dict[int, dict[str, np.ndarray]]:
 
 
 def _injected(
-    params: Params, source: Array, channels: Mapping[str, Array], locals_: Params, classes: Array, test: EvaluationSet,
-    *, narrowing: bool,
+    params: Params, source: Array, channels: Mapping[str, Array], local_models: Params, classes: Array,
+    test: EvaluationSet, *, narrowing: bool,
 ) -> Answers:  # fmt: skip
-    changed = replaced(params, pick(locals_, source), channels)
+    changed = replaced(params, pick(local_models, source), channels)
     return answers(changed, all_open(params), classes, test, narrowing=narrowing)
 
 
@@ -78,12 +78,16 @@ def weights(stored: Stored, bench: Bench) -> list[Row]:
         for m, client in cases
         for channels in (shared(moments[m].circuits), *(_channels(moments[m], n) for n in stored.samples()))
     ]
-    which, source = (
+    model_index, source = (
         np.repeat(column, 1 + stored.options.nulls)
         for column in ([m for m, _ in cases], [bench.local(m, client) for m, client in cases])
     )
     found = bench.judge(
-        _injected, bench.globals_, which, (source, bench.gates(sets)), (bench.locals_, every, bench.test)
+        _injected,
+        bench.global_models,
+        model_index,
+        (source, bench.gates(sets)),
+        (bench.local_models, every, bench.test),
     )
     called = found.called.reshape(len(cases), -1, *found.called.shape[1:])
     rows = [row for m, moment in enumerate(moments) for row in _before(moment, before.called[m])]

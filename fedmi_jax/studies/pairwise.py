@@ -57,11 +57,13 @@ def pair_mean(first: Params, second: Params) -> Params:
 
 
 def _injected(
-    first: Params, other: Array, source: Array, channels: Mapping[str, Array], classes: Array, locals_: Params,
+    first: Params, other: Array, source: Array, channels: Mapping[str, Array], classes: Array, local_models: Params,
     test: EvaluationSet, *, narrowing: bool,
 ) -> Answers:  # fmt: skip
-    base = pair_mean(first, pick(locals_, other))
-    return answers(replaced(base, pick(locals_, source), channels), all_open(first), classes, test, narrowing=narrowing)
+    base = pair_mean(first, pick(local_models, other))
+    return answers(
+        replaced(base, pick(local_models, source), channels), all_open(first), classes, test, narrowing=narrowing
+    )
 
 
 def weights(stored: Stored, bench: Bench) -> list[Row]:
@@ -71,7 +73,7 @@ def weights(stored: Stored, bench: Bench) -> list[Row]:
     rows = [row for m, pair in cases for row in _inputs(stored, bench, m, pair)]
     first, other, source, sets, classes = zip(*rows, strict=True) if rows else ((), (), (), (), ())
     columns = (np.array(other), np.array(source), bench.gates(sets), np.array(classes)) if rows else ()
-    found = bench.judge(_injected, bench.locals_, first, columns, (bench.locals_, bench.test))
+    found = bench.judge(_injected, bench.local_models, first, columns, (bench.local_models, bench.test))
     called = found.called.reshape(len(cases), -1, *found.called.shape[1:])
     return masks(stored) + [
         row

@@ -109,13 +109,20 @@ def _onward(params: Params, y: Array, layer: str) -> Array:
 
 
 def _patched(
-    params: Params, source: Array, label: Array, index: Array, locals_: Params, test: EvaluationSet, *, narrowing: bool
+    params: Params,
+    source: Array,
+    label: Array,
+    index: Array,
+    local_models: Params,
+    test: EvaluationSet,
+    *,
+    narrowing: bool,
 ) -> tuple[dict[str, Array], dict[str, Array]]:
     """Whether the answer is the class, with every channel patched, (O_l, N) a layer, and with the whole layer, (N,).
 
     Args: index (g, B): images that the global model gets wrong, so that a channel nobody listens to rescues none.
     """
-    own = pick(locals_, source)
+    own = pick(local_models, source)
     heard = {layer: has_outgoing(params, layer) for layer in conv_layers(params)}
 
     def of_group(index: Array) -> tuple[dict[str, Array], dict[str, Array]]:
@@ -187,19 +194,21 @@ def _rescues(stored: Stored, bench: Bench, users: list[tuple[int, User]]) -> lis
         return []
     classes = sorted({label for _, (_, label) in users})
     every = (np.array(classes), bench.test)
-    globals_ = bench.judge(_called, bench.globals_, range(len(stored.moments)), (), every)
+    global_answers = bench.judge(_called, bench.global_models, range(len(stored.moments)), (), every)
     source = [bench.local(m, client) for m, (client, _) in users]
-    locals_ = bench.judge(_called, bench.locals_, source, (), every)
+    local_answers = bench.judge(_called, bench.local_models, source, (), every)
     place, valid = (np.asarray(part)[classes] for part in (bench.test.class_indices, bench.test.class_valid))
     place, valid = place.reshape(len(classes), -1), valid.reshape(len(classes), -1)
     slots = [classes.index(label) for _, (_, label) in users]
-    wrong = [valid[c] & (globals_[m, c] != label) for (m, (_, label)), c in zip(users, slots, strict=True)]
-    fair = [locals_[i, c][wrong[i]] == classes[c] for i, c in enumerate(slots)]
+    wrong = [valid[c] & (global_answers[m, c] != label) for (m, (_, label)), c in zip(users, slots, strict=True)]
+    fair = [local_answers[i, c][wrong[i]] == classes[c] for i, c in enumerate(slots)]
     batch = bench.test.indices.shape[1]
     most = max(1, -(-max(int(one.sum()) for one in wrong) // batch))
     index = np.stack([groups(place[c][one], batch, most)[0] for c, one in zip(slots, wrong, strict=True)])
     columns = (np.array(source), np.array([label for _, (_, label) in users]), index)
-    channels, whole = bench.judge(_patched, bench.globals_, [m for m, _ in users], columns, (bench.locals_, bench.test))
+    channels, whole = bench.judge(
+        _patched, bench.global_models, [m for m, _ in users], columns, (bench.local_models, bench.test)
+    )
     return [
         Rescue(own, *({k: v[i][..., : len(own)] for k, v in part.items()} for part in (channels, whole)))
         for i, own in enumerate(fair)
