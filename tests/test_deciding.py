@@ -290,7 +290,7 @@ def test_zeros_leave_closed_gates_a_gradient_where_gates_are_drawn():
 
 
 def test_pieces_of_a_batch_are_of_one_size():
-    assert [discovery._piece({}, 16, n) for n in (1, 2, 3, 5, 6, 8, 15, 16, 20)] == [1, 2, 2, 4, 4, 8, 8, 16, 16]
+    assert [discovery._piece({}, 16, n, ZERO) for n in (1, 2, 3, 5, 6, 8, 15, 16, 20)] == [1, 2, 2, 4, 4, 8, 8, 16, 16]
 
 
 def test_a_score_so_large_that_its_gate_has_no_slope_is_no_nan():
