@@ -12,11 +12,11 @@ from made_up import result
 
 import fedmi_jax
 from experiments import choices, deciding, dirichlet, in_time, paper, pieces, table
-from fedmi_jax.analysis import claims, nulls, runs, skew
+from fedmi_jax.analysis import claims, instruments, nulls, predictions, runs, skew
 from fedmi_jax.config import Evaluation, Execution, from_json, replace, to_json
 from fedmi_jax.errors import FedmiError
 from fedmi_jax.presets import preset
-from fedmi_jax.report import claims_table
+from fedmi_jax.report import claims_table, predictions_table
 from fedmi_jax.results import store
 from fedmi_jax.results.schema import CIRCUIT_DIMS
 
@@ -361,3 +361,13 @@ def test_the_findings_and_the_claims_are_those_of_the_stored_results():
     assert claims_table.markdown(rows, found) == (stored / "claims.md").read_text()
     for line in table.table(found, {}).splitlines():
         assert line in (stored / "README.md").read_text()
+
+
+@pytest.mark.usefixtures("reading_fast")
+def test_the_stored_runs_of_both_searches_are_judged_as_it_stands():
+    folder = Path(__file__).parent.parent / "experiments" / "beyond" / "deciding"
+    found = instruments.gather([folder])
+    told = (folder / "predictions.md").read_text("utf-8")
+    assert predictions_table.markdown(predictions.judge(found.results), found, "decision") == told
+    verdicts, _ = told.split("\nIntervals:", 1)
+    assert verdicts.strip() in (folder / "README.md").read_text("utf-8")
