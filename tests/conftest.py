@@ -70,6 +70,23 @@ def pytest_runtest_setup(item):
     jax.config.update(UNOPTIMISED, fast and group(item) not in RUN_LONG)
 
 
+MANY = 20_000
+"""Pieces of memory of a process. Linux allows about 65 000, and every compiled program has a few; a process that wants
+more of them ends."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item, nextitem):
+    """Between groups, a process that holds very many programs lets go of them."""
+    if nextitem is not None and group(nextitem) != group(item) and memory_pieces() > MANY:
+        jax.clear_caches()
+
+
+def memory_pieces():
+    maps = Path("/proc/self/maps")
+    return maps.read_bytes().count(b"\n") if maps.exists() else 0
+
+
 @pytest.fixture
 def x64():
     """Double precision within one test."""

@@ -67,13 +67,12 @@ def sets_of_channels():
 
 @partial(jax.jit, static_argnames="form")
 def answered(params, means, masks, form):
-    """Of all sets one after the other, and each as the first one, (n, 60, Y). form: what the network then is."""
+    """Of all sets one after the other, (n, 60, Y). form: what the network then is."""
     folded, ablation = means.folded(params)
 
     def work(network, channels, masks):
         start, answer = answers(network, channels, ablation, tiny.noise(), INDEX)
-        in_turn = jax.lax.scan(lambda state, mask: answer(state, mask)[::-1], start, masks)[1]
-        return in_turn, jax.lax.map(lambda mask: answer(start, mask)[0], masks)
+        return jax.lax.scan(lambda state, mask: answer(state, mask)[::-1], start, masks)[1]
 
     every = {layer: jnp.ones(mask.shape[1], bool) for layer, mask in masks.items()}
     return on_live_channels(work, folded, every, masks, widths=narrowing.WIDTHS[:1])
@@ -89,17 +88,19 @@ def plain_answers(params, means, masks):
 @pytest.mark.parametrize("kind", ["mean-map", "zero"])
 @pytest.mark.parametrize("form", ["dense", "sparse"])
 def test_answers_of_sets_that_follow_each_other(kind, form, monkeypatch):
-    """Whatever was tried before, to the bit; and those of the model as it is, to rounding."""
+    """Whatever was tried before, to the bit of one program; and those of the model as it is, to rounding."""
     monkeypatch.setattr(narrowing, "DENSEST", 0.01 if form == "dense" else 1)
     params = tiny.params(3, sparsity=0.8)
     outputs, _ = jax.jit(model.activations)(params, tiny.noise().normalised(INDEX.ravel()))
     means = MeanMap({layer: y.mean(0) for layer, y in outputs.items()}) if kind == "mean-map" else ZERO
     ends = np.cumsum([params[f"{layer}_bias"].shape[0] for layer in conv_layers(params)])[:-1]
     masks = dict(zip(conv_layers(params), np.split(np.array(sets_of_channels()), ends, 1), strict=True))
-    in_turn, each = answered(params, means, masks, form)
-    np.testing.assert_array_equal(in_turn, each)
-    np.testing.assert_allclose(each, plain_answers(params, means, masks), rtol=1e-9, atol=1e-10)
-    assert len(np.unique(np.asarray(each).round(6), axis=0)) > 8
+    found = answered(params, means, masks, form)
+    for order in (np.arange(len(found))[::-1], np.random.default_rng(1).permutation(len(found))):
+        in_turn = answered(params, means, {layer: mask[order] for layer, mask in masks.items()}, form)
+        np.testing.assert_array_equal(in_turn, found[order])
+    np.testing.assert_allclose(found, plain_answers(params, means, masks), rtol=1e-9, atol=1e-10)
+    assert len(np.unique(np.asarray(found).round(6), axis=0)) > 8
 
 
 def test_a_survey_looks_at_more_images_at_a_time():
