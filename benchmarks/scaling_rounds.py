@@ -10,18 +10,15 @@ Every row runs in processes of its own, since the peak of a process's memory onl
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import jax
 from rich.console import Console
 from rich.table import Table
 
@@ -29,7 +26,7 @@ from benchmarks import report
 from benchmarks.peaks import peak_memory
 from fedmi_jax.config import Data, Discovery, Evaluation, Execution, Experiment, Local, Split
 from fedmi_jax.devices import processes
-from fedmi_jax.devices.session import session
+from fedmi_jax.devices.session import session, telling_when_compiling
 from fedmi_jax.errors import FedmiError
 from fedmi_jax.federation import simulation
 from fedmi_jax.federation.setup import place, prepare
@@ -59,6 +56,8 @@ class Clock:
 
     seconds: dict[str, float] = field(default_factory=dict)
     stage: str = "prepare"
+    interrupted: str = "prepare"
+    """The stage that goes on after a program is compiled."""
     since: float = field(default_factory=time.process_time)
 
     def enter(self, stage: str) -> None:
@@ -72,34 +71,19 @@ class Clock:
         said = {name: round(value, 1) for name, value in self.seconds.items()}
         print(stage, said, f"{peak_memory() / 2**20:.0f} MiB", file=sys.stderr, flush=True)
 
-    @contextlib.contextmanager
-    def compiling_apart(self) -> Iterator[None]:
-        """Within it what happens between JAX's begin of a program and its end counts as "compile"."""
-        before = self.stage
-
-        def began(event: str, **_: Any) -> None:
-            nonlocal before
-            if event == "/jax/compilation_cache/compile_requests_use_cache":
-                before = self.stage
-                self.enter("compile")
-
-        def ended(event: str, duration_secs: float, **_: Any) -> None:
-            if event == "/jax/core/compile/backend_compile_duration" and self.stage == "compile":
-                self.enter(before)
-
-        jax.monitoring.register_event_listener(began)
-        jax.monitoring.register_event_duration_secs_listener(ended)
-        try:
-            yield
-        finally:
-            jax.monitoring.unregister_event_listener(began)
-            jax.monitoring.unregister_event_duration_listener(ended)
+    def compiling(self, begins: bool) -> None:
+        """For `telling_when_compiling`: what happens while JAX compiles counts as "compile"."""
+        if begins and self.stage != "compile":
+            self.interrupted = self.stage
+            self.enter("compile")
+        elif not begins and self.stage == "compile":
+            self.enter(self.interrupted)
 
 
 def row(clients: int) -> dict[str, Any]:
     """One whole run, in this process; milliseconds are of a client."""
     clock = Clock()
-    with session(Execution()), clock.compiling_apart():
+    with session(Execution()), telling_when_compiling(clock.compiling):
         setup = place(prepare(experiment(clients)))
         before = peak_memory()
         found = simulation._run(setup, clock.tell, InMemory())

@@ -24,6 +24,7 @@ from benchmarks import (
 from benchmarks.timing import Budget, Contender
 from fedmi_jax.config import Discovery, Execution
 from fedmi_jax.devices.layout import resolve
+from fedmi_jax.devices.session import telling_when_compiling
 from fedmi_jax.errors import FedmiError
 from fedmi_jax.federation import instrument, programs
 
@@ -362,7 +363,7 @@ def test_compiling_is_not_counted_as_a_stage(monkeypatch):
     now = iter([0, 1, 3, 7, 15])
     monkeypatch.setattr(scaling_rounds.time, "process_time", lambda: next(now))
     clock = scaling_rounds.Clock(since=next(now))
-    with clock.compiling_apart():
+    with telling_when_compiling(clock.compiling):
         jax.monitoring.record_event("/jax/compilation_cache/compile_requests_use_cache")
         jax.monitoring.record_event_duration_secs("/jax/core/compile/backend_compile_duration", 0.5)
         clock.enter("train")
