@@ -119,8 +119,8 @@ def main(option: Deciding) -> None:
 def report(option: Deciding) -> None:
     """Predictions, claims under both instruments, and figures, of all that is there."""
     loaded = runs.load([option.out])
+    found = instruments.sort_out(loaded)
     for objective in option.objectives:
-        found = instruments.sort_out(loaded)
         judged = predictions.judge(found.results, objective)
         name = "predictions" if objective == "decision" else f"predictions-{objective}"
         _write(option.out / f"{name}.md", predictions_table.markdown(judged, found, objective))
