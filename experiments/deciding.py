@@ -8,7 +8,8 @@ Every experiment is trained once per seed with the paper's search, whose circuit
 Its stored models are then searched for circuits that decide. A class is told from the client's own other classes; in
 `iid` and `one-class` from all others, as docs/evidence.md says for each prediction. `dense` is `two-class` without
 sparsity. Writes OUT/EXPERIMENT/seed-N for the paper's search and OUT/EXPERIMENT-OBJECTIVE/seed-N for the other, then
-OUT/predictions.md, OUT/claims.md and OUT/figures of all that is there. What is there is not made again, and the command
+OUT/predictions.md and OUT/predictions-by-origin.md (by the first and the second registration of docs/evidence.md),
+OUT/claims.md and OUT/figures of all that is there. What is there is not made again, and the command
 can be stopped and repeated. Weights are not kept, so that another objective trains again.
 
 On two CPU cores a round takes about 60 s to train and 40 s to search and measure with both instruments.
@@ -22,6 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import tyro
 import xarray as xr
@@ -31,6 +33,7 @@ from experiments import pieces
 from fedmi_jax import files
 from fedmi_jax.analysis import claims, instruments, predictions, runs, second
 from fedmi_jax.analysis.compact import compact
+from fedmi_jax.analysis.instruments import Found
 from fedmi_jax.config import Experiment, from_json, replace
 from fedmi_jax.federation.again import changed, search_again
 from fedmi_jax.presets import preset
@@ -116,14 +119,49 @@ def main(option: Deciding) -> None:
     report(option)
 
 
+class Registration(NamedTuple):
+    """How predictions are judged, and on which seeds of two-class (docs/evidence.md)."""
+
+    seeds: range
+    by_origin: bool
+    all_of_them: bool
+    """Nothing is said of two-class before all of its seeds are there."""
+
+    def of(self, found: Found) -> Found:
+        """The results that it is about."""
+        chosen = {key: self._chosen(ds) if key.experiment == "two-class" else ds for key, ds in found.results.items()}
+        wanted = len(self.seeds) if self.all_of_them else 1
+        return Found({k: ds for k, ds in chosen.items() if k.experiment != "two-class" or ds.sizes["seed"] >= wanted},
+                     found.left_out)  # fmt: skip
+
+    def _chosen(self, ds: xr.Dataset) -> xr.Dataset:
+        return ds.sel(seed=ds["seed"].isin(list(self.seeds)))
+
+
+REGISTRATIONS = {
+    "": Registration(range(5), by_origin=False, all_of_them=False),
+    "-by-origin": Registration(range(5, 10), by_origin=True, all_of_them=True),
+}
+"""By what the name of the file has more than `predictions`."""
+
+
+def judged(found: Found, objective: str, registration: Registration) -> str:
+    """The table of predictions."""
+    of = registration.of(found)
+    rows = predictions.judge(of.results, objective, registration.by_origin)
+    return predictions_table.markdown(
+        rows, of, objective, predictions_table.BY_ORIGIN if registration.by_origin else ""
+    )
+
+
 def report(option: Deciding) -> None:
-    """Predictions, claims under both instruments, and figures, of all that is there."""
+    """Predictions by both registrations, claims under both instruments, and figures, of all that is there."""
     loaded = runs.load([option.out])
     found = instruments.sort_out(loaded)
     for objective in option.objectives:
-        judged = predictions.judge(found.results, objective)
         name = "predictions" if objective == "decision" else f"predictions-{objective}"
-        _write(option.out / f"{name}.md", predictions_table.markdown(judged, found, objective))
+        for more, registration in REGISTRATIONS.items():
+            _write(option.out / f"{name}{more}.md", judged(found, objective, registration))
     papers = runs.sort_out(loaded, paper_only=True)
     _write(option.out / "claims.md", claims_table.markdown(claims.judge(papers, second.of(loaded)), papers))
     if option.draw:

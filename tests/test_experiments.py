@@ -8,15 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
-from made_up import result
+from made_up import decided, result
 
 import fedmi_jax
 from experiments import choices, deciding, dirichlet, in_time, paper, pieces, table
-from fedmi_jax.analysis import claims, instruments, nulls, predictions, runs, skew
+from fedmi_jax.analysis import claims, instruments, nulls, runs, skew
+from fedmi_jax.analysis.instruments import Found, Key
 from fedmi_jax.config import Evaluation, Execution, from_json, replace, to_json
 from fedmi_jax.errors import FedmiError
 from fedmi_jax.presets import preset
-from fedmi_jax.report import claims_table, predictions_table
+from fedmi_jax.report import claims_table
 from fedmi_jax.results import store
 from fedmi_jax.results.schema import CIRCUIT_DIMS
 
@@ -289,6 +290,23 @@ def test_both_instruments_search_the_same_models(runner, tmp_path, monkeypatch):
     assert [objective for objective, *_ in searched[4:]] == ["contrast"]
 
 
+def test_the_second_registration_waits_for_its_own_seeds():
+    """The first takes two-class's seeds 0 to 4 alone; of other experiments both take all."""
+    results = {
+        Key("two-class", "decision", "own"): decided("two-class", seeds=9, numbers=range(9)),
+        Key("one-class", "decision", "probe"): decided("one-class", negatives="probe", seeds=2, numbers=[0, 7]),
+    }
+
+    def seeds(more, found):
+        of = deciding.REGISTRATIONS[more].of(Found(found, {}))
+        return {key.experiment: ds["seed"].values.tolist() for key, ds in of.results.items()}
+
+    assert seeds("", results) == {"two-class": [0, 1, 2, 3, 4], "one-class": [0, 7]}
+    assert seeds("-by-origin", results) == {"one-class": [0, 7]}  # seed 9 is not there
+    results[Key("two-class", "decision", "own")] = decided("two-class", seeds=11, numbers=range(11))
+    assert seeds("-by-origin", results)["two-class"] == [5, 6, 7, 8, 9]
+
+
 def test_the_paper_search_is_measured_as_deciding_too():
     wanted = {e.name: e for e in deciding.experiments(deciding.Deciding(Path()))}
     assert wanted["dense"].sparsity.target == 0
@@ -367,7 +385,8 @@ def test_the_findings_and_the_claims_are_those_of_the_stored_results():
 def test_the_stored_runs_of_both_searches_are_judged_as_it_stands():
     folder = Path(__file__).parent.parent / "experiments" / "beyond" / "deciding"
     found = instruments.gather([folder])
-    told = (folder / "predictions.md").read_text("utf-8")
-    assert predictions_table.markdown(predictions.judge(found.results), found, "decision") == told
-    verdicts, _ = told.split("\nIntervals:", 1)
-    assert verdicts.strip() in (folder / "README.md").read_text("utf-8")
+    for more, registration in deciding.REGISTRATIONS.items():
+        told = (folder / f"predictions{more}.md").read_text("utf-8")
+        assert deciding.judged(found, "decision", registration) == told
+        verdicts, _ = told.split("\nIntervals:", 1)
+        assert verdicts.strip() in (folder / "README.md").read_text("utf-8")

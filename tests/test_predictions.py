@@ -335,6 +335,21 @@ def test_where_the_instrument_does_not_work_nothing_about_circuits_is_judged():
     assert found["P2"].before == FAILS  # is about models
 
 
+def test_a_gate_for_each_kind_of_circuit():
+    """Global circuits explain too little: by the first registration everything is closed, by the second P7 alone; local
+    circuits that explain too little close everything by both."""
+
+    def closed(results, by_origin):
+        judged = predictions.judge(results, by_origin=by_origin)
+        return {one.prediction.id for one in judged if any("P0 does not hold" in lacks for lacks in one.lacks)}
+
+    weak = both("two-class", explained=is_global(0.5, 0.95))
+    everything = {"P3", "P4", "P5", "P7", "P10"}
+    assert everything <= closed(weak, False)
+    assert closed(weak, True) == {"P7"}
+    assert everything <= closed(both("two-class", explained=0.5), True)
+
+
 def test_where_the_instrument_cannot_be_judged_it_is_said():
     results = both("two-class", cross_evaluation_auc=0.97)
     del results[Key("two-class", "class", "own")]

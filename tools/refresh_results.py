@@ -50,8 +50,9 @@ def main(option: Refresh) -> None:
     choices.main(choices.Choices(BEYOND / "choices", seeds=0, base=STORED))
     put(BEYOND / "README.md", "choices", (BEYOND / "choices" / "choices.md").read_text("utf-8"))
     deciding.main(deciding.Deciding(BEYOND / "deciding", seeds=0))
-    verdicts, _ = (BEYOND / "deciding" / "predictions.md").read_text("utf-8").split("\nIntervals:", 1)
-    put(BEYOND / "deciding" / "README.md", "verdicts", verdicts)
+    for name, block in (("predictions", "verdicts"), ("predictions-by-origin", "verdicts by origin")):
+        verdicts, _ = (BEYOND / "deciding" / f"{name}.md").read_text("utf-8").split("\nIntervals:", 1)
+        put(BEYOND / "deciding" / "README.md", block, verdicts)
 
 
 def put(page: Path, name: str, text: str) -> None:

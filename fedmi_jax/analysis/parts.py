@@ -45,6 +45,8 @@ class Part:
     """What is missing to judge it; empty: nothing."""
     beside: bool = False
     """Told, but decides nothing."""
+    about: tuple[str, ...] = ("local",)
+    """Origins of the models whose circuits it is about."""
 
 
 Answer = Callable[[Estimate], str]
@@ -54,12 +56,13 @@ def part(
     label: str, experiments: str | Sequence[str], per_seed: xr.DataArray, criterion: Criterion, *,
     null: xr.DataArray | None = None, undefined: xr.DataArray | None = None, detail: str = "", beside: bool = False,
     answer: Answer | None = None, fails: Criterion | None = None, scale: Callable[[Any], Any] = lambda x: x,
+    about: tuple[str, ...] = ("local",),
 ) -> Part:  # fmt: skip
     """A part with one number per seed, (S,).
 
     null (S,): the same number by chance; undefined: 1 for undefined circuits, 0 for others; answer: from the estimate
     to the verdict, where that is more than the criterion; fails: the criterion of "does not hold", where it is another
-    than missing the first; scale: of the numbers, for the tests.
+    than missing the first; scale: of the numbers, for the tests; about: origins of the circuits.
     """
     found = estimate(per_seed)
     holds_p, fails_p = one_sided(scale(np.asarray(per_seed, float)), _scaled(criterion, scale))
@@ -71,7 +74,7 @@ def part(
         label, (experiments,) if isinstance(experiments, str) else tuple(experiments), found, str(criterion),
         answer(found) if answer else decide(found, criterion), holds_p, fails_p, chance,
         chance is not None and criterion.met(chance), None if undefined is None else float(undefined.mean()),
-        detail, "" if found.seeds else "there is no such circuit", beside,
+        detail, "" if found.seeds else "there is no such circuit", beside, about,
     )  # fmt: skip
 
 

@@ -70,7 +70,7 @@ def _gate(results: Results, key: Key) -> list[Part]:
 
     def share(ds: xr.Dataset, label: str, criterion: Criterion, origin: str = "local", prefix: str = "") -> Part:
         value = over_seeds(_faithful(ds, origin, prefix))
-        return part(label, name, value, criterion, undefined=units.undefined(ds, origin))
+        return part(label, name, value, criterion, undefined=units.undefined(ds, origin), about=(origin,))
 
     labels = [f"{name}, {said}" for said in ("local circuits", "global circuits", "random live sets", "paper's search")]
     few, fewer = Criterion(high=0.1), Criterion(high=0.2)

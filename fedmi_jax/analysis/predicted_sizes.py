@@ -18,6 +18,7 @@ from fedmi_jax.analysis.parts import IN_PART, Part, missing, part
 from fedmi_jax.analysis.predicted import ON_OTHER, on
 from fedmi_jax.analysis.verdicts import FAILS, HOLDS, MIN_SEEDS, OPEN, Criterion
 from fedmi_jax.presets import LEVELS
+from fedmi_jax.results import schema
 from fedmi_jax.results.schema import STATUS
 from fedmi_jax.results.statistics import Estimate, estimate, over_seeds, paired
 
@@ -47,7 +48,7 @@ def p7(results: Results, objective: str) -> list[Part]:
         detail = f"{int(both.sum())} of {int(units.competent(ds).sel(origin='local').sum())} have both"
         return part(
             label, name, units.geometric(ratio), Criterion(low=1.5), undefined=units.undefined(ds, "global"),
-            detail=detail, answer=growth, scale=np.log,
+            detail=detail, answer=growth, scale=np.log, about=schema.ORIGINS,
         )  # fmt: skip
 
     def moved(ds: xr.Dataset, size: int) -> Part:
@@ -57,7 +58,7 @@ def p7(results: Results, objective: str) -> list[Part]:
         value = measures.decline(found["iou"])
         detail = f"corrected for chance {estimate(measures.decline(corrected(found['iou'], found['expected'])))}"
         return part(said, name, value, findings.LESS, null=measures.decline(found["expected"]), detail=detail,
-                    beside=True)  # fmt: skip
+                    beside=True, about=schema.ORIGINS)  # fmt: skip
 
     beside = [
         on(results, key, ("score_conv1",), f"best {size} channels", lambda ds, size=size: moved(ds, size), True)
@@ -141,18 +142,19 @@ def _alike(ds: xr.Dataset, name: str, label: str, raw: bool) -> Part:
     """Of local circuits in the rounds with a second search."""
     again = ds["rediscovery_iou"].where(units.competent(ds))
     twice = again.notnull().any([dim for dim in again.dims if dim != "round"])
-    origin = ["local", "global"] if name == "local to global" else ["local"]
+    about = schema.ORIGINS if name == "local to global" else ("local",)
     found = sizes.overlaps(
-        _PAIRED[name](sizes.circuits(ds.sel(origin=origin), units.competent(ds).sel(origin=origin))), True
+        _PAIRED[name](sizes.circuits(ds.sel(origin=[*about]), units.competent(ds).sel(origin=[*about]))), True
     )
     iou, chance = (_layers(part.sel(round=twice)) for part in found)
     undefined = units.undefined(ds, "local")
     if raw:
-        return part(label, "iid", iou.mean("layer"), Criterion(high=0.9), undefined=undefined)
-    ceiling = corrected(*(_layers(part.sel(round=twice, origin=origin)) for part in (again, _chance_again(ds))))
+        return part(label, "iid", iou.mean("layer"), Criterion(high=0.9), undefined=undefined, about=about)
+    ceiling = corrected(*(_layers(part.sel(round=twice, origin=[*about])) for part in (again, _chance_again(ds))))
     ratio = corrected(iou, chance) / ceiling.where(ceiling > 0)
     told = ", ".join(f"{layer} {float(ratio.sel(layer=layer).mean()):.2f}" for layer in ratio["layer"].values)
-    return part(label, "iid", ratio.min("layer", skipna=False), Criterion(low=0.9), undefined=undefined, detail=told)
+    lowest = ratio.min("layer", skipna=False)
+    return part(label, "iid", lowest, Criterion(low=0.9), undefined=undefined, detail=told, about=about)
 
 
 def _layers(values: xr.DataArray) -> xr.DataArray:

@@ -72,17 +72,21 @@ class Row:
         return f"{said}, but random sets meet it too" if beaten else said
 
 
-def judge(results: Results, objective: str = "decision") -> list[Row]:
-    """Every prediction on these results, whose circuits were searched with this objective."""
+def judge(results: Results, objective: str = "decision", by_origin: bool = False) -> list[Row]:
+    """Every prediction on these results, whose circuits were searched with this objective.
+
+    by_origin: a failing part of P0 that is about circuits of global models closes only what is about these, too (the
+    second registration in docs/evidence.md), instead of everything about circuits.
+    """
     gate, *others = PREDICTIONS
     gates = gate.judge(results, objective)
-    measured = {one.id: _gated(one, one.judge(results, objective), gates) for one in others}
+    measured = {one.id: _gated(one, one.judge(results, objective), gates, by_origin) for one in others}
     family = [one for one in others if one.counts]
     p = parts.corrected_p([measured[one.id] for one in family])
     fixed = dict(zip([one.id for one in family], p, strict=True))
     rows = [_row(gate, gates, None, "")]
     for one in others:
-        said = _unclear(measured[one.id], gates) if one.of_circuits else ""
+        said = _unclear(measured[one.id], gates, by_origin) if one.of_circuits else ""
         rows.append(_row(one, measured[one.id], fixed.get(one.id), said))
     return rows
 
@@ -95,10 +99,17 @@ def _row(prediction: Prediction, found: list[Part], p: tuple[float, float] | Non
     return Row(prediction, found, before, parts.corrected(before, *p), of, gate)
 
 
-def _gated(prediction: Prediction, found: list[Part], gates: list[Part]) -> list[Part]:
+def _gated(prediction: Prediction, found: list[Part], gates: list[Part], by_origin: bool) -> list[Part]:
     """Parts of an experiment in which the instrument does not work are not judged, if they are about circuits."""
-    closed = _experiments(gates, FAILS) if prediction.of_circuits else set()
-    return [_closed(one, closed & set(one.experiments)) for one in found]
+    if not prediction.of_circuits:
+        return found
+    closed = [_experiments(_concerning(one, gates, by_origin), FAILS) & set(one.experiments) for one in found]
+    return [_closed(one, names) for one, names in zip(found, closed, strict=True)]
+
+
+def _concerning(one: Part, gates: list[Part], by_origin: bool) -> list[Part]:
+    """The parts of P0 that can close this part."""
+    return [gate for gate in gates if not by_origin or gate.about != ("global",) or "global" in one.about]
 
 
 def _closed(one: Part, experiments: set[str]) -> Part:
@@ -108,11 +119,13 @@ def _closed(one: Part, experiments: set[str]) -> Part:
     return replace(one, verdict=OPEN, holds_p=1.0, fails_p=1.0, lacks=lacks)
 
 
-def _unclear(found: list[Part], gates: list[Part]) -> str:
+def _unclear(found: list[Part], gates: list[Part], by_origin: bool) -> str:
     """In which of their experiments P0 cannot be told yet."""
-    used = {name for one in found if not one.beside and not one.lacks for name in one.experiments}
-    unclear = used & (_experiments(gates, OPEN) - _experiments(gates, FAILS))
-    unclear |= used - {name for one in gates for name in one.experiments}
+    unclear: set[str] = set()
+    for one in [one for one in found if not one.beside and not one.lacks]:
+        asked, used = _concerning(one, gates, by_origin), set(one.experiments)
+        unclear |= used & (_experiments(asked, OPEN) - _experiments(asked, FAILS))
+        unclear |= used - {name for gate in asked for name in gate.experiments}
     return f"P0 cannot be told yet in {', '.join(sorted(unclear))}" if unclear else ""
 
 

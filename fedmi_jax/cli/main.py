@@ -94,6 +94,8 @@ class Predictions:
     """Folders of runs, or folders that hold such folders at any depth."""
     objective: Literal["decision", "contrast"] = "decision"
     """Whose circuits to judge. Results of the paper's search on the same models are used beside them."""
+    by_origin: bool = False
+    """Where P0 fails for circuits of global models, close only what is about these (docs/evidence.md)."""
     json: bool = False
     """As one JSON object."""
     out: Path | None = None
@@ -253,14 +255,15 @@ def _predictions(option: Predictions) -> int:
     if not option.folders:
         raise ConfigError("folders: give at least one folder of runs, as in `fedmi predictions runs`")
     found = instruments.gather(option.folders)
-    rows = predictions.judge(found.results, option.objective)
+    rows = predictions.judge(found.results, option.objective, option.by_origin)
     if option.json:
         print(json.dumps(predictions_table.as_values(rows, found, option.objective), indent=2))
     else:
         terminal.console().print(predictions_table.render(rows, found, option.objective))
     if option.out is not None:
         with files.replacing(option.out) as temporary:
-            temporary.write_text(predictions_table.markdown(rows, found, option.objective), "utf-8")
+            note = predictions_table.BY_ORIGIN if option.by_origin else ""
+            temporary.write_text(predictions_table.markdown(rows, found, option.objective, note), "utf-8")
     return 0
 
 

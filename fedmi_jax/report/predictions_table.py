@@ -127,8 +127,13 @@ def _unlike(fields: list[str]) -> str:
     return f"; unlike the paper's: {', '.join(other)}" if other else ""
 
 
-def markdown(rows: list[Row], found: Found, objective: str) -> str:
-    """The verdicts; every part behind them; then the rules, and the results."""
+BY_ORIGIN = (
+    "What P0 says of circuits of global models closes only what is about these (second registration, docs/evidence.md)."
+)
+
+
+def markdown(rows: list[Row], found: Found, objective: str, note: str = "") -> str:
+    """The verdicts; every part behind them; then the rules, and the results. note: how they were judged."""
     head = ["| prediction | confidence before | seeds | verdict |", "|---|---|---|---|"]
     head += [
         f"| **{r.prediction.id}** {r.prediction.says} | {r.prediction.sure} | {r.seeds} | {verdict_text(r)} |"
@@ -138,7 +143,7 @@ def markdown(rows: list[Row], found: Found, objective: str) -> str:
     every += [_part_row(row, part) for row in rows for part in row.parts]
     rules = [f"- {row.prediction.id}: {row.prediction.rule}." for row in rows]
     parts = [
-        f"Circuits found with objective {objective}.",
+        f"Circuits found with objective {objective}.{' ' if note else ''}{note}",
         "",
         *head,
         "",
