@@ -136,7 +136,8 @@ def main(option: Choices) -> None:
     if option.base is not None:
         _base(option)  # before hours of work
         wanted = wanted[1:]
-    pieces.run_missing(option.out, wanted, range(option.seeds), option.at_once)
+    seeds, at_once = range(option.seeds), option.at_once
+    option.in_time(lambda until: pieces.run_missing(option.out, wanted, seeds, at_once, until=until))
     text = markdown(gathered(option))
     with files.replacing(option.out / "choices.md") as temporary:
         temporary.write_text(text, "utf-8")

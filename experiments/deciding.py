@@ -2,6 +2,7 @@
 
     python -m experiments.deciding runs/deciding --seeds 5
     python -m experiments.deciding runs/deciding --seeds 3 --presets two-class --objectives decision contrast
+    python -m experiments.deciding runs/deciding --seeds 5 --at-once 5 --minutes 60   # on a GPU that is lent
     python -m experiments.deciding runs/deciding --seeds 0                  # only figures and verdicts again
 
 Every experiment is trained once per seed with the paper's search, whose circuits are measured as deciding ones, too.
@@ -17,7 +18,6 @@ On two CPU cores a round takes about 60 s to train and 40 s to search and measur
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,17 +28,16 @@ from typing import NamedTuple
 import tyro
 import xarray as xr
 
-import fedmi_jax
 from experiments import pieces
+from experiments.in_time import Until
+from experiments.pieces import Beside
 from fedmi_jax import files
 from fedmi_jax.analysis import claims, instruments, predictions, runs, second
-from fedmi_jax.analysis.compact import compact
 from fedmi_jax.analysis.instruments import Found
 from fedmi_jax.config import Experiment, from_json, replace
 from fedmi_jax.federation.again import changed, search_again
 from fedmi_jax.presets import preset
 from fedmi_jax.report import claims_table, figures, predictions_table
-from fedmi_jax.results import store
 
 PRESETS = ("two-class", "iid", "one-class", "shared-class", "dense", "sparsity-ablation", "three-class")
 FROM_ALL_OTHERS = ("iid", "one-class")
@@ -92,31 +91,28 @@ def sister(stored: xr.Dataset, objective: str) -> Experiment:
     return changed(stored, discovery, replace(was.evaluation, decisions=False, readout_images=0))
 
 
-def make(out: Path, experiment: Experiment, seed: int, objectives: Sequence[str]) -> None:
-    """Every result of one seed that is not there."""
-    there = pieces.folder(out, experiment, seed)
-    sisters = {o: out / f"{experiment.name}-{o}" / f"seed-{seed}" for o in objectives}
-    todo = {o: path for o, path in sisters.items() if not (path / store.FILE).exists()}
-    if not todo and (there / store.FILE).exists():
-        return
-    whole = there.parent / f"{pieces.TOGETHER}{seed}"
-    if not (whole / store.FILE).exists():
-        fedmi_jax.run(replace(experiment, seeds=(seed,)), progress=True, folder=whole)
-    trained = store.load(whole)
-    for objective, path in todo.items():
-        other = sister(trained, objective)
-        store.save(search_again(trained, other.discovery, other.evaluation), path)
-    if not (there / store.FILE).exists():
-        store.save(compact(trained), there)
-    shutil.rmtree(whole)
+def search(objective: str, trained: xr.Dataset) -> xr.Dataset:
+    """What this objective finds in the models of a result."""
+    other = sister(trained, objective)
+    return search_again(trained, other.discovery, other.evaluation)
+
+
+def beside(objectives: Sequence[str], experiment: Experiment) -> list[Beside]:
+    """The results of the other objectives."""
+    return [Beside(f"{experiment.name}-{objective}", partial(search, objective)) for objective in objectives]
+
+
+def make(option: Deciding, seeds: Sequence[int], until: Until) -> None:
+    """Every result of these seeds that is not there. Raises TimeIsUp as `pieces.run_missing`."""
+    others = partial(beside, option.objectives)
+    pieces.run_missing(option.out, experiments(option), seeds, option.at_once, others, until)
 
 
 def main(option: Deciding) -> None:
-    """All experiments of the first seed, then of the next."""
-    for seed in range(option.seeds):
-        for experiment in experiments(option):
-            make(option.out, experiment, seed, option.objectives)
-    report(option)
+    """All experiments of the first seeds, then of the next; then what is made of them."""
+    finished = option.in_time(partial(make, option, range(option.seeds)))
+    report(replace(option, draw=option.draw and finished))
+    option.pack()
 
 
 class Registration(NamedTuple):

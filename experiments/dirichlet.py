@@ -1,12 +1,17 @@
 """Beyond the paper: from IID to extreme label skew in one curve, which its section on future work asks for.
 
     python -m experiments.dirichlet runs/dirichlet --seeds 3
+    python -m experiments.dirichlet runs/skew --seeds 3 --rounds 4 --decisions    # and with circuits that decide
 
 Five clients, shares of every class drawn from Dir(alpha), alpha 0.05 to 100; otherwise as `iid` (99 % sparse, 10
 rounds, classes 0, 1, 2, 7). About 90 s a round on two CPU cores: 1.8 hours a seed for all seven levels. Writes
 OUT/dirichlet.svg and OUT/dirichlet.md: distance of the clients' label distributions (EMD, Jensen-Shannon;
 `analysis.skew`) against overlap of circuits, with chance and a second search beside it, channels kept, and accuracy;
 Spearman's rank correlation over the levels of each seed, and its interval over seeds.
+
+With `--decisions` the models of the last round are also searched for circuits that decide, and every read-out is
+refitted: OUT/skew.svg and more rows of the table say what falls first as labels part, the evidence of local circuits on
+the averaged model, their answer, or the accuracy.
 
 Expected (three seeds, 4 rounds; experiments/beyond): at alpha 100, 1 and 0.05 local-to-global IoU 0.88, 0.79 and 0.48,
 channels kept 94, 88 and 77 %, global accuracy 91, 91 and 31 %; found again 0.87 to 0.95 throughout.
@@ -25,6 +30,7 @@ import xarray as xr
 from scipy import stats
 
 from experiments import pieces
+from experiments.methods import making, measured, rows
 from fedmi_jax import files
 from fedmi_jax.analysis import measures, nulls, skew
 from fedmi_jax.config import Experiment, Split, replace
@@ -55,6 +61,18 @@ MEASURED = {
 }
 CHANCE, CORRECTED = ", by chance", ", corrected"
 KEPT = "channels kept"
+DECIDING: dict[str, tuple[str, float]] = {
+    "evidence: AUC of local circuits on the averaged model": ("AUC", 0.5),
+    "answer: their decision accuracy there": ("decision", 0.5),
+    "their decision accuracy on their own model": ("decision, own model", 0.5),
+    "explained there": ("explained", 0.0),
+    "local models competent": ("competent, local", 0.0),
+    "averaged models competent": ("competent, global", 0.0),
+    "accuracy among held classes": ("among held", 0.1),
+    "read-out refitted: scale and biases": ("among held, scale and biases refitted", 0.1),
+    "read-out refitted: linear layer": ("among held, linear layer refitted", 0.1),
+}
+"""Of the second instrument and the read-out: the number's name in `methods.measured`, and what chance gives it."""
 Point = dict[str, float]
 """One run: alpha, seed, its distances, and the outcomes of its last round."""
 
@@ -64,6 +82,8 @@ class Dirichlet(pieces.Series):
     """Sweep the skew of a Dirichlet split."""
 
     alphas: tuple[float, ...] = ALPHAS
+    decisions: bool = False
+    """Search also for circuits that decide, and refit the read-out."""
 
 
 def sweep(option: Dirichlet) -> list[Experiment]:
@@ -71,6 +91,8 @@ def sweep(option: Dirichlet) -> list[Experiment]:
     (iid,) = preset("iid").experiments
     e = option.adapted(iid)
     e = replace(e, discovery=replace(e.discovery, repeat="last"))  # search noise stands beside every overlap
+    if option.decisions:
+        e = rows.for_both_instruments(e)
     return [
         replace(e, name=f"dirichlet-{alpha:g}", split=Split(kind="dirichlet", clients=5, alpha=alpha))
         for alpha in option.alphas
@@ -78,18 +100,35 @@ def sweep(option: Dirichlet) -> list[Experiment]:
 
 
 def main(option: Dirichlet) -> None:
-    swept = sweep(option)
-    pieces.run_missing(option.out, swept, range(option.seeds), option.at_once)
-    there = pieces.load(option.out, swept)
-    points = [point(e, ds) for e in swept for ds in there[e.name]]
+    swept, seeds = sweep(option), range(option.seeds)
+    beside = making.beside if option.decisions else pieces.nothing_beside
+    option.in_time(lambda until: pieces.run_missing(option.out, swept, seeds, option.at_once, beside, until))
+    points = [one for e in swept for one in _points(option, e)]
     if not points:
         raise FedmiError(f"{option.out}: no results yet; give --seeds")
     with style.styled():
         style.save(figure(points), option.out / "dirichlet.svg")
+        if option.decisions:
+            style.save(skew_figure(points), option.out / "skew.svg")
     text = markdown(points)
     with files.replacing(option.out / "dirichlet.md") as temporary:
         temporary.write_text(text, "utf-8")
     print(text)
+    option.pack()
+
+
+def _points(option: Dirichlet, e: Experiment) -> list[Point]:
+    found = pieces.load(option.out, [e])[e.name]
+    if not option.decisions:
+        return [point(e, ds) for ds in found]
+    pairs = [making.pair(option.out, e.name, ds) for ds in found]
+    return [point(e, pair.paper) | decided(pair) for pair in pairs]
+
+
+def decided(pair: making.Pair) -> Point:
+    """What both instruments and the read-out say of one run's last round."""
+    numbers = measured.numbers(pair)
+    return {label: float(numbers[name].isel(round=-1)) for label, (name, _) in DECIDING.items()}
 
 
 def point(e: Experiment, ds: xr.Dataset) -> Point:
@@ -159,13 +198,64 @@ def figure(points: list[Point]) -> Figure:
         _name_levels(one, points, measure)
         if i < len(PANELS):
             one.legend(loc="lower center", bbox_to_anchor=(0.5, 1.26), title=title, title_fontsize=7)
-    seeds = len({p["seed"] for p in points})
-    style.say(made, f"last round; {seeds} seed{'' if seeds == 1 else 's'}, a point and a thin line for each")
+    _say_seeds(made, points)
     return made
 
 
-def _lines(axes: Axes, points: list[Point], measure: str, label: str) -> None:
-    colour, marker, filled = LOOKS[label]
+def _say_seeds(made: Figure, points: list[Point]) -> None:
+    seeds = len({p["seed"] for p in points})
+    style.say(made, f"last round; {seeds} seed{'' if seeds == 1 else 's'}, a point and a thin line for each")
+
+
+SKEW = {
+    "evidence: AUC of local circuits on the averaged model": (style.BLUE, "o", True),
+    "answer: their decision accuracy there": (style.VERMILLION, "v", True),
+    "their decision accuracy on their own model": (style.VERMILLION, "v", False),
+    "accuracy among held classes": (style.BLACK, "s", True),
+    "read-out refitted: scale and biases": (style.GREEN, "^", False),
+    "read-out refitted: linear layer": (style.GREEN, "D", False),
+}
+
+
+def skew_figure(points: list[Point]) -> Figure:
+    """What falls first as labels part: a point per run, the runs of a seed joined."""
+    made, (one,) = style.grid(1, 1, 3.6, share=False)
+    for label, look in SKEW.items():
+        _lines(one, points, "emd", label, look)
+    one.set_xlabel(DISTANCES["emd"])
+    one.set_ylabel("AUC, or accuracy")
+    one.set_ylim(0, 1.04)
+    _name_levels(one, points, "emd")
+    one.legend(loc="upper left", bbox_to_anchor=(1.02, 1))
+    _say_seeds(made, points)
+    return made
+
+
+def falls(points: list[Point], label: str, share: float = 0.1) -> Estimate:
+    """The distance of labels (EMD) at which a measure has lost this share of what it has above chance at the level that
+    is nearest to IID, read between levels; NaN for a seed in which it never does. Over seeds."""
+    found = []
+    for seed in sorted({p["seed"] for p in points}):
+        there = sorted((p["emd"], p[label]) for p in points if p["seed"] == seed and np.isfinite(p[label]))
+        distance, value = np.array(there).T if there else np.empty((2, 0))
+        chance = DECIDING[label][1]
+        under = np.flatnonzero(value < chance + (1 - share) * (value[:1] - chance)) if len(value) else []
+        found.append(_crossing(distance, value, int(under[0]), chance, share) if len(under) else np.nan)
+    return estimate(np.array(found))
+
+
+def _crossing(distance: np.ndarray, value: np.ndarray, i: int, chance: float, share: float) -> float:
+    """Where the line between two levels meets the limit."""
+    limit = chance + (1 - share) * (value[0] - chance)
+    part = (value[i - 1] - limit) / (value[i - 1] - value[i])
+    return float(distance[i - 1] + part * (distance[i] - distance[i - 1]))
+
+
+Look = tuple[str, str, bool]
+
+
+def _lines(axes: Axes, points: list[Point], measure: str, label: str, of: Look | None = None) -> None:
+    colour, marker, filled = of or LOOKS[label]
     look = {"marker": marker, "color": colour, "mfc": colour if filled else "none", "ms": 2.6, "mew": 0.6, "lw": 0.5}
     look["ls"] = ":" if label.endswith(CHANCE) else "-"
     for seed in sorted({p["seed"] for p in points}):
@@ -192,6 +282,9 @@ def markdown(points: list[Point]) -> str:
         cells = [str(estimate(np.array([p[label] for p in level]))) for level in runs.values()]
         cells.append("" if label in DISTANCES else str(correlation(points, label)))
         lines.append(f"| {DISTANCES.get(label, label)} | {' | '.join(cells)} |")
+    if all(label in points[0] for label in DECIDING):
+        lines += ["", "| what falls first | has lost a tenth of what it has above chance at EMD |", "|---|---|"]
+        lines += [f"| {label} | {falls(points, label)} |" for label in SKEW]
     lines += [
         "",
         "Last round; means over clients, the analysed classes that each holds, and layers; 95 % intervals over seeds. "

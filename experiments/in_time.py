@@ -43,12 +43,15 @@ class Until:
         self.require(metrics["seconds"])
 
 
+WITHOUT_END = Until.minutes(None)
+
+
 def pack(out: Path, limit: int = LIMIT) -> list[Path]:
-    """OUT/results-1.zip and so on: all results of the series that are there, and its claims, in archives of less than
-    `limit` bytes. Raises FedmiError for a result that fits in none."""
+    """OUT/results-1.zip and so on: all results of the series that are there, and what is said of them, in archives of
+    less than `limit` bytes. Raises FedmiError for a result that fits in none."""
     for old in out.glob("results-*.zip"):
         old.unlink()
-    there = sorted(out.glob(f"*/seed-*/{store.FILE}")) + sorted(out.glob("claims.md"))
+    there = sorted(out.rglob(f"seed-*/{store.FILE}")) + sorted(out.glob("*.md")) + sorted(out.glob("*.csv"))
     return [_archive(out, i + 1, part) for i, part in enumerate(_parts(out, there, limit))]
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 import tyro
 from rich.console import Console
 
-from experiments import in_time, pieces
+from experiments import pieces
 from fedmi_jax import files
 from fedmi_jax.analysis import claims, runs
 from fedmi_jax.config import Experiment, replace
@@ -50,31 +50,16 @@ class Paper(pieces.Series):
     """Measure permutation-aligned IoU and the strength of edges; the weights themselves are not kept."""
     draw: bool = True
     """Draw the figures."""
-    minutes: float | None = None
-    """Begin no round that would end later, and pack the results that are there as OUT/results-1.zip and so on, each
-    under 16 MiB. What is missing, figures too, is made when the command is given again."""
 
 
 def main(option: Paper) -> None:
     """Run what is missing; then figures and claims from all that is there."""
     experiments = [controlled(e, option) for name in option.presets for e in preset(name).experiments]
-    finished = _run(option, experiments)
+    seeds, at_once = range(option.seeds), option.at_once
+    finished = option.in_time(lambda until: pieces.run_missing(option.out, experiments, seeds, at_once, until=until))
     if finished or any(option.out.glob(f"*/seed-*/{store.FILE}")):
         report(option.out, option.draw and finished)
-    if option.minutes is not None:
-        packed = in_time.pack(option.out)
-        print(f"{len(packed)} archives of results: {', '.join(path.name for path in packed) or 'none'}")
-
-
-def _run(option: Paper, experiments: list[Experiment]) -> bool:
-    """Whether all is there now."""
-    until = None if option.minutes is None else in_time.Until.minutes(option.minutes)
-    try:
-        pieces.run_missing(option.out, experiments, range(option.seeds), option.at_once, until=until)
-    except in_time.TimeIsUp:
-        print("experiments: the minutes are over; the same command goes on from here", file=sys.stderr)
-        return False
-    return True
+    option.pack()
 
 
 def controlled(experiment: Experiment, option: Paper) -> Experiment:

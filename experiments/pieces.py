@@ -11,15 +11,16 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import xarray as xr
 from tyro.conf import Positional
 
 import fedmi_jax
-from experiments.in_time import Until
+from experiments import in_time
+from experiments.in_time import TimeIsUp, Until
 from fedmi_jax.analysis.compact import compact
-from fedmi_jax.config import Experiment, differences, from_json, replace
+from fedmi_jax.config import Data, Experiment, Model, differences, from_json, replace
 from fedmi_jax.errors import FedmiError
 from fedmi_jax.results import store
 
@@ -40,12 +41,49 @@ class Series:
     """None: the preset's."""
     images_per_class: int | None = None
     """Measure on the first so many test images of each class; None: all."""
+    data: Data = Data()
+    model: Model = Model()
+    minutes: float | None = None
+    """Begin no round and no search that would end later, and pack what is there as OUT/results-1.zip and so on, each
+    under 16 MiB. What is missing, figures too, is made when the command is given again."""
 
     def adapted(self, experiment: Experiment) -> Experiment:
-        """The experiment with the rounds and the test images that were asked for."""
+        """The experiment with the rounds, images and network that were asked for."""
         evaluation = replace(experiment.evaluation, images_per_class=self.images_per_class)
         rounds = experiment.rounds if self.rounds is None else self.rounds
-        return replace(experiment, rounds=rounds, evaluation=evaluation)
+        return replace(experiment, rounds=rounds, evaluation=evaluation, data=self.data, model=self.model)
+
+    def in_time(self, make: Callable[[Until], None]) -> bool:
+        """Make what is missing, for no longer than was asked for. Whether all of it is there now."""
+        try:
+            make(Until.minutes(self.minutes))
+        except TimeIsUp:
+            print("experiments: the minutes are over; the same command goes on from here", file=sys.stderr)
+            return False
+        return True
+
+    def pack(self) -> None:
+        """Archives of what is there, where the time was limited."""
+        if self.minutes is not None:
+            packed = in_time.pack(self.out)
+            print(f"{len(packed)} archives of results: {', '.join(path.name for path in packed) or 'none'}")
+
+
+class Beside(NamedTuple):
+    """Another result that is made of the same models, before their weights are dropped."""
+
+    name: str
+    """Of its folder, in the series' own: OUT/NAME/seed-N."""
+    make: Callable[[xr.Dataset], xr.Dataset]
+    """From the finished result of all seeds that run together, with weights."""
+
+
+BesideOf = Callable[[Experiment], Sequence[Beside]]
+
+
+def nothing_beside(experiment: Experiment) -> Sequence[Beside]:
+    """The experiment's own result alone."""
+    return ()
 
 
 def folder(out: Path, experiment: Experiment, seed: int) -> Path:
@@ -53,9 +91,16 @@ def folder(out: Path, experiment: Experiment, seed: int) -> Path:
     return out / experiment.name / f"seed-{seed}"
 
 
-def missing(out: Path, experiment: Experiment, seeds: Sequence[int]) -> list[int]:
-    """Seeds of the experiment that have no result yet."""
-    return [seed for seed in seeds if not (folder(out, experiment, seed) / store.FILE).exists()]
+def missing(
+    out: Path, experiment: Experiment, seeds: Sequence[int], beside: BesideOf = nothing_beside
+) -> list[int]:  # fmt: skip
+    """Seeds of the experiment of which a result is not there yet, its own or one beside it."""
+    names = [experiment.name, *(one.name for one in beside(experiment))]
+    return [seed for seed in seeds if not all(_is_there(out / name, seed) for name in names)]
+
+
+def _is_there(results: Path, seed: int) -> bool:
+    return (results / f"seed-{seed}" / store.FILE).exists()
 
 
 def load(out: Path, experiments: Sequence[Experiment]) -> dict[str, list[xr.Dataset]]:
@@ -67,6 +112,11 @@ def load(out: Path, experiments: Sequence[Experiment]) -> dict[str, list[xr.Data
 def _there(out: Path, experiment: Experiment) -> list[int]:
     found = (out / experiment.name).glob(f"seed-*/{store.FILE}")
     return sorted(int(path.parent.name.removeprefix("seed-")) for path in found)
+
+
+def results_in(folder: Path) -> list[xr.Dataset]:
+    """FOLDER/seed-N, whatever they are of."""
+    return [store.load(path.parent) for path in sorted(folder.glob(f"seed-*/{store.FILE}"))]
 
 
 def _load(out: Path, experiment: Experiment, seed: int) -> xr.Dataset:
@@ -95,13 +145,9 @@ def _as_asked(there: Experiment, wanted: Experiment) -> Experiment:
     )  # fmt: skip
 
 
-Beside = Callable[[xr.Dataset], None]
-"""Called with a finished result, before its weights are dropped and before it counts as there."""
-
-
 def run_missing(
-    out: Path, experiments: Sequence[Experiment], seeds: Sequence[int], at_once: int = 1, beside: Beside | None = None,
-    until: Until | None = None,
+    out: Path, experiments: Sequence[Experiment], seeds: Sequence[int], at_once: int = 1,
+    beside: BesideOf = nothing_beside, until: Until = in_time.WITHOUT_END,
 ) -> None:  # fmt: skip
     """Make every result that is not there: all experiments of the first seeds, then of the next.
 
@@ -111,36 +157,38 @@ def run_missing(
     """
     for experiment in experiments:  # cut off while it was shared out
         for done in (out / experiment.name).glob(f"{TOGETHER}*/{store.FILE}"):
-            _share_out(done.parent, beside)
+            _share_out(out, done.parent, beside(experiment), until)
     if seeds:
         load(out, experiments)  # before hours of work, not after
     for first in range(0, len(seeds), at_once):
         for experiment in experiments:
-            todo = missing(out, experiment, seeds[first : first + at_once])
+            todo = missing(out, experiment, seeds[first : first + at_once], beside)
             if todo:
-                _run(out, experiment, todo, beside, until)
+                until.require()
+                whole = out / experiment.name / f"{TOGETHER}{'-'.join(map(str, todo))}"
+                fedmi_jax.run(replace(experiment, seeds=tuple(todo)), progress=True, folder=whole, on_round=until)
+                _share_out(out, whole, beside(experiment), until)
 
 
-def _run(out: Path, experiment: Experiment, seeds: Sequence[int], beside: Beside | None, until: Until | None) -> None:
-    whole = out / experiment.name / f"{TOGETHER}{'-'.join(map(str, seeds))}"
-    told: dict[str, Any] = {}
-    if until is not None:
-        until.require()
-        told["on_round"] = until
-    fedmi_jax.run(replace(experiment, seeds=tuple(seeds)), progress=True, folder=whole, **told)
-    _share_out(whole, beside)
-
-
-def _share_out(whole: Path, beside: Beside | None) -> None:
-    """A result of several seeds into folders of one each; it goes only when all of them are there."""
+def _share_out(out: Path, whole: Path, beside: Sequence[Beside], until: Until) -> None:
+    """A result of several seeds, and those beside it, into folders of one each; it goes only when all are there."""
     found = store.load(whole)
-    if beside is not None:
-        beside(found)
+    seeds = found["seed"].values.tolist()
+    for one in beside:
+        if not all(_is_there(out / one.name, seed) for seed in seeds):
+            until.require()
+            _save_alone(one.make(found), out / one.name)
+    _save_alone(found, whole.parent)
+    shutil.rmtree(whole)
+
+
+def _save_alone(found: xr.Dataset, results: Path) -> None:
+    """Every seed that is not there yet."""
     experiment = from_json(found.attrs["config"])
     for seed in experiment.seeds:
-        alone = store.stamp(found.sel(seed=[seed]), replace(experiment, seeds=(seed,)))
-        store.save(compact(alone) if experiment.execution.save_weights else alone, whole.parent / f"seed-{seed}")
-    shutil.rmtree(whole)
+        if not _is_there(results, seed):
+            alone = store.stamp(found.sel(seed=[seed]), replace(experiment, seeds=(seed,)))
+            store.save(compact(alone) if experiment.execution.save_weights else alone, results / f"seed-{seed}")
 
 
 def ending(main: Callable[[], None]) -> None:

@@ -11,10 +11,10 @@ import xarray as xr
 from made_up import decided, result
 
 import fedmi_jax
-from experiments import choices, deciding, dirichlet, in_time, paper, pieces, table
+from experiments import carry_over, choices, deciding, dirichlet, in_time, paper, pieces, table
 from fedmi_jax.analysis import claims, instruments, nulls, runs, skew
 from fedmi_jax.analysis.instruments import Found, Key
-from fedmi_jax.config import Evaluation, Execution, from_json, replace, to_json
+from fedmi_jax.config import Discovery, Evaluation, Execution, from_json, replace, to_json
 from fedmi_jax.errors import FedmiError
 from fedmi_jax.presets import preset
 from fedmi_jax.report import claims_table
@@ -28,7 +28,7 @@ class Runner:
 
     asked: list = field(default_factory=list)
 
-    def __call__(self, experiment, progress, folder):
+    def __call__(self, experiment, progress, folder, on_round=None):
         self.asked.append((experiment.name, experiment.seeds))
         kind = "iid" if experiment.name.startswith("dirichlet") else experiment.name
         kind = "sparsity-ablation" if kind.startswith("sparsity") else kind
@@ -194,6 +194,22 @@ def test_rank_correlation_is_of_each_seed():
     assert dirichlet.correlation(points[:2], "x").seeds == 0
 
 
+def test_what_falls_first_is_read_between_levels():
+    """Evidence loses a tenth of its 0.4 above chance half-way between the second level and the third; the answer never
+    does; in the second seed both fall at once, a fifth of the way to the second level."""
+    evidence, answer = list(dirichlet.DECIDING)[:2]
+
+    def level(seed, emd, *values):
+        return {"seed": seed, "emd": emd} | dict(zip((evidence, answer), values, strict=True))
+
+    points = [level(0, 1.0, 0.82, 0.70), level(0, 0.5, 0.90, 0.68), level(0, 0.1, 0.90, 0.70)]
+    points += [level(1, 0.6, 0.70, 0.60), level(1, 0.1, 0.90, 0.70)]
+    of_each = [dirichlet.falls([p for p in points if p["seed"] == s], evidence).mean for s in (0, 1)]
+    assert of_each == pytest.approx([0.75, 0.2])
+    assert np.isnan(dirichlet.falls(points[:3], answer).mean)
+    assert dirichlet.falls(points, answer).seeds == 1
+
+
 def test_overlap_by_chance_is_corrected_to_nothing():
     ds = result("iid", seeds=1, rounds=1, local=lambda s, r, k, c: 10 * k)
     ds["samples"] = (("seed", "client", "true_class"), np.full((1, 3, 2), 5))
@@ -271,7 +287,7 @@ def test_both_instruments_search_the_same_models(runner, tmp_path, monkeypatch):
     monkeypatch.setattr(deciding, "search_again", search_again)
     monkeypatch.setattr(deciding, "changed", lambda stored, d, e: replace(from_json(stored.attrs["config"]),
                                                                           discovery=d, evaluation=e))  # fmt: skip
-    monkeypatch.setattr(deciding, "compact", lambda ds: ds.assign_attrs(compact=1))
+    monkeypatch.setattr(pieces, "compact", lambda ds: ds.assign_attrs(compact=1))
     option = deciding.Deciding(tmp_path, seeds=2, rounds=2, presets=("two-class", "iid"), draw=False)
     deciding.main(option)
     assert runner.asked == [(name, (seed,)) for seed in (0, 1) for name in ("two-class", "iid")]
@@ -305,6 +321,73 @@ def test_the_second_registration_waits_for_its_own_seeds():
     assert seeds("-by-origin", results) == {"one-class": [0, 7]}  # seed 9 is not there
     results[Key("two-class", "decision", "own")] = decided("two-class", seeds=11, numbers=range(11))
     assert seeds("-by-origin", results)["two-class"] == [5, 6, 7, 8, 9]
+
+
+def test_seeds_side_by_side_are_searched_together_and_in_time(runner, tmp_path, monkeypatch, capsys):
+    """Time is up before the search: what was trained stays, and the next call searches it without training again."""
+    searched, now = [], [0.0]
+
+    def search(objective, trained):
+        searched.append((objective, trained["seed"].values.tolist()))
+        e = from_json(trained.attrs["config"])
+        return store.stamp(trained, replace(e, discovery=Discovery(objective=objective)))
+
+    monkeypatch.setattr(deciding, "search", search)
+    monkeypatch.setattr(pieces, "compact", lambda ds: ds)
+    monkeypatch.setattr(in_time.time, "monotonic", lambda: now[0])
+    real = fedmi_jax.run
+
+    def run(experiment, progress, folder, on_round):
+        now[0] += 300
+        return real(experiment, progress, folder)
+
+    monkeypatch.setattr(fedmi_jax, "run", run)
+    option = deciding.Deciding(tmp_path, 3, at_once=2, rounds=2, presets=("two-class",), draw=False, minutes=4)
+    deciding.main(option)
+    assert (runner.asked, searched) == ([("two-class", (0, 1))], [])
+    assert "the minutes are over" in capsys.readouterr().err
+    deciding.main(replace(option, minutes=None))
+    assert runner.asked == [("two-class", (0, 1)), ("two-class", (2,))]
+    assert searched == [("decision", [0, 1]), ("decision", [2])]
+    for name in ("two-class", "two-class-decision"):
+        assert [store.load(tmp_path / name / f"seed-{s}")["seed"].item() for s in range(3)] == [0, 1, 2]
+
+
+def test_variations_stand_side_by_side(runner, tmp_path, monkeypatch):
+    """Each in its own folder with its own images or network; numbers that only one has are left out."""
+    runs_of = []
+
+    def run(experiment, progress, folder, on_round):
+        runs_of.append((folder.parent.parent.name, experiment.data.name, experiment.model.channels, experiment.name))
+        kind, seeds = experiment.name, experiment.seeds
+        made = decided(kind, "class", seeds=1, numbers=seeds, rounds=2, cross_evaluation_decision_accuracy=0.625)
+        store.save(store.stamp(made, experiment), folder)
+
+    monkeypatch.setattr(fedmi_jax, "run", run)
+    monkeypatch.setattr(deciding, "search", lambda objective, trained: decided(
+        "two-class", objective, seeds=1, numbers=trained["seed"].values, rounds=2))  # fmt: skip
+    monkeypatch.setattr(pieces, "compact", lambda ds: ds)
+    option = carry_over.CarryOver(
+        tmp_path, 2, rounds=2, presets=("two-class",), only=("mnist", "narrow", "fashion-mnist")
+    )
+    with pytest.raises(FedmiError, match=r"^fashion: give the folder .*, or choose others with --only mnist narrow$"):
+        carry_over.main(option)
+    carry_over.main(replace(option, fashion=tmp_path))
+    small = (16, 32, 64)
+    assert runs_of == [
+        ("mnist", "mnist", (32, 64, 128), "two-class"), ("narrow", "mnist", small, "two-class"),
+        ("fashion-mnist", "fashion-mnist", (32, 64, 128), "two-class"),
+    ] * 2  # fmt: skip
+    lines = (tmp_path / "carry-over.md").read_text().splitlines()
+    assert lines[0] == "| | number | MNIST, channels (32, 64, 128) | channels (16, 32, 64) | Fashion-MNIST |"
+    (works,) = [line for line in lines if line.startswith("| P3 | the paper's circuits work |")]
+    assert works.count("(2)") == 3
+    shutil.rmtree(tmp_path / "narrow")
+    shutil.rmtree(tmp_path / "fashion-mnist")
+    carry_over.main(replace(option, seeds=0))
+    assert len((tmp_path / "carry-over.md").read_text().splitlines()) == 4  # nothing is shared
+    with pytest.raises(FedmiError, match=r"^only: unknown name 'wider'; .* did you mean wide\?$"):
+        carry_over.main(replace(option, only=("wider",)))
 
 
 def test_the_paper_search_is_measured_as_deciding_too():

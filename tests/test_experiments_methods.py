@@ -247,7 +247,7 @@ def fake(monkeypatch):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / store.FILE).write_bytes(pickle.dumps(ds))
 
-    def run(experiment, progress, folder):
+    def run(experiment, progress, folder, on_round):
         asked.append((experiment.name, experiment.seeds))
         if experiment.name == "fedlc":
             raise FedmiError("method fedlc: made up")

@@ -13,12 +13,15 @@ table, OUT/predictions.md and two figures. What is there is not made again, so t
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 import tyro
 
 from experiments import pieces
+from experiments.in_time import Until
 from experiments.methods import drawn, making, measured, predicted, rows, told
 from experiments.methods.measured import Points
 from fedmi_jax import files
@@ -33,28 +36,38 @@ class Methods(pieces.Series):
     only: tuple[str, ...] = ()
     """Methods; FedAvg, which they are compared with, is always among them. None given: as it says above."""
     scenarios: tuple[str, ...] = rows.SCENARIOS
-    images_per_client: int | None = None
-    """Train on the first so many images of each client; None: all."""
 
 
 def common(option: Methods) -> dict[str, Experiment]:
     """What the methods share, by scenario."""
-    made = {scenario: option.adapted(rows.base(scenario)) for scenario in option.scenarios}
-    data = {name: replace(one.data, images_per_client=option.images_per_client) for name, one in made.items()}
-    return {name: replace(one, data=data[name]) for name, one in made.items()}
+    return {scenario: option.adapted(rows.base(scenario)) for scenario in option.scenarios}
 
 
 def main(option: Methods) -> None:
     """Run what is missing; then table, predictions and figures from all that is there."""
-    shared, seeds = common(option), range(option.seeds)
-    for one in shared.values():
+    for one in common(option).values():
         rows.wanted(option.only, one)  # refuse an unknown name before hours of work
+    problems: list[str] = []
+
+    def told(problem: str) -> None:
+        problems.append(problem)
+        print(f"experiments: {problem}", file=sys.stderr)
+
+    option.in_time(lambda until: _run(option, until, told))
+    try:
+        report(option, problems)
+    finally:
+        option.pack()
+
+
+def _run(option: Methods, until: Until, told: Callable[[str], None]) -> None:
+    """What is missing; told: called with what could not be run, and why."""
+    shared, seeds = common(option), range(option.seeds)
     first = {name: one for name, one in shared.items() if name in rows.MAIN or option.only}
-    problems = making.run(option.out, first, option.only, seeds, option.at_once)
+    making.run(option.out, first, option.only, seeds, option.at_once, until, told)
     others = {name: one for name, one in shared.items() if name not in first}
     if others and seeds:
-        problems += making.run(option.out, others, _best(option), seeds, option.at_once)
-    report(option, problems)
+        making.run(option.out, others, _best(option), seeds, option.at_once, until, told)
 
 
 def _best(option: Methods) -> tuple[str, ...]:

@@ -5,9 +5,7 @@ What is there is not made again; a run that was cut off goes on after its last f
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +13,9 @@ import xarray as xr
 
 import fedmi_jax
 from experiments import pieces
+from experiments.in_time import WITHOUT_END, Until
 from experiments.methods import rows
+from experiments.pieces import Beside
 from fedmi_jax.config import Discovery, Experiment, from_json, replace
 from fedmi_jax.errors import FedmiError
 from fedmi_jax.results import store
@@ -33,39 +33,35 @@ class Pair(NamedTuple):
 
 
 def run(
-    out: Path, common: Mapping[str, Experiment], only: tuple[str, ...], seeds: Sequence[int], at_once: int = 1
-) -> list[str]:
-    """Make what is missing in OUT/SCENARIO: everything of the first seeds, then of the next. Returns what could not be
-    run, and why."""
-    problems = []
+    out: Path, common: Mapping[str, Experiment], only: tuple[str, ...], seeds: Sequence[int], at_once: int = 1,
+    until: Until = WITHOUT_END, told: Callable[[str], None] = print,
+) -> None:  # fmt: skip
+    """Make what is missing in OUT/SCENARIO: everything of the first seeds, then of the next.
+
+    told: called with what could not be run, and why. Raises TimeIsUp as `pieces.run_missing`.
+    """
     for first in range(0, len(seeds), at_once):
         for scenario, one in common.items():
             for name in rows.wanted(only, one):
+                some, row = seeds[first : first + at_once], rows.experiment(one, name)
                 try:
-                    _make(out / scenario, rows.experiment(one, name), seeds[first : first + at_once])
+                    pieces.run_missing(out / scenario, [row], some, at_once, beside, until)
                 except FedmiError as error:  # one method's trouble is not the others'
-                    problems.append(f"{scenario}, {name}: {error}")
-                    print(f"experiments: {problems[-1]}", file=sys.stderr)
-    return problems
+                    told(f"{scenario}, {name}: {error}")
 
 
-def _make(out: Path, experiment: Experiment, seeds: Sequence[int]) -> None:
-    pieces.run_missing(out, [experiment], seeds, len(seeds), beside=partial(search, out / experiment.name))
+def beside(experiment: Experiment) -> list[Beside]:
+    """What the second instrument finds in the models of the last round, in METHOD/decision."""
+    return [Beside(f"{experiment.name}/{SECOND}", search)]
 
 
-def search(folder: Path, result: xr.Dataset) -> None:
-    """Leave what the second instrument finds in the models of the last round in FOLDER/decision/seed-N."""
+def search(result: xr.Dataset) -> xr.Dataset:
+    """With the second instrument, in the models of the last round."""
     experiment = from_json(result.attrs["config"])
-    places = {seed: folder / SECOND / f"seed-{seed}" for seed in experiment.seeds}
-    if all((there / store.FILE).exists() for there in places.values()):
-        return
     # Without random masks: with them circuits would be looked at from all sides, which is not asked for here.
     evaluation = replace(experiment.evaluation, null_samples=0)
     last = result["round"].values.tolist()[-1]
-    found = fedmi_jax.search_again(result, deciding(experiment.discovery), evaluation, rounds=[last])
-    searched = from_json(found.attrs["config"])
-    for seed, there in places.items():
-        store.save(store.stamp(found.sel(seed=[seed]), replace(searched, seeds=(seed,))), there)
+    return fedmi_jax.search_again(result, deciding(experiment.discovery), evaluation, rounds=[last])
 
 
 def deciding(discovery: Discovery) -> Discovery:
@@ -77,7 +73,10 @@ def load(out: Path, common: Mapping[str, Experiment]) -> Iterable[tuple[str, str
     """(scenario, row, results) of everything that is there. Raises FedmiError for what is not of this experiment."""
     for scenario, one in common.items():
         for name in rows.METHODS:
-            experiment = rows.experiment(one, name)
-            for found in pieces.load(out / scenario, [experiment])[name]:
-                seed = int(found["seed"].values[0])
-                yield scenario, name, Pair(found, store.load(out / scenario / name / SECOND / f"seed-{seed}"))
+            for found in pieces.load(out / scenario, [rows.experiment(one, name)])[name]:
+                yield scenario, name, pair(out / scenario, name, found)
+
+
+def pair(out: Path, name: str, paper: xr.Dataset) -> Pair:
+    """A row's result of one seed, and the second instrument's beside it."""
+    return Pair(paper, store.load(out / name / SECOND / f"seed-{int(paper['seed'].values[0])}"))

@@ -86,12 +86,16 @@ def base(scenario: str) -> Experiment:
     drawn = scenario == DIRICHLET
     (found,) = preset("iid" if drawn else scenario).experiments
     split = Split(kind="dirichlet", clients=5, alpha=0.1) if drawn else found.split
+    return for_both_instruments(replace(found, split=split))
+
+
+def for_both_instruments(experiment: Experiment) -> Experiment:
+    """With what the second instrument needs, the nulls of the first, and every model's read-out refitted."""
     return replace(
-        found,
-        split=split,
-        discovery=replace(found.discovery, negatives="own", repeat="last"),
-        evaluation=replace(found.evaluation, decisions=True, readout_images=READOUT_IMAGES, null_samples=NULLS),
-        execution=replace(found.execution, save_weights=True),
+        experiment,
+        discovery=replace(experiment.discovery, negatives="own", repeat="last"),
+        evaluation=replace(experiment.evaluation, decisions=True, readout_images=READOUT_IMAGES, null_samples=NULLS),
+        execution=replace(experiment.execution, save_weights=True),
     )
 
 
