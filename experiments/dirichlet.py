@@ -231,17 +231,35 @@ def skew_figure(points: list[Point]) -> Figure:
     return made
 
 
-def falls(points: list[Point], label: str, share: float = 0.1) -> Estimate:
+FIRST = (
+    ("answer: their decision accuracy there", "evidence: AUC of local circuits on the averaged model"),
+    ("accuracy among held classes", "read-out refitted: linear layer"),
+)
+"""What is predicted to fall before what (docs/evidence.md)."""
+
+
+def later(points: list[Point], early: str, late: str) -> np.ndarray:
+    """By how much the second falls later than the first, seed by seed, (S,). What never does counts as the largest EMD."""
+    most = np.array([max(p["emd"] for p in points if p["seed"] == seed) for seed in _seeds(points)])
+    first, second = (falls(points, label) for label in (early, late))
+    return np.where(np.isnan(second), most, second) - np.where(np.isnan(first), most, first)
+
+
+def _seeds(points: list[Point]) -> list[float]:
+    return sorted({p["seed"] for p in points})
+
+
+def falls(points: list[Point], label: str, share: float = 0.1) -> np.ndarray:
     """The distance of labels (EMD) at which a measure has lost this share of what it has above chance at the level that
-    is nearest to IID, read between levels; NaN for a seed in which it never does. Over seeds."""
+    is nearest to IID, read between levels, (S,); NaN for a seed in which it never does."""
     found = []
-    for seed in sorted({p["seed"] for p in points}):
+    for seed in _seeds(points):
         there = sorted((p["emd"], p[label]) for p in points if p["seed"] == seed and np.isfinite(p[label]))
         distance, value = np.array(there).T if there else np.empty((2, 0))
         chance = DECIDING[label][1]
         under = np.flatnonzero(value < chance + (1 - share) * (value[:1] - chance)) if len(value) else []
         found.append(_crossing(distance, value, int(under[0]), chance, share) if len(under) else np.nan)
-    return estimate(np.array(found))
+    return np.array(found)
 
 
 def _crossing(distance: np.ndarray, value: np.ndarray, i: int, chance: float, share: float) -> float:
@@ -284,7 +302,8 @@ def markdown(points: list[Point]) -> str:
         lines.append(f"| {DISTANCES.get(label, label)} | {' | '.join(cells)} |")
     if all(label in points[0] for label in DECIDING):
         lines += ["", "| what falls first | has lost a tenth of what it has above chance at EMD |", "|---|---|"]
-        lines += [f"| {label} | {falls(points, label)} |" for label in SKEW]
+        lines += [f"| {label} | {estimate(falls(points, label))} |" for label in SKEW]
+        lines += [f"| {late} minus {early} | {estimate(later(points, early, late))} |" for early, late in FIRST]
     lines += [
         "",
         "Last round; means over clients, the analysed classes that each holds, and layers; 95 % intervals over seeds. "

@@ -204,10 +204,9 @@ def test_what_falls_first_is_read_between_levels():
 
     points = [level(0, 1.0, 0.82, 0.70), level(0, 0.5, 0.90, 0.68), level(0, 0.1, 0.90, 0.70)]
     points += [level(1, 0.6, 0.70, 0.60), level(1, 0.1, 0.90, 0.70)]
-    of_each = [dirichlet.falls([p for p in points if p["seed"] == s], evidence).mean for s in (0, 1)]
-    assert of_each == pytest.approx([0.75, 0.2])
-    assert np.isnan(dirichlet.falls(points[:3], answer).mean)
-    assert dirichlet.falls(points, answer).seeds == 1
+    assert dirichlet.falls(points, evidence) == pytest.approx([0.75, 0.2])
+    assert dirichlet.falls(points, answer) == pytest.approx([np.nan, 0.2], nan_ok=True)
+    assert dirichlet.later(points, answer, evidence) == pytest.approx([0.75 - 1.0, 0.0])  # never: at the largest EMD
 
 
 def test_overlap_by_chance_is_corrected_to_nothing():
