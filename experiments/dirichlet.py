@@ -239,7 +239,7 @@ FIRST = (
 
 
 def later(points: list[Point], early: str, late: str) -> np.ndarray:
-    """By how much the second falls later than the first, seed by seed, (S,). What never does counts as the largest EMD."""
+    """By how much the second falls later, (S,). What never does counts as the largest EMD of its seed."""
     most = np.array([max(p["emd"] for p in points if p["seed"] == seed) for seed in _seeds(points)])
     first, second = (falls(points, label) for label in (early, late))
     return np.where(np.isnan(second), most, second) - np.where(np.isnan(first), most, first)
