@@ -55,6 +55,8 @@ class Deciding(pieces.Series):
     """Random sets beside every circuit."""
     readout_images: int = 20
     """Images of each class on which the read-out is refitted."""
+    weights: Path | None = None
+    """Also keep the models, in this folder, which must not be within OUT (for `experiments.averages`)."""
     draw: bool = True
     """Draw the figures."""
 
@@ -97,15 +99,20 @@ def search(objective: str, trained: xr.Dataset) -> xr.Dataset:
     return search_again(trained, other.discovery, other.evaluation)
 
 
-def beside(objectives: Sequence[str], experiment: Experiment) -> list[Beside]:
-    """The results of the other objectives."""
-    return [Beside(f"{experiment.name}-{objective}", partial(search, objective)) for objective in objectives]
+def beside(option: Deciding, experiment: Experiment) -> list[Beside]:
+    """The results of the other objectives, and the models where they are to be kept."""
+    found = [Beside(f"{experiment.name}-{other}", partial(search, other)) for other in option.objectives]
+    return found if option.weights is None else [*found, Beside(str(option.weights / experiment.name), models)]
+
+
+def models(trained: xr.Dataset) -> xr.Dataset:
+    """The result as it is, with its weights."""
+    return trained
 
 
 def make(option: Deciding, seeds: Sequence[int], until: Until) -> None:
     """Every result of these seeds that is not there. Raises TimeIsUp as `pieces.run_missing`."""
-    others = partial(beside, option.objectives)
-    pieces.run_missing(option.out, experiments(option), seeds, option.at_once, others, until)
+    pieces.run_missing(option.out, experiments(option), seeds, option.at_once, partial(beside, option), until)
 
 
 def main(option: Deciding) -> None:

@@ -178,17 +178,21 @@ def _share_out(out: Path, whole: Path, beside: Sequence[Beside], until: Until) -
         if not all(_is_there(out / one.name, seed) for seed in seeds):
             until.require()
             _save_alone(one.make(found), out / one.name)
-    _save_alone(found, whole.parent)
+    _save_alone(found, whole.parent, compact if _has_weights(found) else None)
     shutil.rmtree(whole)
 
 
-def _save_alone(found: xr.Dataset, results: Path) -> None:
-    """Every seed that is not there yet."""
+def _has_weights(found: xr.Dataset) -> bool:
+    return from_json(found.attrs["config"]).execution.save_weights
+
+
+def _save_alone(found: xr.Dataset, results: Path, change: Callable[[xr.Dataset], xr.Dataset] | None = None) -> None:
+    """Every seed that is not there yet, changed."""
     experiment = from_json(found.attrs["config"])
     for seed in experiment.seeds:
         if not _is_there(results, seed):
             alone = store.stamp(found.sel(seed=[seed]), replace(experiment, seeds=(seed,)))
-            store.save(compact(alone) if experiment.execution.save_weights else alone, results / f"seed-{seed}")
+            store.save(alone if change is None else change(alone), results / f"seed-{seed}")
 
 
 def ending(main: Callable[[], None]) -> None:

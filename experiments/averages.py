@@ -1,0 +1,284 @@
+"""Same local models, other averages: how much of what clients knew does the mean itself lose?
+
+    python -m experiments.deciding runs/deciding --seeds 5 --presets two-class --weights runs/weights
+    python -m experiments.averages runs/deciding runs/weights --experiment two-class
+
+Nothing is trained. The local models of a round of FedAvg are averaged once more by every rule that needs nothing but
+them (docs/methods.md), from the global model that the round began with. Of each average: accuracy among the classes
+that anyone holds, and how the local circuits of the second instrument work on it, their answer (balanced accuracy) and
+their evidence (AUC), beside random sets of as many channels that are live in the client's own model. Writes
+averages.csv, averages.md and averages.svg into the first folder. Predictions: docs/evidence.md.
+
+About a minute a seed and round on one CPU core.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import tyro
+import xarray as xr
+from tyro.conf import Positional
+
+from experiments import pieces
+from fedmi_jax import Circuit, evaluate, files, means, predict
+from fedmi_jax.aggregation import NO_STATE, Clients, Method, chosen
+from fedmi_jax.config import Data, Local, replace
+from fedmi_jax.data import datasets, probe
+from fedmi_jax.data.datasets import Dataset
+from fedmi_jax.errors import FedmiError
+from fedmi_jax.methods import Aggregation
+from fedmi_jax.network.ablation import ZERO
+from fedmi_jax.network.model import Params
+from fedmi_jax.report import style
+from fedmi_jax.results import store
+from fedmi_jax.results.schema import STATUS, conv_layers
+from fedmi_jax.results.statistics import Estimate, estimate
+from fedmi_jax.studies import chance
+from fedmi_jax.studies.chance import Channels
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+RULES = (
+    "fedavg",
+    "support-mean",
+    "head-by-holders",
+    "support-and-holders",
+    "ties",
+    "median",
+    "matching",
+    "calibration",
+)
+"""Methods that remember nothing and change nothing in local training."""
+IMAGES = 100
+"""Training images of each class for the mean outputs that stand in for closed channels."""
+NULLS = 5
+
+
+@dataclass(frozen=True)
+class Averages:
+    """Average the same local models in other ways."""
+
+    circuits: Positional[Path]
+    """Folder of `experiments.deciding`."""
+    weights: Positional[Path]
+    """Folder in which it kept the models (--weights)."""
+    experiment: str = "two-class"
+    rounds: tuple[int, ...] = (10,)
+    """Of these rounds; the first is never one of them, since the models before it are not stored."""
+    images_per_class: int = 250
+    """Judge on the first so many test images of each class."""
+
+
+class Moment(NamedTuple):
+    """The models of one seed and round, and the circuits that were found on the clients' own."""
+
+    seed: int
+    round: int
+    before: Params
+    """The global model that the round began with."""
+    clients: Clients
+    circuits: xr.Dataset
+    """Of this seed and round, of local models."""
+
+
+def moments(option: Averages, dataset: Dataset) -> Iterator[Moment]:
+    """Every seed of which both are there. Raises FedmiError where there is none, and for a round that is not there."""
+    found = sorted((option.weights / option.experiment).glob(f"seed-*/{store.FILE}"))
+    for path in found:
+        there = option.circuits / f"{option.experiment}-decision" / path.parent.name
+        if (there / store.FILE).exists():
+            yield from _of_seed(store.load(path.parent), store.load(there), option.rounds)
+
+
+def _of_seed(models: xr.Dataset, circuits: xr.Dataset, rounds: tuple[int, ...]) -> Iterator[Moment]:
+    seed = models["seed"].values.item()
+    for number in rounds:
+        if number - 1 not in models["round"].values:
+            raise FedmiError(f"rounds: the models before round {number} of seed {seed} are not stored")
+        now, before = (models.isel(seed=0).sel(round=r) for r in (number, number - 1))
+        counts = models["samples"].isel(seed=0).values
+        one, several = (_weights(at, origin) for at, origin in ((before, "global"), (now, "local")))
+        total, everyone = counts.sum(1), np.arange(len(counts))
+        clients = Clients(several, *map(jnp.asarray, (total, counts, np.ones_like(total), everyone)))
+        yield Moment(seed, number, one, clients, circuits.isel(seed=0).sel(round=number, origin="local"))
+
+
+def _weights(ds: xr.Dataset, origin: str) -> Params:
+    prefix = f"weights_{origin}_"
+    names = [str(name) for name in ds if str(name).startswith(prefix)]
+    return {name.removeprefix(prefix): jnp.asarray(ds[name].values) for name in names}
+
+
+def averaged(moment: Moment, rule: str, dataset: Dataset) -> Params:
+    """The clients' models by this rule."""
+    method = chosen(replace(Aggregation(), kind=rule), Local())
+    clients = moment.clients if method.sees is None else _with_images(moment, method, dataset)
+    return jax.tree.map(np.asarray, dict(method.apply(NO_STATE, moment.before, clients)[0]))
+
+
+def _with_images(moment: Moment, method: Method, dataset: Dataset) -> Clients:
+    """With so many training images of every class held, drawn with the seed."""
+    assert method.sees is not None
+    rng, labels = chance.generator(moment.seed, "averages images", moment.round, 0), dataset.train_labels
+    held = np.flatnonzero(moment.clients.counts.any(0))
+    places = [rng.choice(np.flatnonzero(labels == c), method.sees.per_class, replace=False) for c in held]
+    chosen_ones = np.concatenate(places)
+    return moment.clients._replace(images=_normalised(dataset, chosen_ones), labels=labels[chosen_ones])
+
+
+def _normalised(dataset: Dataset, places: np.ndarray) -> np.ndarray:
+    pixels = dataset.train_images[places].astype(np.float32) / 255
+    return (pixels - np.asarray(dataset.mean, np.float32)) / np.asarray(dataset.std, np.float32)
+
+
+# --- what each average is worth ---
+
+
+def judged(moment: Moment, dataset: Dataset, per_class: int) -> Iterator[dict[str, Any]]:
+    """Rows of the table, of every rule."""
+    moments_of = {"mean": dataset.mean, "std": dataset.std}
+    places = probe.draw(dataset.train_labels, dataset.num_classes, (IMAGES, 0), moment.seed)
+    shown = np.concatenate([np.flatnonzero(dataset.test_labels == c)[:per_class] for c in range(dataset.num_classes)])
+    images, labels = dataset.test_images[shown], dataset.test_labels[shown]
+    held = np.flatnonzero(moment.clients.counts.any(0))
+    for rule in RULES:
+        model = averaged(moment, rule, dataset)
+        at = {"seed": moment.seed, "round": moment.round, "rule": rule}
+        yield at | {"measure": "accuracy among held", "value": among(model, images, labels, held, moments_of)}
+        instead = means(model, dataset.train_images[places], **moments_of)
+        for where, circuit, nulls in circuits(moment):
+            told = [evaluate(model, one, images, labels, ablation=instead, **moments_of) for one in (circuit, *nulls)]
+            for measure, field in (("answer", "balanced_accuracy"), ("evidence", "auc")):
+                own, *random = (getattr(one, field) for one in told)
+                yield at | where | {"measure": measure, "value": own, "random": np.mean(random)}
+
+
+def among(model: Params, images: np.ndarray, labels: np.ndarray, held: np.ndarray, moments_of: Any) -> float:
+    """Accuracy on the held classes, which alone compete; every class weighs the same."""
+    there = np.isin(labels, held)
+    answers = held[np.argmax(predict(model, images[there], **moments_of)[:, held], 1)]
+    return float(np.mean([np.mean(answers[labels[there] == c] == c) for c in held]))
+
+
+def circuits(moment: Moment) -> Iterator[tuple[dict[str, int], Circuit, list[Circuit]]]:
+    """Of every client and class that it decides about: where, the circuit, and random sets as large of channels that
+    are live in the client's model."""
+    ds, layers, counts = moment.circuits, conv_layers(moment.circuits), np.asarray(moment.clients.counts)
+    decided = ds["status"].isin([STATUS.index("found"), STATUS.index("not compact")]) & ds["analysed"]
+    for k, c in np.argwhere(decided.transpose("client", "class").values):
+        here, label = ds.isel({"client": k, "class": c}), int(ds["class"].values[c])
+        mask, live = ({of: here[f"{name}_{of}"].values.astype(bool) for of in layers} for name in ("mask", "live"))
+        others = (counts[k] > 0) & (np.arange(counts.shape[1]) != label)
+        at = (moment.seed, "averages", moment.round)
+        drawn = [_random(mask, live, chance.generator(*at, n, int(k), label)) for n in range(NULLS)]
+        where = {"client": int(ds["client"].values[k]), "class": label}
+        yield where, _circuit(label, others, mask), [_circuit(label, others, one) for one in drawn]
+
+
+def _random(mask: Channels, live: Channels, rng: np.random.Generator) -> Channels:
+    drawn = {
+        layer: rng.choice(np.flatnonzero(live[layer]), int(own.sum()), replace=False) for layer, own in mask.items()
+    }
+    return {layer: np.isin(np.arange(len(own)), drawn[layer]) for layer, own in mask.items()}
+
+
+def _circuit(label: int, others: np.ndarray, mask: Channels) -> Circuit:
+    """What `evaluate` needs of one."""
+    nothing = np.array([])
+    return Circuit(
+        label, others, mask, {}, "found", np.nan, np.nan, np.nan, nothing, nothing, 0, 0, ablation=ZERO
+    )  # fmt: skip
+
+
+# --- all of them ---
+
+MEASURES = ("accuracy among held", "answer", "evidence")
+Rows = list[dict[str, Any]]
+"""seed, round, rule, measure, value; of circuits also client, class and random, the mean over random sets."""
+
+
+def per_seed(rows: Rows, rule: str, measure: str, column: str = "value") -> dict[int, float]:
+    """Means over circuits, by seed."""
+    wanted = [row for row in rows if (row["rule"], row["measure"]) == (rule, measure)]
+    seeds = sorted({row["seed"] for row in wanted})
+    return {seed: float(np.mean([row[column] for row in wanted if row["seed"] == seed])) for seed in seeds}
+
+
+def over(values: dict[int, float]) -> Estimate:
+    return estimate(np.array(list(values.values())))
+
+
+def last_round(rows: Rows) -> Rows:
+    return [row for row in rows if row["round"] == max(row["round"] for row in rows)]
+
+
+def markdown(rows: Rows) -> str:
+    """Of the last of the rounds: every rule's means, and below them the differences to FedAvg's, seed by seed."""
+    rows = last_round(rows)
+    head = ["rule", "seeds", *MEASURES, *(f"random sets: {measure}" for measure in MEASURES[1:])]
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    for rule in RULES:
+        cells = [_cell(rows, rule, measure) for measure in MEASURES]
+        cells += [str(over(per_seed(rows, rule, measure, "random"))) for measure in MEASURES[1:]]
+        lines.append(f"| {rule} | {len(per_seed(rows, rule, MEASURES[0]))} | {' | '.join(cells)} |")
+    notes = (
+        f"Round {rows[0]['round']}; the same local models in every row. Means and 95 % intervals over seeds, below "
+        "them the difference to FedAvg's, seed by seed. Accuracy among held: of the whole model, on and among classes that "
+        "anyone holds. Answer (balanced accuracy) and evidence (AUC): of local circuits on this average."
+    )
+    return "\n".join([*lines, "", notes, ""])
+
+
+def _cell(rows: Rows, rule: str, measure: str) -> str:
+    own, base = per_seed(rows, rule, measure), per_seed(rows, RULES[0], measure)
+    less = over({seed: own[seed] - base[seed] for seed in own if seed in base})
+    return str(over(own)) if rule == RULES[0] else f"{over(own)}<br>{less}"
+
+
+def figure(rows: Rows) -> Figure:
+    """A point per rule and seed."""
+    rows = last_round(rows)
+    made, axes = style.grid(len(MEASURES), len(MEASURES), 2.6, share=False)
+    for one, measure in zip(axes, MEASURES, strict=True):
+        for y, rule in enumerate(reversed(RULES)):
+            own = list(per_seed(rows, rule, measure).values())
+            one.plot(own, np.full(len(own), y), "o", color=style.BLUE, ms=3, mew=0, alpha=0.7)
+            one.plot(np.mean(own), y, "|", color=style.BLACK, ms=9, mew=1.2)
+            if measure != MEASURES[0]:
+                chance_of = over(per_seed(rows, rule, measure, "random")).mean
+                one.plot(chance_of, y, "x", color=style.VERMILLION, ms=4)
+        one.set_yticks(range(len(RULES)), RULES[::-1] if one is axes[0] else [""] * len(RULES))
+        one.set_xlim(-0.02 if measure == MEASURES[0] else 0.4, 1.02)
+        one.set_xlabel(measure)
+    seeds = len({row["seed"] for row in rows})
+    style.say(made, f"round {rows[0]['round']}, {seeds} seeds: a point each, their mean a bar, random sets a cross")
+    return made
+
+
+def main(option: Averages) -> None:
+    dataset = datasets.load(Data())
+    rows = [row for one in moments(option, dataset) for row in judged(one, dataset, option.images_per_class)]
+    if not rows:
+        raise FedmiError(f"{option.weights / option.experiment}: no models whose circuits are in {option.circuits}")
+    with files.replacing(option.circuits / "averages.csv") as temporary:
+        pd.DataFrame(rows).to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
+    with style.styled():
+        style.save(figure(rows), option.circuits / "averages.svg")
+    text = markdown(rows)
+    with files.replacing(option.circuits / "averages.md") as temporary:
+        temporary.write_text(text, "utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    pieces.ending(partial(main, tyro.cli(Averages)))
