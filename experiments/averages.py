@@ -29,8 +29,9 @@ import xarray as xr
 from tyro.conf import Positional
 
 from experiments import pieces
-from fedmi_jax import Circuit, evaluate, files, means, predict
+from fedmi_jax import evaluate, files, means, predict
 from fedmi_jax.aggregation import NO_STATE, Clients, Method, chosen
+from fedmi_jax.circuits.single import Circuit
 from fedmi_jax.config import Data, Local, replace
 from fedmi_jax.data import datasets, probe
 from fedmi_jax.data.datasets import Dataset
@@ -109,7 +110,8 @@ def _of_seed(models: xr.Dataset, circuits: xr.Dataset, rounds: tuple[int, ...]) 
         counts = models["samples"].isel(seed=0).values
         one, several = (_weights(at, origin) for at, origin in ((before, "global"), (now, "local")))
         total, everyone = counts.sum(1), np.arange(len(counts))
-        clients = Clients(several, *map(jnp.asarray, (total, counts, np.ones_like(total), everyone)))
+        facts = [jnp.asarray(one) for one in (total, counts, np.ones_like(total), everyone)]
+        clients = Clients(several, facts[0], facts[1], facts[2], facts[3])
         yield Moment(seed, number, one, clients, circuits.isel(seed=0).sel(round=number, origin="local"))
 
 
@@ -233,8 +235,8 @@ def markdown(rows: Rows) -> str:
         lines.append(f"| {rule} | {len(per_seed(rows, rule, MEASURES[0]))} | {' | '.join(cells)} |")
     notes = (
         f"Round {rows[0]['round']}; the same local models in every row. Means and 95 % intervals over seeds, below "
-        "them the difference to FedAvg's, seed by seed. Accuracy among held: of the whole model, on and among classes that "
-        "anyone holds. Answer (balanced accuracy) and evidence (AUC): of local circuits on this average."
+        "them the difference to FedAvg's, seed by seed. Accuracy among held: of the whole model, on and among classes "
+        "that anyone holds. Answer (balanced accuracy) and evidence (AUC): of local circuits on this average."
     )
     return "\n".join([*lines, "", notes, ""])
 
@@ -265,8 +267,9 @@ def figure(rows: Rows) -> Figure:
     return made
 
 
-def main(option: Averages) -> None:
-    dataset = datasets.load(Data())
+def main(option: Averages, dataset: Dataset | None = None) -> None:
+    """dataset: the images, None: MNIST."""
+    dataset = dataset or datasets.load(Data())
     rows = [row for one in moments(option, dataset) for row in judged(one, dataset, option.images_per_class)]
     if not rows:
         raise FedmiError(f"{option.weights / option.experiment}: no models whose circuits are in {option.circuits}")
