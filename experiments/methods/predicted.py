@@ -99,7 +99,7 @@ def _of_all_rounds(points: Points, scenario: str, method: str, measure: str, red
 
 def _part(per_seed: xr.DataArray, label: str, scenario: str, criterion: Criterion, beside: bool) -> Part:
     if not np.isfinite(per_seed).any():
-        return parts.missing(label, scenario, f"no results of {ROUNDS} rounds", beside)
+        return parts.missing(label, scenario, f"no such number in results of {ROUNDS} rounds", beside)
     return parts.part(label, scenario, per_seed, criterion, beside=beside)
 
 
