@@ -390,3 +390,4 @@ def test_figures_show_every_method_and_seed(tmp_path):
     over = [axes for axes in drawn.agreement(points(seeds=2, methods=("fedavg",))).axes if axes.axison]
     assert [axes.get_title() for axes in over[:4]] == [f"two-class, {layer}" for layer in LAYERS]
     assert len(over) == 2 * 4
+    assert [axes.get_ylim()[0] for axes in over[4:]] == [-0.005] * 4  # a share is never negative
