@@ -49,6 +49,11 @@ def test_nothing_measured_is_undecided():
     assert judged("x", Estimate(np.nan, None, None, 0), Criterion(low=0.9)).verdict == OPEN
 
 
+def test_a_criterion_is_written_with_all_its_digits():
+    said = [str(c) for c in (Criterion(low=0.9), Criterion(high=0.001), Criterion(0.1, 0.25), Criterion(low=-0.02))]
+    assert said == ["at least 0.90", "at most 0.001", "0.10 to 0.25", "at least -0.02"]
+
+
 @pytest.mark.parametrize(
     ("verdicts_", "expected"),
     [

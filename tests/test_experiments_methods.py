@@ -81,6 +81,24 @@ def test_a_served_model_is_judged_by_its_own_accuracy():
     assert not np.allclose(found["held accuracy"].values, 0.625)
 
 
+def test_tables_and_predictions_say_which_runs_had_not_all_images():
+    both, common = pair(), rows.base("two-class")
+    short = replace(common, data=replace(common.data, images_per_client=4000))
+    cut = measured.numbers(both._replace(paper=stamped(both.paper, short)))
+    assert cut[measured.TRAINED].values.tolist() == [[4000] * 4]
+    assert measured.TESTED not in cut
+    made = points(methods=("fedavg", "ties"), seeds=1)
+    assert told.cut(made) == ""
+    some = made.sel(measure=["AUC"]).assign_coords(measure=[measured.TRAINED]) * 0 + 4000
+    made = xr.concat([made, some], "measure")
+    sentence = "**Not all images**: two-class, at most 4000 training images of each client."
+    assert told.cut(made) == sentence
+    assert sentence in told.markdown(made, [])
+    assert predicted.markdown(predicted.judge(made), told.cut(made)).startswith(sentence)
+    made.loc[{"method": "ties", "measure": measured.TRAINED}] = np.nan  # of another series of runs
+    assert told.cut(made) == sentence.replace("4000", "4000 or all")
+
+
 def points(changes=None, methods=tuple(rows.METHODS), scenarios=("two-class",), seeds=3, rounds=ROUNDS):
     """A table of points in which every measure is 0.5, plus 0.001 for each seed; changes: {(scenario, method, measure):
     number, or function of (seed, round)}, a None for either of the first two standing for all."""
@@ -372,3 +390,4 @@ def test_figures_show_every_method_and_seed(tmp_path):
     over = [axes for axes in drawn.agreement(points(seeds=2, methods=("fedavg",))).axes if axes.axison]
     assert [axes.get_title() for axes in over[:4]] == [f"two-class, {layer}" for layer in LAYERS]
     assert len(over) == 2 * 4
+    assert [axes.get_ylim()[0] for axes in over[4:]] == [-0.005] * 4  # a share is never negative

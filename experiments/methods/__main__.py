@@ -93,7 +93,7 @@ def report(option: Methods, problems: list[str]) -> None:
     if points is None:
         raise FedmiError(f"{option.out}: no results yet; give --seeds")
     measured.save(points, option.out / measured.FILE)
-    judged = predicted.markdown(predicted.judge(points))
+    judged = predicted.markdown(predicted.judge(points), told.cut(points))
     for name, text in (("methods.md", told.markdown(points, problems)), ("predictions.md", judged)):
         with files.replacing(option.out / name) as temporary:
             temporary.write_text(text, "utf-8")

@@ -95,6 +95,8 @@ def agreement(points: Points) -> Figure:
     for one, (scenario, measure, layer) in zip(axes, places, strict=True):
         for name in SHOWN:
             _lines(one, points, (scenario, name, f"{measure}, {layer}"))
+        if measure == "sign conflict":  # a share: none is no line in the middle of negative ones
+            one.set_ylim(-0.005, max(0.1, one.get_ylim()[1]))
         one.set_title(f"{scenario}, {layer}")
         if layer == LAYERS[0]:
             one.set_ylabel(measure)

@@ -14,6 +14,7 @@ import xarray as xr
 from experiments.methods.making import Pair
 from fedmi_jax import files
 from fedmi_jax.analysis import interference, measures, nulls, skew, units
+from fedmi_jax.config import from_json
 from fedmi_jax.errors import FedmiError
 
 FILE = "points.csv"
@@ -24,12 +25,15 @@ Numbers = dict[str, xr.DataArray]
 """By name, (S, R) each."""
 WHY = {"support ratio": "support_ratio", "sign conflict": "sign_conflict", "cancellation": "cancellation"}
 """Measures of agreement between the clients' weights, which are also given for every layer."""
+TRAINED, TESTED = "training images a client, at most", "test images a class, at most"
+"""What a run was cut to. A run of all images has no such number."""
 
 
 def numbers(pair: Pair) -> Numbers:
     """Of one row and seed. Those of the second instrument are of the last round."""
     paper, second = skew.where_held(pair.paper), skew.where_held(pair.second)
     found = _accuracy(paper) | _papers(paper) | _circuits(paper) | _decisions(second) | _agreement(paper)
+    found |= _cut_to(paper)
     return {name: values.transpose("seed", "round") for name, values in found.items()}
 
 
@@ -123,6 +127,16 @@ def _agreement(ds: xr.Dataset) -> Numbers:
     for name, values in {**{name: ds[variable] for name, variable in WHY.items()}, "global density": density}.items():
         found |= {f"{name}, {layer}": values.sel(parameter_layer=layer, drop=True) for layer in _layers(ds)}
     return found
+
+
+def _cut_to(ds: xr.Dataset) -> Numbers:
+    """How many images the run was given, where these were not all."""
+    if "config" not in ds.attrs:
+        return {}
+    experiment = from_json(ds.attrs["config"])
+    given = {TRAINED: experiment.data.images_per_client, TESTED: experiment.evaluation.images_per_class}
+    every = xr.ones_like(ds["seed"] * ds["round"], float)
+    return {name: number * every for name, number in given.items() if number is not None}
 
 
 def _layers(ds: xr.Dataset) -> list[str]:

@@ -99,7 +99,7 @@ def _of_all_rounds(points: Points, scenario: str, method: str, measure: str, red
 
 def _part(per_seed: xr.DataArray, label: str, scenario: str, criterion: Criterion, beside: bool) -> Part:
     if not np.isfinite(per_seed).any():
-        return parts.missing(label, scenario, f"no results of {ROUNDS} rounds", beside)
+        return parts.missing(label, scenario, f"no such number in results of {ROUNDS} rounds", beside)
     return parts.part(label, scenario, per_seed, criterion, beside=beside)
 
 
@@ -231,13 +231,13 @@ LEGEND = (
 )
 
 
-def markdown(found: list[Row]) -> str:
-    """The verdicts, and every part behind them."""
+def markdown(found: list[Row], cut: str = "") -> str:
+    """The verdicts, and every part behind them. cut: what is to be said of runs that were not given all images."""
     head = ["| prediction | sure | verdict |", "|---|---|---|"]
     head += [f"| **{r.prediction.id}** {r.prediction.says} | {r.prediction.sure} | {_verdict(r)} |" for r in found]
     every = ["| | part | measured | criterion | alone |", "|---|---|---|---|---|"]
     every += [_part_line(row, part) for row in found for part in row.parts]
-    return "\n".join([*head, "", LEGEND, "", *every, ""])
+    return "\n".join([*([cut, ""] if cut else []), *head, "", LEGEND, "", *every, ""])
 
 
 def registered() -> str:

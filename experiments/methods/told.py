@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import xarray as xr
 
-from experiments.methods import rows
+from experiments.methods import measured, rows
 from experiments.methods.measured import Points
 from fedmi_jax.analysis.findings import MORE
 from fedmi_jax.analysis.verdicts import FAILS, HOLDS, OPEN, Criterion, decide
@@ -139,6 +139,28 @@ def _rivals(points: Points) -> list[str]:
     return [name for name in everywhere if rows.METHODS[name].block == rows.ONE and name != rows.BASE]
 
 
+CUT = {measured.TRAINED: "training images of each client", measured.TESTED: "test images of each class"}
+
+
+def cut(points: Points) -> str:
+    """A sentence on runs that were not given all images; empty: there are none."""
+    said = [_cut(points, scenario, measure) for scenario in rows.SCENARIOS for measure in CUT]
+    return f"**Not all images**: {'; '.join(filter(None, said))}." if any(said) else ""
+
+
+def _cut(points: Points, scenario: str, measure: str) -> str:
+    """The numbers of images of this scenario's runs; empty: all images in all of them."""
+    names = there(points, scenario)
+    if not names or measure not in points["measure"].values:
+        return ""
+    found = points.sel({"scenario": scenario, "method": names})
+    made = found.notnull().any(("round", "measure"))
+    given = found.sel(measure=measure).max("round").values[made.values]
+    numbers = [f"at most {number:g}" for number in np.unique(given[np.isfinite(given)])]
+    numbers += ["all"] if np.isnan(given).any() else []
+    return "" if numbers in ([], ["all"]) else f"{scenario}, {' or '.join(numbers)} {CUT[measure]}"
+
+
 # --- what is preserved ---
 
 
@@ -172,15 +194,22 @@ def markdown(points: Points, problems: list[str]) -> str:
     """Every scenario that has results: what is preserved, and the tables."""
     parts = [part for scenario in rows.SCENARIOS for part in _scenario(points, scenario)]
     missing = [f"- {one}" for one in problems]
-    return "\n".join([LEGEND, "", *parts, *(["Could not be run:", "", *missing, ""] if missing else [])])
+    cut_to = cut(points)
+    head = [LEGEND, "", *([cut_to, ""] if cut_to else [])]
+    return "\n".join([*head, *parts, *(["Could not be run:", "", *missing, ""] if missing else [])])
 
 
 LEGEND = (
     "95 % intervals over seeds; below each mean the difference to FedAvg, seed by seed. Last round, but where it says "
     "otherwise. In the head of a column, in brackets: what chance gives, with FedAvg. Means are over clients, the "
-    "classes that each holds, and layers. Methods in italics give every client a model of its own: what is measured "
-    "there on the averaged model is measured on that one, and only the second column of accuracy is theirs. Two empty "
-    "sets count as 1 in IoU. One seed has no interval, and under three nothing is said to be preserved."
+    "classes that each holds, and layers. Two empty sets count as 1 in IoU. One seed has no interval, and under three "
+    "nothing is said to be preserved.\n\n"
+    "Methods in italics give every client a model of its own. Their circuits are measured on that one, in place of the "
+    "averaged model, and of the columns of accuracy only the second is theirs: the others, density and channels moved "
+    "are of the mean of all clients' models, which no client is given.\n\n"
+    "Keeps circuits: cross-evaluation, balanced accuracy and channels kept all rise by at least 0.01 against FedAvg, "
+    "each with its whole interval. Keeps decisions: decision accuracy of local circuits on the averaged model does. "
+    "Keeps accuracy: it is not 0.01 or more below FedAvg's, with its whole interval."
 )
 
 

@@ -36,12 +36,19 @@ class Criterion:
     high: float = math.inf
 
     def __str__(self) -> str:
+        low, high = _said(self.low), _said(self.high)
         if math.isinf(self.high):
-            return f"at least {self.low:.2f}"
-        return f"at most {self.high:.2f}" if math.isinf(self.low) else f"{self.low:.2f} to {self.high:.2f}"
+            return f"at least {low}"
+        return f"at most {high}" if math.isinf(self.low) else f"{low} to {high}"
 
     def met(self, value: float) -> bool:
         return self.low <= value <= self.high
+
+
+def _said(limit: float) -> str:
+    """With two digits, or with as many as it has."""
+    short = f"{limit:.2f}"
+    return short if math.isclose(float(short), limit) else f"{limit:g}"
 
 
 @dataclass(frozen=True)
