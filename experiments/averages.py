@@ -159,7 +159,7 @@ def judged(moment: Moment, dataset: Dataset, per_class: int) -> Iterator[dict[st
         yield at | {"measure": "accuracy among held", "value": among(model, images, labels, held, moments_of)}
         instead = means(model, dataset.train_images[places], **moments_of)
         for where, circuit, nulls in circuits(moment):
-            asked = np.isin(labels, [circuit.label, *np.flatnonzero(circuit.others)])
+            asked = (labels == circuit.label) | circuit.others[labels]
             of = (images[asked], labels[asked])
             told = [evaluate(model, one, *of, ablation=instead, **moments_of) for one in (circuit, *nulls)]
             for measure, field in (("answer", "balanced_accuracy"), ("evidence", "auc")):
