@@ -15,6 +15,8 @@ LEFT_OUT = {
     "environment": "whole runs and processes under unusual settings",
     "golden_decision": "replays what was recorded",
     # every file, method or layout once more
+    "radix": "the thresholds of a GPU; test_pruning has those of a CPU",
+    "sparse_layer": "a layer channel by channel; test_sparse_ops has the convolution, test_single the answers",
     "readout::test_single_precision_and_stacks_find_the_same": "the same solutions once more; closed forms are kept",
     "methods::test_seeds_beside_each_other_on_two_devices_are_seeds_one_by_one_and_two_rounds_are_compiled_once": (
         "every method once more on two devices"
@@ -48,6 +50,8 @@ LEFT_OUT = {
     "experiments": "whole scripts of this repository",
     "experiments_methods": "a whole study of methods, cut short in many ways",
     "tables::test_a_sweep_runs_every_combination_once": "four runs",
+    "resumable::test_determinism_is_checked_and_told": "rounds that are computed twice",
+    "resumable::test_a_full_disk_or_a_failed_rename_is_one_line_and_resumable": "a run for every write",
     "resumable::test_killed_at_any_moment_around_any_write": "a run for every moment of a write",
 }  # fmt: skip
 """{"FILE" or "FILE::TEST": why}: tests/test_FILE.py, or one test of it."""
