@@ -22,8 +22,9 @@ test: .venv/test-installed
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/python -m pytest
 
+# The daily check: what finds most in a second (tests/quick.py).
 quick: .venv/test-installed
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not thorough"
 
 # What must hold to the last bit or nearly, on a processor without AVX-512, compiled as a user's programs are.
 NUMERICAL = local ops sparse_ops sparse_layer pruning gates model discovery evaluation simulation

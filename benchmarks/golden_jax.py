@@ -21,7 +21,7 @@ from fedmi_jax.config import Data, Discovery, Execution, Local, Sparsity
 from fedmi_jax.data import batches, datasets
 from fedmi_jax.data.batches import Plan
 from fedmi_jax.devices.layout import Layout, resolve
-from fedmi_jax.federation import programs
+from fedmi_jax.federation import homes, programs
 from fedmi_jax.network.ablation import ZERO
 from fedmi_jax.network.images import Images
 from fedmi_jax.network.model import Params
@@ -84,7 +84,7 @@ class JaxBackend:
 
     def accuracy(self, models: Params) -> np.ndarray:
         every = np.arange(len(models["fc_bias"]))
-        _, judged = self._judge(models, every, programs.all_open(models), np.zeros_like(every), evaluation.performance)
+        _, judged = self._judge(models, every, homes.all_open(models), np.zeros_like(every), evaluation.performance)
         return np.asarray(judged.overall)
 
     def _judge(self, models: Params, which: np.ndarray, gates: Any, target: np.ndarray, measure: Callable) -> Any:

@@ -22,7 +22,7 @@ from fedmi_jax.config import Aggregation, Discovery, Local, Sparsity
 from fedmi_jax.data.batches import Plan
 from fedmi_jax.devices.layout import AXIS, Layout
 from fedmi_jax.federation import programs
-from fedmi_jax.federation.programs import Masked
+from fedmi_jax.federation.programs import Masked, judging
 from fedmi_jax.network import model
 from fedmi_jax.network.ablation import ZERO
 from fedmi_jax.network.images import Images
@@ -85,7 +85,7 @@ class Compiler:
             self.array(by_class, jnp.int32), self.array(by_class, jnp.bool_),
         )  # fmt: skip
         masked = Masked(self.array((rows,), jnp.int32), gates, ZERO, self.array((rows,), jnp.int32))
-        return programs._judged.lower(self.models(rows), test, masked, how=self.how, measure=evaluation.performance)
+        return judging._judged.lower(self.models(rows), test, masked, how=self.how, measure=evaluation.performance)
 
     def average(self, models: int) -> Any:
         """The server's step of plain federated averaging."""

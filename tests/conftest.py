@@ -16,6 +16,7 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 import hypothesis
 import jax
 import pytest
+import quick
 import tiny
 import xarray as xr
 
@@ -56,6 +57,8 @@ def pytest_collection_modifyitems(items):
         item.add_marker(pytest.mark.xdist_group(group(item)))
         if "deciding_run" in item.fixturenames:
             item.add_marker("slow")
+        if quick.is_left_out(f"{item.path.stem.removeprefix('test_')}::{item.originalname}"):
+            item.add_marker("thorough")
     items.sort(key=lambda item: LONGEST.index(group(item)) if group(item) in LONGEST else len(LONGEST))
 
 

@@ -88,8 +88,8 @@ def test_a_folded_model_gives_the_same_logits(form, each):
     folded, deviation = FOLDED(means, made)
     if form == "sparse":
         kernels = [folded[f"{layer}_kernel"] for layer in conv_layers(folded)]
-        visits = sparse_ops.visit(kernels, [kernel.size for kernel in kernels])
-        folded = SparseModel(folded, dict(zip(conv_layers(made), visits, strict=True)))
+        compressed = sparse_ops.compress(kernels, [kernel.size for kernel in kernels])
+        folded = SparseModel(folded, dict(zip(conv_layers(made), compressed, strict=True)))
     np.testing.assert_allclose(APPLY(folded, x, gates, deviation), expected, rtol=1e-9, atol=1e-11)
     assert np.ptp(expected, 0).max() > 1e-2
     if not each:  # closed channels of a folded model put out nothing, whatever their means

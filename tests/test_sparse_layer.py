@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("x64")
 @partial(jax.jit, static_argnums=4)
 def visited(x, kernel, bias, offset, most):
     """Images first, as in `ops`."""
-    (weights,) = sparse_ops.visit([kernel], [most])
+    (weights,) = sparse_ops.compress([kernel], [most])
     added = None if offset is None else offset.swapaxes(1, 4)
     return sparse_layer.conv_relu_pool(x.transpose(3, 1, 2, 0), weights, bias, added).transpose(3, 1, 2, 0)
 

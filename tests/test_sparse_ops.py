@@ -28,7 +28,7 @@ def kernel_with(count, inputs, outputs, seed=0):
 @partial(jax.jit, static_argnums=2)
 def visited(x, kernel, most):
     """`ops.conv_windows`' arguments and result: images first."""
-    (weights,) = sparse_ops.visit([kernel], [most])
+    (weights,) = sparse_ops.compress([kernel], [most])
     return jnp.moveaxis(sparse_ops.conv_windows(x.transpose(3, 1, 2, 0), weights, kernel.shape[3]), (1, 4), (4, 1))
 
 
@@ -73,10 +73,10 @@ def test_as_many_weights_as_announced_find_room_however_they_lie(places, channel
 @pytest.mark.usefixtures("x64")
 def test_kernels_of_several_shapes_at_once():
     kernels = [kernel_with(7, 1, 4), kernel_with(11, 4, 9), kernel_with(30, 9, 5)]
-    visit = jax.jit(sparse_ops.visit, static_argnums=1)
-    together = visit(kernels, (9, 11, 40))
+    compress = jax.jit(sparse_ops.compress, static_argnums=1)
+    together = compress(kernels, (9, 11, 40))
     for kernel, most, found in zip(kernels, (9, 11, 40), together, strict=True):
-        chex.assert_trees_all_equal(found, visit([kernel], (most,))[0])
+        chex.assert_trees_all_equal(found, compress([kernel], (most,))[0])
 
 
 @pytest.mark.parametrize(("size", "inputs", "outputs"), [(28, 1, 32), (14, 32, 64), (7, 64, 128)])

@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parent.parent / "fedmi_jax"
 FLOORS = [
     {"errors"},
     {"settings", "files", "keys"},
-    {"methods"},
+    {"methods", "sections", "searches"},
     {"config"},
     {"presets", "network"},
     {"data", "devices", "aggregation"},

@@ -59,7 +59,7 @@ def on_live_channels(
     convolutions = [params[f"{layer}_kernel"] for layer in layers]
     most = [convolutions[0].size, *(int(kernel.size * DENSEST) for kernel in convolutions[1:])]  # an image always is
     few = jnp.all(jnp.stack([jnp.count_nonzero(k) <= n for k, n in zip(convolutions, most, strict=True)]))
-    kernels = fusion_barrier(dict(zip(layers, sparse_ops.visit(convolutions, most), strict=True)))
+    kernels = fusion_barrier(dict(zip(layers, sparse_ops.compress(convolutions, most), strict=True)))
     smaller = menu([kernel.shape[-1] for kernel in convolutions], widths)
     needed = jnp.stack([jnp.sum(live[layer]) for layer in layers])
     smallest = jnp.sum(jnp.all(needed <= jnp.array(smaller), -1))

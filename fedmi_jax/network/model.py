@@ -79,7 +79,7 @@ class SparseModel(NamedTuple):
 
     params: Params
     kernels: dict[str, sparse_ops.Kernel]
-    """{"conv1": ..., "conv2": ..., ...}, from `sparse_ops.visit`; they stand in for those of `params`."""
+    """{"conv1": ..., "conv2": ..., ...}, from `sparse_ops.compress`; they stand in for those of `params`."""
 
 
 def apply(

@@ -56,8 +56,8 @@ class Kernel(NamedTuple):
     """For the gradient of its input."""
 
 
-def visit(kernels: Sequence[Array], most: Sequence[int]) -> list[Kernel]:
-    """Kernels (3, 3, I, O), each with at most `most` non-zero weights: what is beyond them is left out."""
+def compress(kernels: Sequence[Array], most: Sequence[int]) -> list[Kernel]:
+    """The non-zero weights of kernels (3, 3, I, O), of each at most `most`: what is beyond them is left out."""
     orientations = [way for kernel in kernels for way in (kernel, kernel[::-1, ::-1].swapaxes(2, 3))]
     flat = [way.reshape(-1, way.shape[3]) for way in orientations]
     runs = [min(n, kernel.size) // RUN for n, kernel in zip(most, kernels, strict=True) for _ in range(2)]

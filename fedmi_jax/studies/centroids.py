@@ -17,7 +17,7 @@ import numpy as np
 from jax import Array, lax
 
 from fedmi_jax.circuits.evaluation import EvaluationSet
-from fedmi_jax.federation.programs import pick
+from fedmi_jax.federation.homes import pick
 from fedmi_jax.network import model
 from fedmi_jax.network.layers import conv_layers
 from fedmi_jax.network.model import Params

@@ -16,7 +16,7 @@ import numpy as np
 from jax import Array
 
 from fedmi_jax.circuits.evaluation import EvaluationSet
-from fedmi_jax.federation.programs import pick
+from fedmi_jax.federation.homes import pick
 from fedmi_jax.network.model import Params
 from fedmi_jax.studies.base import Column, Panel, Series, Study, Table
 from fedmi_jax.studies.bench import Answers, Bench, all_open, answers, replaced

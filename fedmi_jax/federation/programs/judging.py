@@ -1,0 +1,129 @@
+"""What circuits and models are worth: their measures on the test images.
+
+Axes: M models, n rows, m of the models, N test images, Y classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from fedmi_jax.circuits import evaluation
+from fedmi_jax.circuits import sameness as one_by_one
+from fedmi_jax.circuits.evaluation import Accuracy, Asked, EvaluationSet, Performance
+from fedmi_jax.circuits.question import Explained
+from fedmi_jax.circuits.sameness import Sameness
+from fedmi_jax.devices.layout import Layout
+from fedmi_jax.federation.homes import Models, at_home
+from fedmi_jax.federation.programs.rows import Masked, of_seed, over_rows, whole_models
+from fedmi_jax.network.ablation import ZERO, Ablation
+from fedmi_jax.network.images import Images
+from fedmi_jax.network.layers import conv_layers
+from fedmi_jax.network.model import Params
+from fedmi_jax.network.readout import refit
+
+
+def judge(models: Models, test: EvaluationSet, masked: Masked, *, how: Layout, measure: Callable[..., Any]) -> Any:
+    """`measure` (`evaluation.performance` or `evaluation.class_accuracy`) of every row, in one call; numpy arrays."""
+
+    def run(_: Any, masked: Masked) -> Any:
+        return _judged(models, test, masked, how=how, measure=measure)
+
+    return evaluation.divided(at_home(run, models, masked.model, masked, how))
+
+
+@partial(jax.jit, static_argnames=("how", "measure"))
+def _judged(models: Models, test: EvaluationSet, masked: Masked, *, how: Layout, measure: Callable[..., Any]) -> Any:
+    one = partial(measure, narrowing=how.narrowing)
+    return over_rows(one, how, models, masked.model, (masked.gates, masked.ablation, masked.label), (test,))
+
+
+def judge_models(models: Params, test: EvaluationSet, *, how: Layout) -> Accuracy:
+    """M whole models on the test set: (M,), (M, Y)."""
+    return judge(models, test, whole_models(models, ZERO), how=how, measure=evaluation.performance)[1]
+
+
+def judge_decisions(
+    models: Params, test: EvaluationSet, masked: Masked, asked: Asked, whole: Any, *, how: Layout
+) -> tuple[Performance, Accuracy, Explained]:
+    """`evaluation.decisions` of every row, in one call; numpy arrays.
+
+    whole (M, N, Y): the logits of all models on these images.
+    """
+    return evaluation.divided(_judged_decisions(models, test, masked, asked, whole, how=how))
+
+
+@partial(jax.jit, static_argnames=("how",))
+def _judged_decisions(
+    models: Params, test: EvaluationSet, masked: Masked, asked: Asked, whole: Array, *, how: Layout
+) -> Any:  # fmt: skip
+    one = partial(evaluation.decisions, narrowing=how.narrowing)
+    rows = (masked.gates, masked.ablation, masked.label, asked)
+    return over_rows(one, how, models, masked.model, rows, (test, whole))
+
+
+@partial(jax.jit, static_argnames=("how",))
+def sameness(models: Params, test: EvaluationSet, masked: Masked, others: Array, *, how: Layout) -> Sameness:
+    """`sameness.sameness` of every row, in one call: (n, O_l) a layer. others bool (n, Y)."""
+    rows = (masked.gates, masked.ablation, masked.label, others)
+    return over_rows(one_by_one.sameness, how, models, masked.model, rows, (test,))
+
+
+@partial(jax.jit, static_argnames=("how",))
+def empty_masks(models: Models, which: Array, ablation: Ablation, label: Array, *, how: Layout) -> tuple[Array, Array]:
+    """`evaluation.empty_mask` of n rows: (n,), (n,)."""
+    together = replace(how, chunk=max(how.chunk, TOGETHER))
+    return over_rows(evaluation.empty_mask, together, models, which, (ablation, label), ())
+
+
+TOGETHER = 500
+"""Rows at once, of work that is next to nothing."""
+
+
+@partial(jax.jit, static_argnames=("how",))
+def whole_logits(models: Params, rows: Array, test: EvaluationSet, *, how: Layout) -> Array:
+    """Logits of models `rows` (m,) on the test images, padding included: (m, N, Y)."""
+
+    def one(params: Params, test: EvaluationSet) -> Array:
+        gates = {layer: jnp.ones_like(params[f"{layer}_bias"]) for layer in conv_layers(params)}
+        return evaluation.masked_logits(params, gates, ZERO, test.images, test.indices, how.narrowing)
+
+    return over_rows(one, how, models, rows, (), (test,))
+
+
+@partial(jax.jit, static_argnames=("how", "what"))
+def refitted(
+    models: Params, rows: Array, images: Images, seeds: Array, places: Array, classes: Array, *, how: Layout, what: str
+) -> Params:
+    """Models `rows` (m,) with their read-out refitted for their classes bool (m, Y), (m, ...).
+
+    what: how (`network.readout`), on the probe images at `places` of their seeds (m,) that are of these classes; or
+    "none".
+    """
+
+    def one(params: Params, seed: Array, classes: Array, images: Images, places: Array) -> Params:
+        if what == "none":
+            return params
+        drawn = of_seed(images, seed)
+        labels = jnp.where(classes[drawn.labels[places]], drawn.labels[places], -1)
+        return refit(params, drawn.normalised(places), labels, what, classes)  # type: ignore[arg-type]
+
+    return over_rows(one, how, models, rows, (seeds, classes), (images, places))
+
+
+@partial(jax.jit, static_argnames=("how",))
+def accuracy_among(models: Params, classes: Array, test: EvaluationSet, *, how: Layout) -> Array:
+    """Mean accuracy (M,) of all models over their classes bool (M, Y), among which alone they choose."""
+
+    def one(params: Params, classes: Array, test: EvaluationSet) -> Array:
+        gates = {layer: jnp.ones_like(params[f"{layer}_bias"]) for layer in conv_layers(params)}
+        logits = evaluation.masked_logits(params, gates, ZERO, test.images, test.indices, how.narrowing)
+        return evaluation.accuracy_among(logits, classes, test)
+
+    return over_rows(one, how, models, jnp.arange(len(classes)), (classes,), (test,))

@@ -1,0 +1,84 @@
+"""Stacks of models: cut, joined, repeated, brought to the host; and what their weights tell by themselves.
+
+Axes: S seeds, M models, N images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from fedmi_jax.devices.layout import AXIS, Layout
+from fedmi_jax.devices.lift import deal, gathered
+from fedmi_jax.network.images import Images
+from fedmi_jax.network.layers import conv_layers
+from fedmi_jax.network.model import Params
+
+
+def first(models: Params, count: int) -> Params:
+    """What is dealt out evenly may have some more."""
+    return jax.tree.map(lambda leaf: leaf[:count], models)
+
+
+@partial(jax.jit, static_argnames=("counts", "how"))
+def joined(parts: Sequence[Params], *, counts: tuple[int, ...], how: Layout) -> Params:
+    """The first models of all parts, so many of each, one after the other, on every device."""
+    own = [first(part, count) for part, count in zip(parts, counts, strict=True)]
+    return gathered(jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *own), how)
+
+
+@partial(jax.jit, static_argnames=("rows", "how"))
+def repeated(models: Params, *, rows: tuple[int, ...], how: Layout) -> Params:
+    """These of the models, one after the other, where such a round's models are."""
+    chosen = jax.tree.map(lambda leaf: leaf[np.array(rows)], models)
+    spec = NamedSharding(how.mesh, P(AXIS)) if how.homes > 1 else how.everywhere
+    return jax.lax.with_sharding_constraint(chosen, spec)
+
+
+@partial(jax.jit, static_argnames=("how",))
+def seen_images(images: Images, index: Array, labels: Array, *, how: Layout) -> tuple[Array, Array]:
+    """What a server sees of every seed: images (S, N, H, W, I), normalised, from indices (S, N); and labels (S, N)."""
+    return gathered((images.normalised(index), labels), how)
+
+
+@partial(jax.jit, static_argnames=("count", "how"))
+def whole(models: Params, *, count: int, how: Layout) -> Params:
+    """The first so many models, on every device, where the host can read them."""
+    return gathered(first(models, count), how)
+
+
+@partial(jax.jit, static_argnames=("how",))
+def finite(models: Params, *, how: Layout) -> Array:
+    """Whether all parameters of each model are finite: (M,) bool."""
+
+    def one(params: Params) -> Array:
+        return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in params.values()]))
+
+    return gathered(deal(one, how, (models,), ()), how)
+
+
+@partial(jax.jit, static_argnames=("how",))
+def wiring(models: Params, *, how: Layout) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Per layer, of all models: share of zero weights (M,), and physical connectivity (M, destination, source) bool.
+
+    Model after model: to compare all weights with 0 at once would take a fourth of the memory of all models, or more.
+    """
+    return gathered(deal(_wiring, how, (models,), ()), how)
+
+
+def _wiring(params: Params) -> tuple[dict[str, Array], dict[str, Array]]:
+    zeros, connected, convolutions = {}, {}, conv_layers(params)
+    for layer in (*convolutions, "fc"):
+        kernel = params[f"{layer}_kernel"]
+        zeros[layer] = jnp.mean(kernel == 0)
+        if layer == "fc":  # rows are position-major, channel fastest
+            kernel = kernel.reshape(1, -1, params[f"{convolutions[-1]}_bias"].shape[-1], kernel.shape[-1])
+        connected[layer] = jnp.any(kernel != 0, (0, 1)).T
+    return zeros, connected
