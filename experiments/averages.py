@@ -6,8 +6,9 @@
 Nothing is trained. The local models of a round of FedAvg are averaged once more by every rule that needs nothing but
 them (docs/methods.md), from the global model that the round began with. Of each average: accuracy among the classes
 that anyone holds, and how the local circuits of the second instrument work on it, their answer (balanced accuracy) and
-their evidence (AUC), beside random sets of as many channels that are live in the client's own model. Writes
-averages.csv, averages.md and averages.svg into the first folder. Predictions: docs/evidence.md.
+their evidence (AUC), beside random sets of as many channels that are live in the client's own model. Then single parts
+of a client's own model are put into the average (`experiments.put_back`). Writes averages.csv, averages.md and
+averages.svg into the first folder. Predictions: docs/evidence.md.
 
 About half a minute a seed and round on one CPU core.
 """
@@ -28,8 +29,8 @@ import tyro
 import xarray as xr
 from tyro.conf import Positional
 
-from experiments import pieces
-from fedmi_jax import evaluate, files, means, predict
+from experiments import pieces, put_back
+from fedmi_jax import evaluate, files, means
 from fedmi_jax.aggregation import NO_STATE, Clients, Method, chosen
 from fedmi_jax.circuits.single import Circuit
 from fedmi_jax.config import Data, Local, replace
@@ -152,11 +153,17 @@ def judged(moment: Moment, dataset: Dataset, per_class: int) -> Iterator[dict[st
     places = probe.draw(dataset.train_labels, dataset.num_classes, (IMAGES, 0), moment.seed)
     shown = np.concatenate([np.flatnonzero(dataset.test_labels == c)[:per_class] for c in range(dataset.num_classes)])
     images, labels = dataset.test_images[shown], dataset.test_labels[shown]
-    held = np.flatnonzero(moment.clients.counts.any(0))
+    counts = np.asarray(moment.clients.counts)
+    held = np.flatnonzero(counts.any(0))
     for rule in RULES:
         model = averaged(moment, rule, dataset)
         at = {"seed": moment.seed, "round": moment.round, "rule": rule}
-        yield at | {"measure": "accuracy among held", "value": among(model, images, labels, held, moments_of)}
+        yield at | {"measure": MEASURES[0], "value": put_back.right(model, images, labels, held, held, dataset)}
+        if rule == RULES[0]:
+            several: list[Params] = [
+                {name: leaf[k] for name, leaf in moment.clients.params.items()} for k in range(len(counts))
+            ]
+            yield from ({**at, **row} for row in put_back.judged(model, several, counts, images, labels, dataset))
         instead = means(model, dataset.train_images[places], **moments_of)
         for where, circuit, nulls in circuits(moment):
             asked = (labels == circuit.label) | circuit.others[labels]
@@ -165,13 +172,6 @@ def judged(moment: Moment, dataset: Dataset, per_class: int) -> Iterator[dict[st
             for measure, field in (("answer", "balanced_accuracy"), ("evidence", "auc")):
                 own, *random = (getattr(one, field) for one in told)
                 yield at | where | {"measure": measure, "value": own, "random": np.mean(random)}
-
-
-def among(model: Params, images: np.ndarray, labels: np.ndarray, held: np.ndarray, moments_of: Any) -> float:
-    """Accuracy on the held classes, which alone compete; every class weighs the same."""
-    there = np.isin(labels, held)
-    answers = held[np.argmax(predict(model, images[there], **moments_of)[:, held], 1)]
-    return float(np.mean([np.mean(answers[labels[there] == c] == c) for c in held]))
 
 
 def circuits(moment: Moment) -> Iterator[tuple[dict[str, int], Circuit, list[Circuit]]]:
@@ -208,12 +208,13 @@ def _circuit(label: int, others: np.ndarray, mask: Channels) -> Circuit:
 
 MEASURES = ("accuracy among held", "answer", "evidence")
 Rows = list[dict[str, Any]]
-"""seed, round, rule, measure, value; of circuits also client, class and random, the mean over random sets."""
+"""seed, round, rule, measure, value; of circuits also client, class and random, the mean over random sets; of parts put
+back also part, client and random."""
 
 
 def per_seed(rows: Rows, rule: str, measure: str, column: str = "value") -> dict[int, float]:
     """Means over circuits, by seed."""
-    wanted = [row for row in rows if (row["rule"], row["measure"]) == (rule, measure)]
+    wanted = [row for row in rows if (row["rule"], row["measure"], row.get("part")) == (rule, measure, None)]
     seeds = sorted({row["seed"] for row in wanted})
     return {seed: float(np.mean([row[column] for row in wanted if row["seed"] == seed])) for seed in seeds}
 
@@ -279,7 +280,7 @@ def main(option: Averages, dataset: Dataset | None = None) -> None:
         pd.DataFrame(rows).to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
     with style.styled():
         style.save(figure(rows), option.circuits / "averages.svg")
-    text = markdown(rows)
+    text = f"{markdown(rows)}\n{put_back.markdown([row for row in last_round(rows) if 'part' in row])}"
     with files.replacing(option.circuits / "averages.md") as temporary:
         temporary.write_text(text, "utf-8")
     print(text)

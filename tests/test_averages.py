@@ -5,7 +5,7 @@ import pytest
 import studied
 import xarray as xr
 
-from experiments import averages
+from experiments import averages, put_back
 from fedmi_jax.errors import FedmiError
 from fedmi_jax.network.layers import CONV_LAYERS
 from fedmi_jax.results import store
@@ -52,8 +52,8 @@ def test_every_rule_averages_the_models_of_that_round(moment, dataset):
 def test_only_held_classes_compete(moment, dataset):
     x, labels = studied.inputs(dataset)
     model = {name: np.asarray(leaf, np.float32) for name, leaf in averages.averaged(moment, "fedavg", dataset).items()}
-    moments = {"mean": dataset.mean, "std": dataset.std}
-    found = averages.among(model, dataset.test_images, labels, np.array([0, 1, 3]), moments)
+    held = np.array([0, 1, 3])
+    found = put_back.right(model, dataset.test_images, labels, held, held, dataset)
     scores = studied.logits({name: leaf.astype(float) for name, leaf in model.items()}, x)
     scores[:, 2] = -np.inf
     right = [np.mean(scores[labels == c].argmax(1) == c) for c in (0, 1, 3)]
@@ -74,6 +74,36 @@ def test_random_sets_are_as_large_and_live(moment):
         own = {c for c, count in enumerate(studied.SAMPLES[where["client"]]) if count}
         assert set(np.flatnonzero(circuit.others)) == own - {where["class"]}
     assert seen == [(k, c) for k, own in enumerate(studied.OWN) for c in own]
+
+
+def test_parts_of_the_own_model_in_the_average(moment, dataset):
+    """By numpy, of client 1, which holds classes 1 and 3."""
+    ds, (x, labels) = studied.result(), studied.inputs(dataset)
+    models = [studied.model(ds, SEED, ROUND, client) for client in range(3)]
+    plain = averages.averaged(moment, "fedavg", dataset)
+    counts = np.array(studied.SAMPLES)
+    rows = list(put_back.judged(plain, models, counts, dataset.test_images, labels, dataset))
+    assert len(rows) == 3 * len(put_back.PARTS) * 2
+
+    def right(whose, competing):
+        scores = studied.logits({n: whose[n] if n.startswith("fc") else leaf for n, leaf in plain.items()}, x)
+        answers = np.array(competing)[scores[:, competing].argmax(1)]
+        return np.mean([np.mean(answers[labels == c] == c) for c in (1, 3)])
+
+    for measure, competing in (("among held", [0, 1, 3]), ("among own", [1, 3])):
+        (row,) = [r for r in rows if (r["part"], r["client"], r["measure"]) == ("linear layer", 1, measure)]
+        assert row["value"] == pytest.approx(right(models[1], competing))
+        assert row["random"] == pytest.approx(np.mean([right(models[k], competing) for k in (0, 2)]))
+
+
+def test_the_share_given_back():
+    """A seed that lost 0.4, of which the part gives 0.1; one that lost nothing has no share."""
+    values = {put_back.NOTHING: (0.5, 0.9), put_back.EVERYTHING: (0.9, 0.9), "biases": (0.6, 0.95)}
+    rows = [
+        {"seed": s, "part": part, "client": k, "measure": "among held", "value": both[s], "random": both[s]}
+        for part, both in values.items() for s in (0, 1) for k in (0, 1)
+    ]  # fmt: skip
+    np.testing.assert_allclose(put_back.given_back(rows, "biases", "among held"), [0.25, np.nan])
 
 
 def test_differences_are_of_the_same_seeds():
