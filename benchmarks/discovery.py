@@ -29,6 +29,7 @@ from fedmi_jax import presets
 from fedmi_jax.config import Data, Discovery, Experiment, Local, Split, replace
 from fedmi_jax.data.batches import Plan
 from fedmi_jax.data.datasets import Dataset
+from fedmi_jax.devices import lift
 from fedmi_jax.errors import FedmiError
 from fedmi_jax.federation import programs, simulation
 from fedmi_jax.federation.setup import Setup, place, prepare
@@ -125,8 +126,8 @@ def trained(setup: Setup) -> Params:
     (start, state), first = simulation.initial_state(setup), setup.facts.round(1)
     local, _ = simulation.train(setup, start, first, state)
     average, _ = simulation.aggregate(setup, state, start, local, first)
-    counts = (first.clients.size, len(first.clients))
-    return programs.joined([local, average], counts=counts, how=setup.layout)
+    own = jax.tree.map(lambda leaf: leaf[: first.clients.size], local)
+    return lift.replicate(jax.tree.map(lambda *leaves: np.concatenate(leaves), own, average), setup.layout)
 
 
 def jax_side(setup: Setup, work: Work) -> Contender:

@@ -40,6 +40,7 @@ from fedmi_jax.network.images import Images
 from fedmi_jax.network.layers import conv_layers
 from fedmi_jax.network.model import Params
 from fedmi_jax.network.readout import refit
+from fedmi_jax.results.schema import REFITS
 from fedmi_jax.training.local import train
 
 
@@ -130,13 +131,6 @@ def aggregate(
 def _first(models: Params, count: int) -> Params:
     """What is dealt out evenly may have some more."""
     return jax.tree.map(lambda leaf: leaf[:count], models)
-
-
-@partial(jax.jit, static_argnames=("counts", "how"))
-def joined(parts: Sequence[Params], *, counts: tuple[int, ...], how: Layout) -> Params:
-    """The first models of all parts, so many of each, one after the other, on every device."""
-    own = [_first(part, count) for part, count in zip(parts, counts, strict=True)]
-    return gathered(jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *own), how)
 
 
 @partial(jax.jit, static_argnames=("rows", "how"))
@@ -249,7 +243,7 @@ def discover_circuits(
 
 @partial(jax.jit, static_argnames=("how",))
 def survey_models(
-    models: Params, rows: Array, images: Images, seeds: Array, index: Array, valid: Array, *, how: Layout
+    models: Models, rows: Array, images: Images, seeds: Array, index: Array, valid: Array, *, how: Layout
 ) -> tuple[Array, MeanMap]:
     """`survey.survey` of models `rows` (m,), each on the probe images of its seed (m,): logits (m, G * B, Y) and means.
 
@@ -267,19 +261,18 @@ def _of_seed(images: Images, seed: Array) -> Images:
 
 
 @partial(jax.jit, static_argnames=("how",))
-def whole_logits(models: Params, rows: Array, test: EvaluationSet, *, how: Layout) -> Array:
+def whole_logits(models: Models, rows: Array, test: EvaluationSet, *, how: Layout) -> Array:
     """Logits of models `rows` (m,) on the test images, padding included: (m, N, Y)."""
 
     def one(params: Params, test: EvaluationSet) -> Array:
-        gates = {layer: jnp.ones_like(params[f"{layer}_bias"]) for layer in conv_layers(params)}
-        return evaluation.masked_logits(params, gates, ZERO, test.images, test.indices, how.narrowing)
+        return evaluation.masked_logits(params, _open(params), ZERO, test.images, test.indices, how.narrowing)
 
     return over_rows(one, how, models, rows, (), (test,))
 
 
 @partial(jax.jit, static_argnames=("how",))
 def to_explain(
-    models: Params, which: Array, whole: Array, test: EvaluationSet, label: Array, others: Array, *, how: Layout
+    models: Models, which: Array, whole: Array, test: EvaluationSet, label: Array, others: Array, *, how: Layout
 ) -> tuple[dict[str, Array], Array]:
     """Of n cases: the channels that could be part of a circuit, (n, O_l) a layer, and what there is to explain on the
     test images, (n,). Args: whole (n, N, Y), the whole models' logits; label (n,); others bool (n, Y)."""
@@ -293,7 +286,7 @@ def to_explain(
 
 @partial(jax.jit, static_argnames=("how", "settings", "searched"))
 def decide_circuits(
-    models: Params, which: Array, images: Images, seeds: Array, probed: Probed, tasks: Task, *,
+    models: Models, which: Array, images: Images, seeds: Array, probed: Probed, tasks: Task, *,
     how: Layout, settings: Discovery, searched: int,
 ) -> Found:  # fmt: skip
     """`deciding.decide` of n circuits in one call.
@@ -314,7 +307,7 @@ def decide_circuits(
 
 @partial(jax.jit, static_argnames=("how", "settings", "searched"))
 def attribute(
-    models: Params, which: Array, images: Images, seeds: Array, probed: Probed, tasks: Task, *,
+    models: Models, which: Array, images: Images, seeds: Array, probed: Probed, tasks: Task, *,
     how: Layout, settings: Discovery, searched: int,
 ) -> Mapping[str, Array]:  # fmt: skip
     """`deciding.attribution` of n circuits in one call, (n, O_l) a layer. Args: as of `decide_circuits`."""
@@ -330,7 +323,7 @@ def attribute(
 
 
 @partial(jax.jit, static_argnames=("how",))
-def sameness(models: Params, test: EvaluationSet, masked: Masked, others: Array, *, how: Layout) -> Sameness:
+def sameness(models: Models, test: EvaluationSet, masked: Masked, others: Array, *, how: Layout) -> Sameness:
     """`sameness.sameness` of every row, in one call: (n, O_l) a layer. others bool (n, Y)."""
     rows = (masked.gates, masked.ablation, masked.label, others)
     return over_rows(one_by_one.sameness, how, models, masked.model, rows, (test,))
@@ -346,18 +339,22 @@ def judge(models: Models, test: EvaluationSet, masked: Masked, *, how: Layout, m
 
 
 def judge_decisions(
-    models: Params, test: EvaluationSet, masked: Masked, asked: Asked, whole: Any, *, how: Layout
+    models: Models, test: EvaluationSet, masked: Masked, asked: Asked, whole: Any, *, how: Layout, block: int = 0
 ) -> tuple[Performance, Accuracy, Explained]:
-    """`evaluation.decisions` of every row, in one call; numpy arrays.
+    """`evaluation.decisions` of every row, in one call or in calls of `block` rows; numpy arrays.
 
     whole (M, N, Y): the logits of all models on these images.
     """
-    return evaluation.divided(_judged_decisions(models, test, masked, asked, whole, how=how))
+
+    def run(_: Any, rows: tuple[Masked, Asked]) -> Any:
+        return _judged_decisions(models, test, *rows, whole, how=how)
+
+    return evaluation.divided(at_home(run, models, masked.model, (masked, asked), how, block))
 
 
 @partial(jax.jit, static_argnames=("how",))
 def _judged_decisions(
-    models: Params, test: EvaluationSet, masked: Masked, asked: Asked, whole: Array, *, how: Layout
+    models: Models, test: EvaluationSet, masked: Masked, asked: Asked, whole: Array, *, how: Layout
 ) -> Any:  # fmt: skip
     one = partial(evaluation.decisions, narrowing=how.narrowing)
     rows = (masked.gates, masked.ablation, masked.label, asked)
@@ -396,33 +393,33 @@ TOGETHER = 500
 """Rows at once, of work that is next to nothing."""
 
 
-@partial(jax.jit, static_argnames=("how", "what"))
-def refitted(
-    models: Params, rows: Array, images: Images, seeds: Array, places: Array, classes: Array, *, how: Layout, what: str
-) -> Params:
-    """Models `rows` (m,) with their read-out refitted for their classes bool (m, Y), (m, ...).
+@partial(jax.jit, static_argnames=("how",))
+def readouts(
+    models: Models, rows: Array, images: Images, seeds: Array, classes: Array, places: Array, test: EvaluationSet, *,
+    how: Layout,
+) -> Array:  # fmt: skip
+    """Mean accuracy (m, R) of models `rows` (m,) over their classes bool (m, Y), among which alone they choose, with
+    their read-out refitted for these classes in every way of `REFITS`.
 
-    what: how (`network.readout`), on the probe images at `places` of their seeds (m,) that are of these classes; or
-    "none".
+    A refit (`network.readout`) sees the probe images at `places` of the model's seed, seeds (m,), that are of these
+    classes.
     """
 
-    def one(params: Params, seed: Array, classes: Array, images: Images, places: Array) -> Params:
-        if what == "none":
-            return params
-        drawn = _of_seed(images, seed)
+    def one(params: Params, seed: Array, classes: Array, images: Images, places: Array, test: EvaluationSet) -> Array:
+        drawn, gates = _of_seed(images, seed), _open(params)
         labels = jnp.where(classes[drawn.labels[places]], drawn.labels[places], -1)
-        return refit(params, drawn.normalised(places), labels, what, classes)  # type: ignore[arg-type]
+        shown = drawn.normalised(places)
+        each = [params if what == "none" else refit(params, shown, labels, what, classes) for what in REFITS]  # type: ignore[arg-type]
 
-    return over_rows(one, how, models, rows, (seeds, classes), (images, places))
+        def judge(params: Params) -> Array:
+            logits = evaluation.masked_logits(params, gates, ZERO, test.images, test.indices, how.narrowing)
+            return evaluation.accuracy_among(logits, classes, test)
+
+        return jax.lax.map(judge, jax.tree.map(lambda *leaves: jnp.stack(leaves), *each))
+
+    return over_rows(one, how, models, rows, (seeds, classes), (images, places, test))
 
 
-@partial(jax.jit, static_argnames=("how",))
-def accuracy_among(models: Params, classes: Array, test: EvaluationSet, *, how: Layout) -> Array:
-    """Mean accuracy (M,) of all models over their classes bool (M, Y), among which alone they choose."""
-
-    def one(params: Params, classes: Array, test: EvaluationSet) -> Array:
-        gates = {layer: jnp.ones_like(params[f"{layer}_bias"]) for layer in conv_layers(params)}
-        logits = evaluation.masked_logits(params, gates, ZERO, test.images, test.indices, how.narrowing)
-        return evaluation.accuracy_among(logits, classes, test)
-
-    return over_rows(one, how, models, jnp.arange(len(classes)), (classes,), (test,))
+def _open(params: Params) -> dict[str, Array]:
+    """Gates that keep every channel."""
+    return {layer: jnp.ones_like(params[f"{layer}_bias"]) for layer in conv_layers(params)}
