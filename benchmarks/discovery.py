@@ -29,6 +29,7 @@ from fedmi_jax import presets
 from fedmi_jax.config import Data, Discovery, Experiment, Local, Split, replace
 from fedmi_jax.data.batches import Plan
 from fedmi_jax.data.datasets import Dataset
+from fedmi_jax.devices import lift
 from fedmi_jax.errors import FedmiError
 from fedmi_jax.federation import programs, simulation
 from fedmi_jax.federation.setup import Setup, place, prepare
@@ -38,7 +39,8 @@ from fedmi_jax.network.model import Params
 if TYPE_CHECKING:
     from benchmarks.pytorch_reference.federation import Reference
 
-TRAINING = {"data": Data(images_per_client=2560), "local": Local(epochs=5)}
+IMAGES, EPOCHS = 2560, 5
+"""Of a client, in the training before."""
 
 
 class Work(NamedTuple):
@@ -54,17 +56,18 @@ class Work(NamedTuple):
     """(P, c, T, B)."""
 
 
-def experiment(clients: int, classes: int, steps: int) -> Experiment:
+def experiment(clients: int, classes: int, steps: int, images: int = IMAGES) -> Experiment:
     """The preset of this size, or one like it: disjoint classes where there are enough, else equal shares."""
+    training = {"data": Data(images_per_client=images), "local": Local(epochs=EPOCHS)}
     (two,), (iid,) = presets.preset("two-class").experiments, presets.preset("iid").experiments
     if (clients, classes) == (3, 2):
-        return replace(two, discovery=Discovery(steps=steps), **TRAINING)
+        return replace(two, discovery=Discovery(steps=steps), **training)
     if clients * classes <= 10:
         own = tuple(tuple(range(k * classes, (k + 1) * classes)) for k in range(clients))
         split = Split(kind="class-map", clients=clients, class_map=own)
-        return replace(two, split=split, discovery=Discovery(steps=steps), **TRAINING)
+        return replace(two, split=split, discovery=Discovery(steps=steps), **training)
     found = Discovery(classes=tuple(range(classes)), steps=steps)
-    return replace(iid, split=Split(kind="iid", clients=clients), discovery=found, **TRAINING)
+    return replace(iid, split=Split(kind="iid", clients=clients), discovery=found, **training)
 
 
 def case(
@@ -125,8 +128,8 @@ def trained(setup: Setup) -> Params:
     (start, state), first = simulation.initial_state(setup), setup.facts.round(1)
     local, _ = simulation.train(setup, start, first, state)
     average, _ = simulation.aggregate(setup, state, start, local, first)
-    counts = (first.clients.size, len(first.clients))
-    return programs.joined([local, average], counts=counts, how=setup.layout)
+    own = jax.tree.map(lambda leaf: leaf[: first.clients.size], local)
+    return lift.replicate(jax.tree.map(lambda *leaves: np.concatenate(leaves), own, average), setup.layout)
 
 
 def jax_side(setup: Setup, work: Work) -> Contender:
@@ -178,11 +181,13 @@ def facts(setup: Setup, found: dict[str, Any], each: int) -> dict[str, Any]:
     return known
 
 
-def measure(cases: list[tuple[int, int, int | None]], steps: int, budget: Budget) -> dict[str, Any]:
+def measure(
+    cases: list[tuple[int, int, int | None]], steps: int, budget: Budget, images: int = IMAGES
+) -> dict[str, Any]:  # fmt: skip
     """What `main` prints; cases: (clients, classes, circuits timed or None for all)."""
-    found = [case(experiment(clients, classes, steps), limit, budget) for clients, classes, limit in cases]
+    found = [case(experiment(clients, classes, steps, images), limit, budget) for clients, classes, limit in cases]
     clients, classes, limit = cases[0]
-    found.append(decision_case(experiment(clients, classes, steps), limit, budget))
+    found.append(decision_case(experiment(clients, classes, steps, images), limit, budget))
     first = {"ratio": found[0]["ratio"], "ratio_is_of": found[0]["what"]}
     return {"benchmark": "discovery", **first, "cases": found, "pytorch_missing": report.why_no_torch()}
 
@@ -193,6 +198,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--classes", type=report.positive_int, help="per client")
     parser.add_argument("--circuits", type=report.positive_int, help="time only this many of a round's circuits")
     parser.add_argument("--steps", type=report.positive_int, default=200)
+    parser.add_argument("--images", type=report.positive_int, default=IMAGES, help="of a client")
     options = parser.parse_args(arguments)
     return report.run(options, partial(_measure, options))
 
@@ -206,7 +212,7 @@ def _measure(options: Any) -> dict[str, Any]:
         cases = [(options.clients, options.classes, options.circuits)]
     # on a CPU each circuit is timed once, in so many turns; on a GPU a turn is the whole round, and short
     seconds, most = (0, 1000) if jax.default_backend() == "cpu" else (45, 9)
-    return measure(cases, options.steps, report.budget(options, seconds, most))
+    return measure(cases, options.steps, report.budget(options, seconds, most), options.images)
 
 
 if __name__ == "__main__":

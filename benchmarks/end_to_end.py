@@ -1,6 +1,6 @@
 """One round of the two-class preset: train, average, discover local and global circuits, every measure.
 
-    python -m benchmarks.end_to_end [--full] [--decision] [--json]
+    python -m benchmarks.end_to_end [--full | --images N] [--decision] [--json]
 
 By default with a fifth of the training and of the test images; discovery has its 200 steps and full batches either
 way. Both sides do the same work on the same batches, drawn within the timing as in a run; placing the images on the
@@ -35,8 +35,12 @@ FIFTH = {"data": Data(images_per_client=2450), "evaluation": Evaluation(images_p
 """Of about 12 250 images of two classes, and of about 1000 test images of a class."""
 
 
-def experiment(full: bool) -> Experiment:
+def experiment(full: bool, images: int | None = None) -> Experiment:
+    """images: of a client, and one test image of a class for every ten of them, in place of a fifth."""
     (two,) = presets.preset("two-class").experiments
+    if images:
+        few = Evaluation(images_per_class=max(1, images // 10))
+        return replace(two, data=Data(images_per_client=images), evaluation=few)
     return two if full else replace(two, **FIFTH)
 
 
@@ -122,7 +126,9 @@ def stages(ours: Stopwatch, theirs: Stopwatch | None, turns: int) -> dict[str, d
 
 def main(arguments: list[str] | None = None) -> int:
     parser = report.parser("end_to_end", __doc__)
-    parser.add_argument("--full", action="store_true", help="with all images; takes many minutes on a CPU")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--full", action="store_true", help="with all images; takes many minutes on a CPU")
+    size.add_argument("--images", type=report.positive_int, help="of a client, and a tenth as many of a class to test")
     parser.add_argument("--decision", action="store_true", help="the second instrument beside the paper's search")
     options = parser.parse_args(arguments)
     return report.run(options, partial(_measure, options))
@@ -130,7 +136,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _measure(options: Any) -> dict[str, Any]:
     chosen = measure_decision if options.decision else measure
-    return chosen(experiment(options.full), report.budget(options, seconds=150, most=5))
+    return chosen(experiment(options.full, options.images), report.budget(options, seconds=150, most=5))
 
 
 if __name__ == "__main__":

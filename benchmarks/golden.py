@@ -92,12 +92,16 @@ def replay(golden: Golden, backend: Backend) -> dict[str, Any]:
 
 def _training(golden: Golden, backend: Backend) -> dict[str, Any]:
     """Round-1 weights of every client, trained from the initial model on the file's batches."""
+    trained, expected = trained_and_recorded(golden, backend)
+    return {"weights": {name: relative(trained[name], expected[name]) for name in expected}}
+
+
+def trained_and_recorded(golden: Golden, backend: Backend) -> tuple[Mapping[str, Any], Params]:
+    """Those weights, and the file's."""
     config, recorded = golden.config, golden.arrays["train_plan"][0]  # (K, epochs, T, B)
     index = recorded.reshape(golden.clients, -1, recorded.shape[-1])
     local, sparse = Local(learning_rate=config["lr"]), Sparsity(target=config["sparsity"])
-    trained = backend.train(golden.params("init"), index, local, sparse)
-    expected = golden.stacked(golden.locals_(1))
-    return {"weights": {name: relative(trained[name], expected[name]) for name in expected}}
+    return backend.train(golden.params("init"), index, local, sparse), golden.stacked(golden.locals_(1))
 
 
 def _average(golden: Golden, backend: Backend) -> dict[str, Any]:

@@ -72,8 +72,10 @@ STEPS = [
         ),
     ),
     *beside_pytorch("local_training", "--clients", "2", "--steps", "1"),
-    *beside_pytorch("discovery", "--clients", "2", "--classes", "1", "--circuits", "2", "--steps", "1"),
-    *beside_pytorch("end_to_end"),
+    *beside_pytorch(
+        "discovery", "--clients", "2", "--classes", "1", "--circuits", "2", "--steps", "1", "--images", "32"
+    ),
+    *beside_pytorch("end_to_end", "--images", "32"),
     own("clients"),
     own("seeds"),
     own("iid"),

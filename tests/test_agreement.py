@@ -30,10 +30,15 @@ def test_by_hand(kernels, ratio, conflict, cancellation):
 
 
 @pytest.mark.usefixtures("x64")
-def test_seeds_and_layers_are_counted_apart():
-    """Two seeds of three clients, seed by seed, in the order of the layers."""
+@pytest.mark.parametrize(("shard", "at_once"), [("batch", 1000), ("batch", 0), ("clients", 1000), ("clients", 0)])
+def test_seeds_and_layers_are_counted_apart(shard, at_once, monkeypatch):
+    """Two seeds of three clients, seed by seed, in the order of the layers; each device with its own clients or with
+    all, summed in one go or client after client."""
+    monkeypatch.setattr(agreement, "ALL_AT_ONCE", at_once)
+    agreement._measures.clear_cache()
     models = tiny.stacked([tiny.params(seed, sparsity=0.6) for seed in range(6)])
-    found = agreement.measures(models, shape=(2, 3), how=tiny.layout(1))
+    found = agreement.measures(models, shape=(2, 3), how=tiny.layout(1, shard=shard))
+    agreement._measures.clear_cache()
     for seed in range(2):
         for i, layer in enumerate(("conv1", "conv2", "conv3", "fc")):
             kernels = np.asarray(models[f"{layer}_kernel"])[3 * seed : 3 * seed + 3]

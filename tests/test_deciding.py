@@ -107,6 +107,16 @@ def test_another_layout_gives_the_same_circuits(decided, squares, monkeypatch):
     require_same(again_, first[list(again_.data_vars)])
 
 
+def test_where_models_have_homes_all_that_is_measured_is_the_same(decided, squares, monkeypatch):
+    """Of the last round, which has every control: each of two devices has two of the four local models."""
+    laid_out, changed = Execution(precision="float64", client_chunk=1, shard="clients"), again.changed
+    monkeypatch.setattr(again, "changed", lambda *given: replace(changed(*given), execution=laid_out))
+    last = of_rounds(decided, 2)
+    found = fedmi_jax.search_again(last, dataset=squares)
+    assert {"null_explained", "area_excess", "fidelity_conv1", "readout_accuracy_local"} <= set(found)
+    require_same(found, last[list(found.data_vars)])
+
+
 def test_searching_again_finds_what_the_run_found(decided, squares, tmp_path, monkeypatch, capsys):
     """In Python, and as a command, which leaves a result of its own."""
     told = []

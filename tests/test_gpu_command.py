@@ -1,5 +1,6 @@
 """`python -m benchmarks.gpu`: what is written when steps succeed, fail, hang or cannot begin; its own steps, tiny."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from benchmarks import gpu, gpu_steps
+from benchmarks import discovery, end_to_end, gpu, gpu_steps, report
 from benchmarks.gpu import Step
 from fedmi_jax.config import Execution
 from fedmi_jax.devices.session import session
@@ -77,6 +78,26 @@ def test_every_command_is_one_that_there_is():
     names = [one.name for one in gpu.STEPS]
     assert len(set(names)) == len(names)
     assert {one.command[1] for one in gpu.STEPS if one.command[0] == "benchmarks.gpu_steps"} == set(gpu_steps.STEPS)
+
+
+def test_every_dry_benchmark_takes_its_words_and_is_tiny(monkeypatch):
+    """What it would measure: few images, one turn."""
+    asked = []
+    monkeypatch.setattr(report, "run", lambda options, *_: asked.append(options) or 0)
+    for one in gpu.STEPS:
+        for words in (one.command, one.dry):
+            name = words[0].removeprefix("benchmarks.")
+            if name in ("local_training", "discovery", "end_to_end"):
+                assert importlib.import_module(words[0]).main(list(words[1:])) == 0
+                options = asked.pop()
+                assert options.json
+                assert options.tf32 == one.name.endswith("-tf32")
+                if words is one.dry:
+                    assert options.turns == 1
+                    assert options.images <= 32 if name != "local_training" else options.steps == 1
+    small = end_to_end.experiment(False, 32)
+    assert (small.data.images_per_client, small.evaluation.images_per_class) == (32, 3)
+    assert discovery.experiment(2, 1, 1, 32).data.images_per_client == 32
 
 
 @pytest.mark.slow

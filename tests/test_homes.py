@@ -64,6 +64,58 @@ def test_a_stack_counts_its_models_as_if_they_stood_in_one_array(served, count):
     np.testing.assert_allclose(found, one_array[which] + which / 1000, rtol=1e-6)
 
 
+@given(st.integers(1, 3), st.integers(1, 20), st.integers(0, 9))
+def test_blocks_hold_every_row_once_where_it_belongs(devices, room, block):
+    row = np.random.default_rng(room).permutation(devices * room)
+    calls, where = homes.in_blocks(row, devices, block)
+    np.testing.assert_array_equal(calls.ravel()[where], row)
+    each = max(1, block // devices) if block else room
+    assert calls.shape == (-(-room // each), devices * each)
+    device = {int(one): i // room for i, one in enumerate(row)}
+    expected = np.broadcast_to(np.repeat(np.arange(devices), each), calls.shape)
+    np.testing.assert_array_equal(np.vectorize(device.get)(calls), expected)
+
+
+@pytest.mark.parametrize("block", [0, 3, 4])
+@pytest.mark.parametrize("shard", ["batch", "clients"])
+def test_rows_come_back_in_their_order_from_blocks(shard, block):
+    """Of five models on two devices, or on each."""
+    how = resolve(Execution(shard=shard, client_chunk=1))
+    stack = Stack((lift.deal_out(models(5, 0), how), lift.replicate(models(2, 100), how)), (5, 2))
+    which, sizes = np.random.default_rng(0).integers(0, 7, 17), []
+
+    @jax.jit
+    def program(which, extra):
+        return programs.over_rows(lambda params, e: params["fc_bias"][0] + e, how, stack, which, (extra,), ())
+
+    def run(which, extra):
+        sizes.append(len(which))
+        return program(which, extra)
+
+    found = homes.at_home(run, stack, which, np.arange(17) / 100, how, block)
+    value = np.array([0, 1, 2, 3, 4, 100, 101])
+    np.testing.assert_allclose(found, value[which] + np.arange(17) / 100, rtol=1e-6)
+    assert len(set(sizes)) == 1  # one program, however many rows
+
+
+@pytest.mark.parametrize("shard", ["batch", "clients"])
+def test_local_models_are_rewritten_where_they_are(shard):
+    how = resolve(Execution(shard=shard, client_chunk=1))
+    stack = Stack((lift.deal_out(models(5, 0), how), lift.replicate(models(2, 100), how)), (5, 2))
+
+    def negated(which, params):
+        assert set(params) == set(stack.parts[0])
+        assert params["fc_bias"].tolist() == [which, which]
+        params["fc_bias"][...] *= -1 if which % 2 else 1
+
+    changed = homes.rewritten(stack, negated, how)
+    assert changed.parts[0]["fc_bias"][:5, 0].tolist() == [0, -1, 2, -3, 4]
+    assert stack.parts[0]["fc_bias"][:5, 0].tolist() == [0, 1, 2, 3, 4]
+    for name, leaf in changed.parts[0].items():
+        assert leaf.sharding.is_equivalent_to(stack.parts[0][name].sharding, leaf.ndim)
+    assert changed.parts[1] is stack.parts[1]
+
+
 def test_no_local_model_leaves_its_device_for_a_search():
     parts = [models(4, 0), models(1, 100)]
     stack = Stack((lift.deal_out(parts[0], HOW), lift.replicate(parts[1], HOW)), (4, 1))

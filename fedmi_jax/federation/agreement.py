@@ -37,47 +37,59 @@ def measures(models: Params, *, shape: tuple[int, int], how: Layout) -> dict[str
 @partial(jax.jit, static_argnames=("shape", "how"))
 def _measures(models: Params, *, shape: tuple[int, int], how: Layout) -> dict[str, Fraction]:
     kernels = {layer: models[f"{layer}_kernel"] for layer in (*conv_layers(models), "fc")}
-    signs = _signs(kernels, shape, how)
+    added = _added(kernels, shape, how)
     by_layer = [
-        jax.vmap(of_layer)(kernel[: math.prod(shape)].reshape(*shape, *kernel.shape[1:]), *signs[layer])
+        jax.vmap(of_layer)(kernel[: math.prod(shape)].reshape(*shape, *kernel.shape[1:]), *added[layer])
         for layer, kernel in kernels.items()
     ]
     return gathered(jax.tree.map(lambda *one: jnp.stack(one, -1), *by_layer), how)
 
 
-def of_layer(kernels: Array, positive: Array, negative: Array) -> dict[str, Fraction]:
-    """The measures of one layer, from the kernels (P, ...) of one seed, and how many of them are of either sign."""
+def of_layer(kernels: Array, positive: Array, negative: Array, total: Array | None = None) -> dict[str, Fraction]:
+    """The measures of one layer, from the kernels (P, ...) of one seed, how many of them are of either sign, and their
+    sum over clients; None: it is still to be made."""
     dtype, kept = kernels.dtype, positive + negative
     conflict = (positive > 0) & (negative > 0)
+    total = jnp.sum(kernels, 0) if total is None else total
     return {
         "support_ratio": Fraction(
             jnp.mean(kept > 0, dtype=dtype), jnp.sum(kept, dtype=dtype) / jnp.asarray(kernels.size, dtype)
         ),
         "sign_conflict": Fraction(jnp.sum(conflict, dtype=dtype), jnp.sum(kept > 1, dtype=dtype)),
-        "cancellation": Fraction(jnp.sum(jnp.abs(jnp.sum(kernels, 0))), jnp.sum(jnp.abs(kernels))),
+        "cancellation": Fraction(jnp.sum(jnp.abs(total)), jnp.sum(jnp.abs(kernels))),
     }
 
 
-def _signs(kernels: dict[str, Array], shape: tuple[int, int], how: Layout) -> dict[str, tuple[Array, Array]]:
-    """How many of each seed's clients have a positive, and a negative, weight: int (S, ...) a layer.
+ALL_AT_ONCE = 1000
+"""Models of a device that are summed in one go. On a CPU XLA hands such a sum to a library that copies all of them
+first; more models are added model after model, which differs by rounding."""
+
+
+def _added(kernels: dict[str, Array], shape: tuple[int, int], how: Layout) -> dict[str, tuple[Array, ...]]:
+    """How many of each seed's clients have a positive, and a negative, weight: int (S, ...) a layer; and the sum of all
+    of them where it is not made in one go.
 
     They are counted model after model, each at its home: to compare all weights with 0 at once would take twice the
     memory of all models.
     """
     count = len(kernels["fc"])
+    many = count > ALL_AT_ONCE * how.homes
     seed = jnp.where(jnp.arange(count) < math.prod(shape), jnp.arange(count) // shape[1], shape[0])  # out of bounds
 
     def add(total: Any, one: Any) -> tuple[Any, None]:
         of, kernels = one
-        signs = {layer: (kernel > 0, kernel < 0) for layer, kernel in kernels.items()}
-        return jax.tree.map(lambda t, sign: t.at[of].add(sign, mode="drop"), total, signs), None
+        parts = {layer: (kernel > 0, kernel < 0, kernel)[: 2 + many] for layer, kernel in kernels.items()}
+        return jax.tree.map(lambda t, part: t.at[of].add(part, mode="drop"), total, parts), None
 
-    def counted(seed: Array, kernels: dict[str, Array]) -> Any:
-        none = {k: (jnp.zeros((shape[0], *kernel.shape[1:]), jnp.int32),) * 2 for k, kernel in kernels.items()}
-        total, _ = jax.lax.scan(add, none, (seed, kernels))
+    def added(seed: Array, kernels: dict[str, Array]) -> Any:
+        def none(kernel: Array) -> tuple[Array, ...]:
+            types = (jnp.int32, jnp.int32, kernel.dtype)[: 2 + many]
+            return tuple(jnp.zeros((shape[0], *kernel.shape[1:]), dtype) for dtype in types)
+
+        total, _ = jax.lax.scan(add, {layer: none(kernel) for layer, kernel in kernels.items()}, (seed, kernels))
         return total if how.homes == 1 else jax.lax.psum(total, AXIS)
 
     if how.homes == 1:
-        return counted(seed, kernels)
-    run = jax.shard_map(counted, mesh=how.mesh, in_specs=P(AXIS), out_specs=P(), check_vma=False)
+        return added(seed, kernels)
+    run = jax.shard_map(added, mesh=how.mesh, in_specs=P(AXIS), out_specs=P(), check_vma=False)
     return run(seed, kernels)

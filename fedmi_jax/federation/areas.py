@@ -8,22 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
 from fedmi_jax import keys
 from fedmi_jax.circuits.deciding import compiled_for
+from fedmi_jax.devices import lift
 from fedmi_jax.federation import instrument, programs, sets
+from fedmi_jax.federation.homes import at_home
 from fedmi_jax.results.schema import STATUS
 
 if TYPE_CHECKING:
     from fedmi_jax.federation.cases import Cases
+    from fedmi_jax.federation.homes import Models
     from fedmi_jax.federation.instrument import Decided
     from fedmi_jax.federation.programs import Masked
     from fedmi_jax.federation.setup import Setup
-    from fedmi_jax.network.model import Params
 
 ORDERS = 20
 """Random orders of every circuit's channels."""
@@ -33,7 +36,7 @@ NAMES = ("area_excess", "attribution_area_excess", "random_order_area")
 
 
 def areas(
-    setup: Setup, models: Params, cases: Cases, decided: Decided, own: Masked, number: int
+    setup: Setup, models: Models, cases: Cases, decided: Decided, own: Masked, number: int
 ) -> dict[str, np.ndarray]:  # fmt: skip
     """`NAMES`, each (n,); NaN where there is nothing to explain, or only one live channel to order, and for the
     attribution where gates are not sampled."""
@@ -100,7 +103,7 @@ def _orders(
 
 
 def attributed(
-    setup: Setup, models: Params, cases: Cases, decided: Decided, number: int
+    setup: Setup, models: Models, cases: Cases, decided: Decided, number: int
 ) -> np.ndarray | None:  # fmt: skip
     """What every channel is worth to the decision while any other is open with probability 1/2, (n, C); None where
     gates are not sampled."""
@@ -112,11 +115,16 @@ def attributed(
     each = instrument.survey(setup, models, decided.rows, cases.seed[at])
     probed = jax.tree.map(lambda leaf: leaf[back], each)
     keyed = cases.keys(facts.experiment.seeds, keys.ATTRIBUTE, number)
-    found = programs.attribute(
-        models, cases.model, setup.probe, cases.seed, probed,
-        instrument.tasks(setup, cases, decided.others, keyed, models, settings),
-        how=setup.layout, settings=compiled_for(settings), searched=facts.dataset.num_classes * settings.probe[0],
-    )  # fmt: skip
+    draw = partial(instrument.tasks, setup, cases, decided.others, keyed, models, settings)
+
+    def run(which: np.ndarray, rows: Any) -> Any:
+        row, seeds, probed = rows
+        return programs.attribute(
+            models, which, setup.probe, seeds, probed, lift.drawn(draw, row, setup.layout),
+            how=setup.layout, settings=compiled_for(settings), searched=facts.dataset.num_classes * settings.probe[0],
+        )  # fmt: skip
+
+    found = at_home(run, models, cases.model, (np.arange(len(back)), cases.seed, probed), setup.layout)
     return np.concatenate([np.asarray(part) for part in found.values()], 1)
 
 

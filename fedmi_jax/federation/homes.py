@@ -16,6 +16,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import PartitionSpec as P
 
+from fedmi_jax.devices import lift
 from fedmi_jax.devices.layout import AXIS, Layout
 from fedmi_jax.network.layers import conv_layers
 from fedmi_jax.network.model import Params
@@ -73,10 +74,9 @@ def specs(models: Models, how: Layout) -> Any:
     return models.specs(how) if isinstance(models, Stack) else P()
 
 
-def together(models: Models) -> Params:
-    """Models of which every device has all, in one array (`Setup.gathers`)."""
-    assert not isinstance(models, Stack)
-    return models
+def some(models: Models) -> Params:
+    """Some of the models, (M', ...), to look at the names and widths of their layers."""
+    return models.parts[0] if isinstance(models, Stack) else models
 
 
 def size(models: Models) -> int:
@@ -86,22 +86,63 @@ def size(models: Models) -> int:
 
 def all_open(models: Models) -> dict[str, np.ndarray]:
     """Gates that keep every channel of every model, (M, O_l)."""
-    one, count = models.parts[0] if isinstance(models, Stack) else models, size(models)
+    one, count = some(models), size(models)
     biases = {layer: one[f"{layer}_bias"] for layer in conv_layers(one)}
     return {layer: np.ones((count, bias.shape[-1]), bias.dtype) for layer, bias in biases.items()}
 
 
-def at_home(run: Callable[..., Any], models: Models, which: Any, rows: Any, how: Layout) -> Any:
+def at_home(run: Callable[..., Any], models: Models, which: Any, rows: Any, how: Layout, block: int = 0) -> Any:
     """run(which, rows), whose results have the leading axis of the rows: each row on the device of its model.
 
-    Args: which (n,), each row's model; rows: a pytree with leading axis n. Where models have homes, run is given r rows
-    in another order, some of them twice; what comes back is on the host, in the order that was given.
+    Args: which (n,), each row's model; rows: a pytree with leading axis n; block: run is called as often as needed with
+    so many rows, so that their number, which is seldom the same, compiles nothing; 0: once, with all. Where models have
+    homes, or with blocks, run is given rows in another order, some of them twice; what comes back is on the host, in
+    the order that was given.
     """
-    if not isinstance(models, Stack) or how.homes == 1:
+    homes = how.homes if isinstance(models, Stack) else 1
+    if homes == 1 and not block:
         return run(which, rows)
-    row, place = places(owners(models, np.asarray(which), how), how.homes)
-    done = run(*jax.tree.map(lambda leaf: np.asarray(leaf)[row], (which, rows)))
-    return jax.tree.map(lambda leaf: np.asarray(leaf)[place], done)
+    row = place = np.arange(len(which))
+    if homes > 1:
+        assert isinstance(models, Stack)
+        row, place = places(owners(models, np.asarray(which), how), homes)
+    calls, where = in_blocks(row, homes, block)
+    done = [run(*jax.tree.map(lambda leaf, at=at: np.asarray(leaf)[at], (which, rows))) for at in calls]
+    return jax.tree.map(lambda *parts: np.concatenate([np.asarray(part) for part in parts])[where[place]], *done)
+
+
+def in_blocks(row: np.ndarray, homes: int, block: int) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of every call, (calls, D * b), and where each place of `row` (r,) is among all of them, (r,).
+
+    Every call has b rows of each device, that is `block` in all, or as many as D divides; with 0 there is one call. The
+    last row of a device is done again where it has too few.
+    """
+    room = len(row) // homes
+    each = max(1, block // homes) if block else room
+    calls = -(-room // each)
+    place = np.minimum(np.arange(calls * each), room - 1) + room * np.arange(homes)[:, None]
+    device, own = np.divmod(np.arange(len(row)), room)
+    where = own // each * homes * each + device * each + own % each
+    return row[place].reshape(homes, calls, each).swapaxes(0, 1).reshape(calls, -1), where
+
+
+def rewritten(models: Stack, rewrite: Callable[[int, dict[str, np.ndarray]], None], how: Layout) -> Stack:
+    """The stack with other local models: rewrite(which, params) changes a copy of each, in the process that has it."""
+    local = models.parts[0]
+
+    def draw(rows: np.ndarray) -> dict[str, np.ndarray]:
+        own = {name: _of_device(leaf, int(rows[0])) for name, leaf in local.items()}
+        for at, which in enumerate(rows[rows < models.counts[0]].tolist()):
+            rewrite(which, {name: leaf[at] for name, leaf in own.items()})
+        return own
+
+    drawn = lift.drawn(draw, np.arange(len(local["fc_bias"])), how)
+    return replace(models, parts=(drawn if how.homes > 1 else lift.replicate(drawn, how), *models.parts[1:]))
+
+
+def _of_device(leaf: Array, first: int) -> np.ndarray:
+    """A copy of the part of the array, dealt out over devices or not, that begins with this row."""
+    return next(np.array(part.data) for part in leaf.addressable_shards if (part.index[0].start or 0) == first)
 
 
 def owners(models: Stack, which: np.ndarray, how: Layout) -> np.ndarray:

@@ -6,6 +6,7 @@ sizes of a grid, O_l channels of convolution l.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -14,10 +15,12 @@ import numpy as np
 from fedmi_jax import keys
 from fedmi_jax.circuits.deciding import Probed, Task, compiled_for, status
 from fedmi_jax.circuits.discovery import Circuit
-from fedmi_jax.circuits.evaluation import Asked, groups
+from fedmi_jax.circuits.evaluation import Asked, EvaluationSet, groups
 from fedmi_jax.circuits.question import Explained
 from fedmi_jax.data import probe
+from fedmi_jax.devices import lift
 from fedmi_jax.federation import programs
+from fedmi_jax.federation.homes import at_home, size, some
 from fedmi_jax.federation.programs import Masked
 from fedmi_jax.network.ablation import ZERO, Ablation
 from fedmi_jax.network.layers import conv_layers
@@ -26,9 +29,9 @@ from fedmi_jax.results.schema import STATUS
 if TYPE_CHECKING:
     from fedmi_jax.config import Discovery
     from fedmi_jax.federation.cases import Cases
+    from fedmi_jax.federation.homes import Models
     from fedmi_jax.federation.recording import Record
     from fedmi_jax.federation.setup import Setup
-    from fedmi_jax.network.model import Params
 
 
 class Decided(NamedTuple):
@@ -61,25 +64,30 @@ class Decided(NamedTuple):
 
 
 def discover(
-    setup: Setup, models: Params, cases: Cases, searches: list[tuple[int, int]], number: int
+    setup: Setup, models: Models, cases: Cases, searches: list[tuple[int, int]], number: int
 ) -> tuple[list[Circuit], Ablation, Decided]:  # fmt: skip
     """The circuits (n, ...) of every search, what replaces a closed channel, and what else is known of the first."""
-    settings, facts = setup.facts.experiment.discovery, setup.facts
+    settings, facts, how = setup.facts.experiment.discovery, setup.facts, setup.layout
     rows, first, back = np.unique(cases.model, return_index=True, return_inverse=True)
     each, classes = survey(setup, models, rows, cases.seed[first]), facts.dataset.num_classes
     probed = jax.tree.map(lambda leaf: leaf[back], each)  # by case, so that no program is one of how many models
-    whole = np.asarray(programs.whole_logits(models, rows, setup.test, how=setup.layout))
+    whole = whole_logits(setup, models, rows, setup.test)
     others = _others(setup, cases)
     competence = _competence(setup, whole[back], cases.label, others)
     ablation = probed.means if settings.ablation == "mean-map" else ZERO
     found, decided = [], None
     for purposes in searches:
         keyed = cases.keys(facts.experiment.seeds, purposes, number)
-        to_do = tasks(setup, cases, others, keyed, models, settings)
-        one: Any = programs.decide_circuits(
-            models, cases.model, setup.probe, cases.seed, probed, to_do,
-            how=setup.layout, settings=compiled_for(settings), searched=classes * settings.probe[0],
-        )  # fmt: skip
+
+        def run(which: np.ndarray, rows: Any, keyed: list[tuple[int, ...]] = keyed) -> Any:
+            row, seeds, probed = rows
+            draw = partial(tasks, setup, cases, others, keyed, models, settings)
+            return programs.decide_circuits(
+                models, which, setup.probe, seeds, probed, lift.drawn(draw, row, how),
+                how=how, settings=compiled_for(settings), searched=classes * settings.probe[0],
+            )  # fmt: skip
+
+        one = at_home(run, models, cases.model, (np.arange(len(back)), cases.seed, probed), how)
         one = jax.tree.map(np.asarray, one)
         state = _status(one.spread, competence, one.choice.compact)
         found.append(_circuit(one.choice, state))
@@ -92,16 +100,19 @@ def discover(
     return found, ablation, decided
 
 
-def watched(setup: Setup, models: Params, cases: Cases) -> Decided:
+def watched(setup: Setup, models: Models, cases: Cases) -> Decided:
     """What there was to explain for circuits of the paper's search, and by which channels; no size was tried."""
     rows, back = np.unique(cases.model, return_inverse=True)
-    whole = np.asarray(programs.whole_logits(models, rows, setup.test, how=setup.layout))
+    whole = whole_logits(setup, models, rows, setup.test)
     others = _others(setup, cases)
     competence = _competence(setup, whole[back], cases.label, others)
-    live, spread = programs.to_explain(
-        models, cases.model, whole[back], setup.test, cases.label, others, how=setup.layout
-    )
-    live, spread = jax.tree.map(np.asarray, (live, spread))
+
+    def run(which: np.ndarray, rows: Any) -> Any:
+        whole, label, others = rows
+        return programs.to_explain(models, which, whole, setup.test, label, others, how=setup.layout)
+
+    found = at_home(run, models, cases.model, (whole[back], cases.label, others), setup.layout)
+    live, spread = jax.tree.map(np.asarray, found)
     state = _status(spread, competence, np.ones(len(spread), bool))
     return Decided(state, spread, competence, None, live, None, None, None, None, others, rows, whole)
 
@@ -114,28 +125,43 @@ def _others(setup: Setup, cases: Cases) -> np.ndarray:
     return np.stack([probe.others(label, own, facts.dataset.num_classes, negatives) for label, own in rows])
 
 
-def survey(setup: Setup, models: Params, rows: np.ndarray, seeds: np.ndarray) -> Probed:
+def whole_logits(setup: Setup, models: Models, rows: np.ndarray, test: EvaluationSet) -> np.ndarray:
+    """`programs.whole_logits` of these models (m,): (m, N, Y)."""
+
+    def run(which: np.ndarray, _: Any) -> Any:
+        return programs.whole_logits(models, which, test, how=setup.layout)
+
+    return np.asarray(at_home(run, models, rows, (), setup.layout))
+
+
+def survey(setup: Setup, models: Models, rows: np.ndarray, seeds: np.ndarray) -> Probed:
     """What these models (m,) make of the probe images of their seeds (m,): (m, P, Y), and means (m, ...)."""
     assert setup.facts.probe is not None
     count, searched = setup.facts.probe.shape[1], setup.facts.experiment.discovery.probe[0]
     index, valid = groups(np.arange(count), setup.layout.forward_batch)
     to_search = valid & (index < searched * setup.facts.dataset.num_classes)
-    logits, means = programs.survey_models(models, rows, setup.probe, seeds, index, to_search, how=setup.layout)
+
+    def run(which: np.ndarray, seeds: Any) -> Any:
+        return programs.survey_models(models, which, setup.probe, seeds, index, to_search, how=setup.layout)
+
+    logits, means = at_home(run, models, rows, seeds, setup.layout)
     return Probed(np.asarray(logits)[:, :count], jax.tree.map(np.asarray, means))  # type: ignore[arg-type]
 
 
 def tasks(
-    setup: Setup, cases: Cases, others: np.ndarray, keyed: list[tuple[int, ...]], models: Params, settings: Discovery
-) -> Task:
-    """Every case's task, stacked."""
-    batch = setup.layout.forward_batch
-    channels = sum(models[f"{layer}_bias"].shape[-1] for layer in conv_layers(models))
+    setup: Setup, cases: Cases, others: np.ndarray, keyed: list[tuple[int, ...]], models: Models, settings: Discovery,
+    rows: np.ndarray | None = None,
+) -> Task:  # fmt: skip
+    """The task of every case, or of these rows, stacked."""
+    batch, one = setup.layout.forward_batch, some(models)
+    channels = sum(one[f"{layer}_bias"].shape[-1] for layer in conv_layers(one))
+    chosen = range(len(keyed)) if rows is None else rows.tolist()
     each = [
         Task(
-            np.int32(label), apart, *probe.search_plan(label, apart, settings, key, channels),
-            *probe.selection(label, apart, settings.probe, batch), np.bool_(settings.objective == "contrast"),
+            np.int32(label), others[row], *probe.search_plan(label, others[row], settings, keyed[row], channels),
+            *probe.selection(label, others[row], settings.probe, batch), np.bool_(settings.objective == "contrast"),
         )
-        for label, apart, key in zip(cases.label.tolist(), others, keyed, strict=True)
+        for row, label in ((row, int(cases.label[row])) for row in chosen)
     ]  # fmt: skip
     return jax.tree.map(lambda *parts: np.stack(parts), *each)
 
@@ -164,11 +190,11 @@ def _circuit(choice: Any, state: np.ndarray) -> Circuit:
     return Circuit(score, {layer: mask & defined for layer, mask in choice.mask.items()})
 
 
-def judge(setup: Setup, models: Params, cases: Cases, decided: Decided, rows: Masked) -> Any:
+def judge(setup: Setup, models: Models, cases: Cases, decided: Decided, rows: Masked) -> Any:
     """`programs.judge_decisions` of rows that are the circuits on their own model, then on the other one, then whole
     models: each compared with the answers of the model that it is on."""
     asked = _asked(decided, cases, len(rows.label))
-    whole = whole_table(decided, len(models["fc_bias"]))
+    whole = whole_table(decided, size(models))
     return programs.judge_decisions(models, setup.test, rows, asked, whole, how=setup.layout)
 
 
@@ -237,26 +263,17 @@ BLOCK = 64
 """Rows that are judged on some test images in one call."""
 
 
-def judge_on_some(setup: Setup, models: Params, rows: Masked, others: np.ndarray) -> Any:
+def judge_on_some(setup: Setup, models: Models, rows: Masked, others: np.ndarray) -> Any:
     """`programs.judge_decisions` of rows (r,) on some of the test images, each compared with the answers of the model
-    that it is on. others bool (r, Y).
-
-    They are judged in blocks of one size, so that their number, which is seldom the same, compiles nothing.
-    """
+    that it is on, block after block. others bool (r, Y)."""
     assert setup.some is not None
-    whole = programs.whole_logits(models, np.arange(len(models["fc_bias"])), setup.some, how=setup.layout)
-    count, found = len(rows.label), []
-    for start in range(0, count, BLOCK):
-        chosen = np.resize(np.arange(start, min(start + BLOCK, count)), BLOCK)
-        block = jax.tree.map(lambda leaf, at=chosen: np.asarray(leaf)[at], rows)
-        asked = Asked(others[chosen], block.model)  # type: ignore[arg-type]
-        judged = programs.judge_decisions(models, setup.some, block, asked, whole, how=setup.layout)
-        found.append(judged)
-    return jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *found)
+    whole = whole_logits(setup, models, np.arange(size(models)), setup.some)
+    asked = Asked(others, rows.model)  # type: ignore[arg-type]
+    return programs.judge_decisions(models, setup.some, rows, asked, whole, how=setup.layout, block=BLOCK)
 
 
 def controls(
-    setup: Setup, models: Params, cases: Cases, decided: Decided, own: Masked, crossed: Masked, number: int
+    setup: Setup, models: Models, cases: Cases, decided: Decided, own: Masked, crossed: Masked, number: int
 ) -> Record:
     """What is judged on some of the test images: the rest of the model without the circuit, and N random sets of live
     channels, as many in each layer as the circuit has, on the circuit's own model and on the other one."""

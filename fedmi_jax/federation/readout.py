@@ -5,13 +5,12 @@ Axes: S seeds, M local models of a round, Y classes, R ways to refit.
 
 from __future__ import annotations
 
-from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fedmi_jax.federation import programs
-from fedmi_jax.federation.homes import together
+from fedmi_jax.federation.homes import at_home
 from fedmi_jax.results.schema import REFITS
 
 if TYPE_CHECKING:
@@ -31,9 +30,11 @@ def accuracies(setup: Setup, round_: Round, models: Models) -> Record:
     classes = np.concatenate([held[seed, client], held.any(1)])
     seeds = np.concatenate([seed, np.arange(len(round_.clients))])
     places = _places(facts.dataset.num_classes, facts.experiment.discovery.probe, each)
-    refit = partial(programs.refitted, together(models), np.arange(len(seeds)), setup.probe, seeds, places, classes)
-    judge = partial(programs.accuracy_among, classes=classes, test=setup.test, how=setup.layout)
-    found = np.stack([np.asarray(judge(refit(how=setup.layout, what=what))) for what in REFITS], -1)
+
+    def run(which: np.ndarray, rows: Any) -> Any:
+        return programs.readouts(models, which, setup.probe, *rows, places, setup.test, how=setup.layout)
+
+    found = np.asarray(at_home(run, models, np.arange(len(seeds)), (seeds, classes), setup.layout))
     local = np.full((*facts.counts.shape[:2], len(REFITS)), np.nan, found.dtype)
     local[seed, client] = found[: len(seed)]
     return {"readout_accuracy_local": local, "readout_accuracy_global": found[len(seed) :]}

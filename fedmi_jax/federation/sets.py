@@ -13,14 +13,14 @@ import numpy as np
 from fedmi_jax.federation import instrument
 
 if TYPE_CHECKING:
+    from fedmi_jax.federation.homes import Models
     from fedmi_jax.federation.instrument import Decided
     from fedmi_jax.federation.programs import Masked
     from fedmi_jax.federation.setup import Setup
-    from fedmi_jax.network.model import Params
 
 
 def explained(
-    setup: Setup, models: Params, decided: Decided, own: Masked, rows: np.ndarray, kept: np.ndarray
+    setup: Setup, models: Models, decided: Decided, own: Masked, rows: np.ndarray, kept: np.ndarray
 ) -> np.ndarray:
     """What these sets of channels, bool (r, C), explain of the decisions of the cases `rows` (r,), on some test images.
 

@@ -183,13 +183,6 @@ class Setup:
     """The first test images of every class, on which this instrument's controls are judged."""
 
     @property
-    def gathers(self) -> bool:
-        """Whether a round's models are put together on every device: something looks at them in an order of its own."""
-        experiment = self.facts.experiment
-        published = experiment.discovery.as_published and not experiment.decides
-        return not published or bool(experiment.evaluation.readout_images)
-
-    @property
     def plan_shape(self) -> tuple[int, int]:
         """(T, B) that every client's training plan is padded to."""
         facts, layout = self.facts, self.layout

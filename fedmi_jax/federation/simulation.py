@@ -32,7 +32,7 @@ from fedmi_jax.devices.layout import described
 from fedmi_jax.devices.session import session
 from fedmi_jax.federation import checks, controls, instrument, metrics, programs, readout, recording, thorough
 from fedmi_jax.federation.cases import Cases
-from fedmi_jax.federation.homes import Models, Stack, at_home, together
+from fedmi_jax.federation.homes import Stack, at_home
 from fedmi_jax.federation.instrument import Decided
 from fedmi_jax.federation.metrics import OnRound
 from fedmi_jax.federation.programs import Masked
@@ -111,7 +111,7 @@ def one_round(setup: Setup, state: State, number: int, progress: Progress) -> tu
     return (global_models, remembered), record | judged(setup, round_, models, cases, found)
 
 
-def judged(setup: Setup, round_: Round, models: Models, cases: Cases, found: Found) -> recording.Record:
+def judged(setup: Setup, round_: Round, models: Stack, cases: Cases, found: Found) -> recording.Record:
     """The circuits of a round, how alike they are to those found again, and all that is measured of them."""
     record = recording.of_circuits(cases, found.circuit)
     record |= controls.rediscovery(setup.facts.experiment, cases, found.circuit, found.again)
@@ -218,20 +218,15 @@ def seen_images(setup: Setup) -> tuple[Array, Array] | None:
     return None if seen is None else programs.seen_images(setup.train_images, *seen, how=setup.layout)
 
 
-def stack(setup: Setup, round_: Round, local: Params, global_models: Params, state: MethodState = NO_STATE) -> Models:
+def stack(setup: Setup, round_: Round, local: Params, global_models: Params, state: MethodState = NO_STATE) -> Stack:
     """The models that `Cases.model` counts: local ones (M, ...), global ones (S, ...) and, of a method that serves
-    every client a model of its own, these (M, ...).
-
-    Each stays where it was made. The second instrument alone, which looks at models in any order, gets them all in one
-    array on every device.
+    every client a model of its own, these (M, ...). Each stays where it was made.
     """
     method, parts, counts = setup.facts.method, [local, global_models], [round_.clients.size, len(round_.clients)]
     if method.serve is not None:
         which = (part[lift.homed(counts[0], setup.layout)] for part in round_.models)
         parts.append(programs.serve_models(global_models, state, *which, how=setup.layout, method=method))
         counts.append(counts[0])
-    if setup.gathers:
-        return programs.joined(parts, counts=tuple(counts), how=setup.layout)
     return Stack(tuple(parts), tuple(counts))
 
 
@@ -264,11 +259,11 @@ def joined(first: Found, second: Found) -> Found:
     return jax.tree.map(lambda a, b: np.concatenate([a, b]), first, second)
 
 
-def discover(setup: Setup, models: Models, cases: Cases, number: int) -> Found:
+def discover(setup: Setup, models: Stack, cases: Cases, number: int) -> Found:
     """Search these circuits on their models (`stack`), once or twice (`controls.searches`)."""
     experiment, searches = setup.facts.experiment, controls.searches(setup.facts.experiment, number)
     if not experiment.discovery.as_published:
-        circuits, ablation, decided = instrument.discover(setup, together(models), cases, searches, number)
+        circuits, ablation, decided = instrument.discover(setup, models, cases, searches, number)
         checks.require_scores(experiment, number, cases, [one.score for one in circuits])
         return Found(circuits[0], circuits[1:], jax.tree.map(np.asarray, ablation), decided)
     ablation = _ablation(setup, models, cases)
@@ -285,7 +280,7 @@ def discover(setup: Setup, models: Models, cases: Cases, number: int) -> Found:
         rows = (np.arange(len(cases.model)), ablation)
         found.append(jax.tree.map(np.asarray, at_home(run, models, cases.model, rows, setup.layout)))
     checks.require_scores(experiment, number, cases, [one.score for one in found])
-    decided = instrument.watched(setup, together(models), cases) if experiment.decides else None
+    decided = instrument.watched(setup, models, cases) if experiment.decides else None
     return Found(found[0], found[1:], jax.tree.map(np.asarray, ablation), decided)
 
 
@@ -303,7 +298,7 @@ def discovery_plans(
     ])  # fmt: skip
 
 
-def measure(setup: Setup, round_: Round, models: Models, cases: Cases, found: Found) -> recording.Record:
+def measure(setup: Setup, round_: Round, models: Stack, cases: Cases, found: Found) -> recording.Record:
     """Section 5's measures of every circuit, on its own model and on the other one, and of every model."""
     test, judge, mask, ablation = setup.test, programs.judge, found.circuit.mask, found.ablation
     own = Masked(cases.model, controls.gates(mask, setup.facts.dtype), ablation, cases.label)
@@ -314,7 +309,7 @@ def measure(setup: Setup, round_: Round, models: Models, cases: Cases, found: Fo
     if decided is None:
         judged = judge(models, test, rows, how=setup.layout, measure=evaluation.performance)
     else:
-        judged = instrument.judge(setup, together(models), cases, decided, rows)
+        judged = instrument.judge(setup, models, cases, decided, rows)
     kept, across, (_, accuracy, *_) = (
         jax.tree.map(lambda values, part=part: values[part], judged)
         for part in (slice(n), slice(n, 2 * n), slice(2 * n, None))
@@ -327,12 +322,12 @@ def measure(setup: Setup, round_: Round, models: Models, cases: Cases, found: Fo
     record |= readout.accuracies(setup, round_, models)
     if decided is not None:
         record |= instrument.measures(cases, decided, kept[2], across[2])
-        record |= instrument.controls(setup, together(models), cases, decided, own, crossed, round_.number)
-        record |= thorough.checks(setup, round_, together(models), cases, decided, own)
+        record |= instrument.controls(setup, models, cases, decided, own, crossed, round_.number)
+        record |= thorough.checks(setup, round_, models, cases, decided, own)
     return record
 
 
-def _ablation(setup: Setup, models: Models, cases: Cases) -> Ablation:
+def _ablation(setup: Setup, models: Stack, cases: Cases) -> Ablation:
     """What a closed channel is replaced by, (n, ...): 0, or its mean output on the circuit's model over its client's
     data."""
     facts = setup.facts
@@ -353,7 +348,7 @@ def _ablation(setup: Setup, models: Models, cases: Cases) -> Ablation:
     return jax.tree.map(lambda mean: mean[back], means)
 
 
-def empty_masks(setup: Setup, models: Models, cases: Cases, ablation: Ablation) -> Any:
+def empty_masks(setup: Setup, models: Stack, cases: Cases, ablation: Ablation) -> Any:
     """`programs.empty_masks` of every case."""
 
     def run(which: np.ndarray, rows: Any) -> Any:

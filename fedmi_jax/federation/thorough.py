@@ -18,6 +18,7 @@ from fedmi_jax.circuits.discovery import Circuit
 from fedmi_jax.circuits.sameness import LEAST as SAME
 from fedmi_jax.devices import lift
 from fedmi_jax.federation import areas, instrument, programs, sets
+from fedmi_jax.federation.homes import SERVER, Stack, at_home, rewritten
 from fedmi_jax.network.layers import conv_layers
 from fedmi_jax.results.schema import NULLS, STATUS
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from fedmi_jax.federation.programs import Masked
     from fedmi_jax.federation.recording import Record
     from fedmi_jax.federation.setup import Round, Setup
-    from fedmi_jax.network.model import Params
 
 HALVES = 10
 """Random halves of a circuit, and of what is not in it."""
@@ -35,7 +35,7 @@ LEAST = 0.01
 """Share of the decision that a channel must be worth to be needed."""
 
 
-def checks(setup: Setup, round_: Round, models: Params, cases: Cases, decided: Decided, own: Masked) -> Record:
+def checks(setup: Setup, round_: Round, models: Stack, cases: Cases, decided: Decided, own: Masked) -> Record:
     """Of a run that asks for random masks, in its last round; before, NaN and 0; otherwise nothing."""
     experiment = setup.facts.experiment
     if not experiment.thorough:
@@ -62,7 +62,7 @@ def _no_halves(n: int) -> dict[str, np.ndarray]:
 
 
 def _halves(
-    setup: Setup, round_: Round, models: Params, cases: Cases, decided: Decided, own: Masked
+    setup: Setup, round_: Round, models: Stack, cases: Cases, decided: Decided, own: Masked
 ) -> dict[str, np.ndarray]:
     masks = np.concatenate([np.asarray(gate) > 0 for gate in own.gates.values()], 1)
     judged = list(_sets(masks, cases.keys(setup.facts.experiment.seeds, keys.HALF, round_.number)))
@@ -109,9 +109,13 @@ def _no_sameness(own: Masked) -> dict[str, np.ndarray]:
     return found | dict.fromkeys(("same_computation", "silent"), np.full(n, np.nan, np.float32))
 
 
-def _sameness(setup: Setup, models: Params, decided: Decided, own: Masked) -> dict[str, np.ndarray]:
+def _sameness(setup: Setup, models: Stack, decided: Decided, own: Masked) -> dict[str, np.ndarray]:
     """Of the circuits' channels; NaN for all others."""
-    fidelity, silent = programs.sameness(models, setup.some, own, decided.others, how=setup.layout)
+
+    def run(_: Any, rows: Any) -> Any:
+        return programs.sameness(models, setup.some, *rows, how=setup.layout)
+
+    fidelity, silent = at_home(run, models, own.model, (own, decided.others), setup.layout)
     defined = (decided.status != STATUS.index("undefined"))[:, None]
     kept = {layer: (np.asarray(gate) > 0) & defined for layer, gate in own.gates.items()}
     found = {
@@ -132,7 +136,7 @@ def _share(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
 # --- where training made nothing ---
 
 
-def _nulls(setup: Setup, round_: Round, models: Params, cases: Cases) -> list[tuple[Circuit, Decided]]:
+def _nulls(setup: Setup, round_: Round, models: Stack, cases: Cases) -> list[tuple[Circuit, Decided]]:
     """What the search finds on the models before training, on local models whose filters' weights stand in another
     order, and of classes that say nothing, each for the circuits of local models.
 
@@ -141,8 +145,9 @@ def _nulls(setup: Setup, round_: Round, models: Params, cases: Cases) -> list[tu
     local = cases.of("local")
     shuffled = replace(setup, probe=_shuffled(setup), facts=_asking_for_truth(setup))
     permuted = _permuted(setup, models, local, round_.number)
+    fresh = models.counts[0] + local.seed
     searched = [
-        (setup, _untrained(setup, models), local.seed), (setup, permuted, local.model), (shuffled, models, local.model)
+        (setup, _untrained(setup, models), fresh), (setup, permuted, local.model), (shuffled, models, local.model)
     ]  # fmt: skip
     found = []
     for (where, stacked, rows), purpose in zip(searched, (keys.UNTRAINED, keys.PERMUTED, keys.SHUFFLED), strict=True):
@@ -152,27 +157,30 @@ def _nulls(setup: Setup, round_: Round, models: Params, cases: Cases) -> list[tu
     return found
 
 
-def _untrained(setup: Setup, models: Params) -> Params:
-    """Every seed's fresh model, in the first S places of the stack."""
+def _untrained(setup: Setup, models: Stack) -> Stack:
+    """The stack with every seed's fresh model in place of the server's."""
     from fedmi_jax.federation.simulation import initial_models
 
-    stacked = {name: np.array(leaf) for name, leaf in models.items()}
-    for name, fresh in initial_models(setup).items():
-        stacked[name][: len(fresh)] = fresh
-    return lift.replicate(stacked, setup.layout)
+    parts = list(models.parts)
+    parts[SERVER] = initial_models(setup)
+    return replace(models, parts=tuple(parts))
 
 
-def _permuted(setup: Setup, models: Params, cases: Cases, number: int) -> Params:
+def _permuted(setup: Setup, models: Stack, cases: Cases, number: int) -> Stack:
     """The stack with the local models that have cases, each filter's weights in random order: as sparse, and no longer
     trained."""
-    permuted = {name: np.array(leaf) for name, leaf in models.items()}
-    for at, case in zip(*np.unique(cases.model, return_index=True), strict=True):
-        seed = setup.facts.experiment.seeds[cases.seed[case]]
-        for place, name in enumerate([*(f"{layer}_kernel" for layer in conv_layers(models)), "fc_kernel"]):
-            rng = keys.generator(seed, keys.PERMUTED, number, int(cases.client[case]), place)
-            kernel = permuted[name][at]
-            permuted[name][at] = rng.permuted(kernel.reshape(-1, kernel.shape[-1]), axis=0).reshape(kernel.shape)
-    return lift.replicate(permuted, setup.layout)
+    first = dict(zip(*np.unique(cases.model, return_index=True), strict=True))
+
+    def permute(which: int, params: dict[str, np.ndarray]) -> None:
+        if which not in first:
+            return
+        case = first[which]
+        seed, client = setup.facts.experiment.seeds[cases.seed[case]], int(cases.client[case])
+        for place, name in enumerate([*(f"{layer}_kernel" for layer in conv_layers(params)), "fc_kernel"]):
+            rng, kernel = keys.generator(seed, keys.PERMUTED, number, client, place), params[name]
+            kernel[...] = rng.permuted(kernel.reshape(-1, kernel.shape[-1]), axis=0).reshape(kernel.shape)
+
+    return rewritten(models, permute, setup.layout)
 
 
 def _shuffled(setup: Setup) -> Any:

@@ -17,7 +17,7 @@ from jax import Array, lax
 from fedmi_jax.network import sparse_ops
 from fedmi_jax.network.ablation import ZERO, Ablation, Deviation, Gates, MeanMap
 from fedmi_jax.network.layers import conv_layers, conv_names
-from fedmi_jax.network.ops import LAYOUT, conv_windows, relu_pool, windows
+from fedmi_jax.network.ops import LAYOUT, conv_windows, linear, relu_pool, windows
 from fedmi_jax.network.sparse_layer import conv_relu_pool
 
 Params = Mapping[str, Array]
@@ -60,7 +60,7 @@ class CNN(nn.Module):
             self.sow("intermediates", layer, x)
         x = x.reshape(x.shape[0], -1)
         kernel = self.param("fc_kernel", _uniform(x.shape[-1]), (x.shape[-1], self.classes), x.dtype)
-        return x @ kernel + self.param("fc_bias", _uniform(x.shape[-1]), (self.classes,), x.dtype)
+        return linear(x, kernel, self.param("fc_bias", _uniform(x.shape[-1]), (self.classes,), x.dtype))
 
 
 def init(
@@ -112,7 +112,7 @@ def _sparse_activations(
             x = ablation.activate(elements, _images_last(bias), gates[layer], layer)
         outputs[layer] = x.transpose(3, 1, 2, 0)
     x = x.transpose(3, 1, 2, 0).reshape(x.shape[-1], -1)
-    return outputs, x @ params["fc_kernel"] + params["fc_bias"]
+    return outputs, linear(x, params["fc_kernel"], params["fc_bias"])
 
 
 def _of_images(gate: Array) -> Array:

@@ -232,6 +232,11 @@ def _relu_pool_backward(residuals: tuple[Array, Array], g: Array) -> tuple[Array
 relu_pool.defvjp(_relu_pool_forward, _relu_pool_backward)
 
 
+def linear(features: Array, kernel: Array, bias: Array) -> Array:
+    """The linear layer: (N, F), (F, Y), (Y,) -> (N, Y)."""
+    return features @ kernel + bias
+
+
 def sum_to(values: Array, shape: tuple[int, ...]) -> Array:
     """The transpose of broadcasting from `shape`: what was repeated is summed."""
     values = values.sum(tuple(range(values.ndim - len(shape))))

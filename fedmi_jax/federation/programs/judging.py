@@ -27,6 +27,7 @@ from fedmi_jax.network.images import Images
 from fedmi_jax.network.layers import conv_layers
 from fedmi_jax.network.model import Params
 from fedmi_jax.network.readout import refit
+from fedmi_jax.results.schema import REFITS
 
 
 def judge(models: Models, test: EvaluationSet, masked: Masked, *, how: Layout, measure: Callable[..., Any]) -> Any:
@@ -50,18 +51,22 @@ def judge_models(models: Params, test: EvaluationSet, *, how: Layout) -> Accurac
 
 
 def judge_decisions(
-    models: Params, test: EvaluationSet, masked: Masked, asked: Asked, whole: Any, *, how: Layout
+    models: Models, test: EvaluationSet, masked: Masked, asked: Asked, whole: Any, *, how: Layout, block: int = 0
 ) -> tuple[Performance, Accuracy, Explained]:
-    """`evaluation.decisions` of every row, in one call; numpy arrays.
+    """`evaluation.decisions` of every row, in one call or in calls of `block` rows; numpy arrays.
 
     whole (M, N, Y): the logits of all models on these images.
     """
-    return evaluation.divided(_judged_decisions(models, test, masked, asked, whole, how=how))
+
+    def run(_: Any, rows: tuple[Masked, Asked]) -> Any:
+        return _judged_decisions(models, test, *rows, whole, how=how)
+
+    return evaluation.divided(at_home(run, models, masked.model, (masked, asked), how, block))
 
 
 @partial(jax.jit, static_argnames=("how",))
 def _judged_decisions(
-    models: Params, test: EvaluationSet, masked: Masked, asked: Asked, whole: Array, *, how: Layout
+    models: Models, test: EvaluationSet, masked: Masked, asked: Asked, whole: Array, *, how: Layout
 ) -> Any:  # fmt: skip
     one = partial(evaluation.decisions, narrowing=how.narrowing)
     rows = (masked.gates, masked.ablation, masked.label, asked)
@@ -69,7 +74,7 @@ def _judged_decisions(
 
 
 @partial(jax.jit, static_argnames=("how",))
-def sameness(models: Params, test: EvaluationSet, masked: Masked, others: Array, *, how: Layout) -> Sameness:
+def sameness(models: Models, test: EvaluationSet, masked: Masked, others: Array, *, how: Layout) -> Sameness:
     """`sameness.sameness` of every row, in one call: (n, O_l) a layer. others bool (n, Y)."""
     rows = (masked.gates, masked.ablation, masked.label, others)
     return over_rows(one_by_one.sameness, how, models, masked.model, rows, (test,))
@@ -87,43 +92,42 @@ TOGETHER = 500
 
 
 @partial(jax.jit, static_argnames=("how",))
-def whole_logits(models: Params, rows: Array, test: EvaluationSet, *, how: Layout) -> Array:
+def whole_logits(models: Models, rows: Array, test: EvaluationSet, *, how: Layout) -> Array:
     """Logits of models `rows` (m,) on the test images, padding included: (m, N, Y)."""
 
     def one(params: Params, test: EvaluationSet) -> Array:
-        gates = {layer: jnp.ones_like(params[f"{layer}_bias"]) for layer in conv_layers(params)}
-        return evaluation.masked_logits(params, gates, ZERO, test.images, test.indices, how.narrowing)
+        return evaluation.masked_logits(params, _open(params), ZERO, test.images, test.indices, how.narrowing)
 
     return over_rows(one, how, models, rows, (), (test,))
 
 
-@partial(jax.jit, static_argnames=("how", "what"))
-def refitted(
-    models: Params, rows: Array, images: Images, seeds: Array, places: Array, classes: Array, *, how: Layout, what: str
-) -> Params:
-    """Models `rows` (m,) with their read-out refitted for their classes bool (m, Y), (m, ...).
+@partial(jax.jit, static_argnames=("how",))
+def readouts(
+    models: Models, rows: Array, images: Images, seeds: Array, classes: Array, places: Array, test: EvaluationSet, *,
+    how: Layout,
+) -> Array:  # fmt: skip
+    """Mean accuracy (m, R) of models `rows` (m,) over their classes bool (m, Y), among which alone they choose, with
+    their read-out refitted for these classes in every way of `REFITS`.
 
-    what: how (`network.readout`), on the probe images at `places` of their seeds (m,) that are of these classes; or
-    "none".
+    A refit (`network.readout`) sees the probe images at `places` of the model's seed, seeds (m,), that are of these
+    classes.
     """
 
-    def one(params: Params, seed: Array, classes: Array, images: Images, places: Array) -> Params:
-        if what == "none":
-            return params
-        drawn = of_seed(images, seed)
+    def one(params: Params, seed: Array, classes: Array, images: Images, places: Array, test: EvaluationSet) -> Array:
+        drawn, gates = of_seed(images, seed), _open(params)
         labels = jnp.where(classes[drawn.labels[places]], drawn.labels[places], -1)
-        return refit(params, drawn.normalised(places), labels, what, classes)  # type: ignore[arg-type]
+        shown = drawn.normalised(places)
+        each = [params if what == "none" else refit(params, shown, labels, what, classes) for what in REFITS]  # type: ignore[arg-type]
 
-    return over_rows(one, how, models, rows, (seeds, classes), (images, places))
+        def judge(params: Params) -> Array:
+            logits = evaluation.masked_logits(params, gates, ZERO, test.images, test.indices, how.narrowing)
+            return evaluation.accuracy_among(logits, classes, test)
+
+        return jax.lax.map(judge, jax.tree.map(lambda *leaves: jnp.stack(leaves), *each))
+
+    return over_rows(one, how, models, rows, (seeds, classes), (images, places, test))
 
 
-@partial(jax.jit, static_argnames=("how",))
-def accuracy_among(models: Params, classes: Array, test: EvaluationSet, *, how: Layout) -> Array:
-    """Mean accuracy (M,) of all models over their classes bool (M, Y), among which alone they choose."""
-
-    def one(params: Params, classes: Array, test: EvaluationSet) -> Array:
-        gates = {layer: jnp.ones_like(params[f"{layer}_bias"]) for layer in conv_layers(params)}
-        logits = evaluation.masked_logits(params, gates, ZERO, test.images, test.indices, how.narrowing)
-        return evaluation.accuracy_among(logits, classes, test)
-
-    return over_rows(one, how, models, jnp.arange(len(classes)), (classes,), (test,))
+def _open(params: Params) -> dict[str, Array]:
+    """Gates that keep every channel."""
+    return {layer: jnp.ones_like(params[f"{layer}_bias"]) for layer in conv_layers(params)}

@@ -63,7 +63,7 @@ def mean_outputs(models: Models, images: Images, which: Array, index: Array, val
 
 @partial(jax.jit, static_argnames=("how",))
 def survey_models(
-    models: Params, rows: Array, images: Images, seeds: Array, index: Array, valid: Array, *, how: Layout
+    models: Models, rows: Array, images: Images, seeds: Array, index: Array, valid: Array, *, how: Layout
 ) -> tuple[Array, MeanMap]:
     """`survey.survey` of models `rows` (m,), each on the probe images of its seed (m,): logits (m, G * B, Y) and means.
 
@@ -78,7 +78,7 @@ def survey_models(
 
 @partial(jax.jit, static_argnames=("how",))
 def to_explain(
-    models: Params, which: Array, whole: Array, test: EvaluationSet, label: Array, others: Array, *, how: Layout
+    models: Models, which: Array, whole: Array, test: EvaluationSet, label: Array, others: Array, *, how: Layout
 ) -> tuple[dict[str, Array], Array]:
     """Of n cases: the channels that could be part of a circuit, (n, O_l) a layer, and what there is to explain on the
     test images, (n,). Args: whole (n, N, Y), the whole models' logits; label (n,); others bool (n, Y)."""
@@ -92,7 +92,7 @@ def to_explain(
 
 @partial(jax.jit, static_argnames=("how", "settings", "searched"))
 def decide_circuits(
-    models: Params, which: Array, images: Images, seeds: Array, probed: Probed, tasks: Task, *,
+    models: Models, which: Array, images: Images, seeds: Array, probed: Probed, tasks: Task, *,
     how: Layout, settings: Discovery, searched: int,
 ) -> Found:  # fmt: skip
     """`deciding.decide` of n circuits in one call.
@@ -113,7 +113,7 @@ def decide_circuits(
 
 @partial(jax.jit, static_argnames=("how", "settings", "searched"))
 def attribute(
-    models: Params, which: Array, images: Images, seeds: Array, probed: Probed, tasks: Task, *,
+    models: Models, which: Array, images: Images, seeds: Array, probed: Probed, tasks: Task, *,
     how: Layout, settings: Discovery, searched: int,
 ) -> Mapping[str, Array]:  # fmt: skip
     """`deciding.attribution` of n circuits in one call, (n, O_l) a layer. Args: as of `decide_circuits`."""

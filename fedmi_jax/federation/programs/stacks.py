@@ -5,7 +5,6 @@ Axes: S seeds, M models, N images.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 
 import jax
@@ -25,13 +24,6 @@ from fedmi_jax.network.model import Params
 def first(models: Params, count: int) -> Params:
     """What is dealt out evenly may have some more."""
     return jax.tree.map(lambda leaf: leaf[:count], models)
-
-
-@partial(jax.jit, static_argnames=("counts", "how"))
-def joined(parts: Sequence[Params], *, counts: tuple[int, ...], how: Layout) -> Params:
-    """The first models of all parts, so many of each, one after the other, on every device."""
-    own = [first(part, count) for part, count in zip(parts, counts, strict=True)]
-    return gathered(jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *own), how)
 
 
 @partial(jax.jit, static_argnames=("rows", "how"))
