@@ -69,6 +69,7 @@ def train_models(
         return train(
             start, images, plan, keep, counts, seen,
             local=local, sparse=sparse, method=method, micro_batch=piece, axis=axis,
+            visiting=how.narrowing,
         )  # fmt: skip
 
     if how.shard == "clients":
