@@ -11,8 +11,6 @@ longer it takes: where all are live, a dense convolution's gradient is less work
 
 from __future__ import annotations
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
@@ -57,37 +55,35 @@ def kernel_gradient(x: Array, winner: Array, g: Array) -> Array:
     g (O, h, w, N), the outputs' gradients, 0 where there is no winner.
     """
     (inputs, height, width, images), (outputs, h, w, _) = x.shape, g.shape
-    live = jnp.any(g != 0, 3).reshape(outputs, h * w)
-    first = jnp.pad(jnp.argsort(~live, 0, stable=True), ((0, -outputs % TOGETHER), (0, 0))).astype(jnp.int32)
-    count = jnp.sum(live, 0, dtype=jnp.int32)
     seen = fusion_barrier(jnp.pad(x, ((0, 0), (1, 1 - height % 2), (1, 1 - width % 2), (0, 0))))
-    zero = jnp.zeros((), jnp.int32)
+    winner, g = (values.reshape(outputs, h * w, images) for values in (winner, g))
+    channels, count = _live(g)
+    corners, zero = jnp.arange(4, dtype=winner.dtype)[:, None], jnp.zeros((), jnp.int32)
 
     def window(k: Array, total: Array) -> Array:
-        row, column = k // w, k % w
-        patch = lax.dynamic_slice(seen, (zero, 2 * row, 2 * column, zero), (inputs, 4, 4, images))
-        patch = fusion_barrier(patch).reshape(inputs * 16, images)
+        at = (zero, 2 * (k // w), 2 * (k % w), zero)
+        patch = fusion_barrier(lax.dynamic_slice(seen, at, (inputs, 4, 4, images))).reshape(-1, images)
 
-        def some(group: Array, total: Array) -> Array:
-            at = group * TOGETHER + jnp.arange(TOGETHER)
-            channels = [first[at[i], k] for i in range(TOGETHER)]
-            own = partial(_planes, channels=channels, row=row, column=column)
-            elements = (own(winner) == jnp.arange(4, dtype=winner.dtype)[:, None]) & (at < count[k])[:, None, None]
-            elements = fusion_barrier(jnp.where(elements, own(g), 0)).reshape(-1, images)
+        def some(n: Array, total: Array) -> Array:
+            own, rest = channels[k, n], count[k] - n * TOGETHER
+            there = (winner[own, k][:, None] == corners) & (jnp.arange(TOGETHER) < rest)[:, None, None]
+            elements = fusion_barrier(jnp.where(there, g[own, k][:, None], 0)).reshape(-1, images)
             products = fusion_barrier(lax.dot_general(elements, patch, (((1,), (1,)), ((), ()))))
-            return _added(total, channels, _taps(products.reshape(TOGETHER, 2, 2, inputs, 4, 4)))
+            return total.at[own].add(_taps(products.reshape(-1, 2, 2, inputs, 4, 4)))
 
-        return lax.fori_loop(0, -(-count[k] // TOGETHER), some, total)
+        return lax.fori_loop(zero, -(-count[k] // TOGETHER), some, total)
 
-    total = lax.fori_loop(0, h * w, window, jnp.zeros((outputs, 9, inputs), x.dtype))
+    total = lax.fori_loop(zero, jnp.int32(h * w), window, jnp.zeros((outputs, 9, inputs), x.dtype))
     return total.reshape(outputs, 3, 3, inputs).transpose(1, 2, 3, 0)
 
 
-def _planes(values: Array, channels: list[Array], row: Array, column: Array) -> Array:
-    """Of (O, h, w, N), these channels at one window: (n, 1, N)."""
-    zero = jnp.zeros((), jnp.int32)
-    planes = [lax.dynamic_slice(values, (o, row, column, zero), (1, 1, 1, values.shape[3])) for o in channels]
-    return fusion_barrier(jnp.concatenate(planes)).reshape(len(channels), 1, -1)
+def _live(g: Array) -> tuple[Array, Array]:
+    """Of gradients (O, windows, N): each window's channels, those that have one first, (windows, groups, TOGETHER), and
+    how many have one, (windows,)."""
+    live = jnp.any(g != 0, 2).T
+    order = jnp.argsort(~live, 1, stable=True).astype(jnp.int32)
+    order = jnp.pad(order, ((0, 0), (0, -order.shape[1] % TOGETHER)))
+    return order.reshape(len(order), -1, TOGETHER), jnp.sum(live, 1, dtype=jnp.int32)
 
 
 def _taps(products: Array) -> Array:
@@ -96,11 +92,3 @@ def _taps(products: Array) -> Array:
     elements = [(i, j) for i in range(2) for j in range(2)]
     taps = [sum(products[:, i, j, :, a + i, b + j] for i, j in elements) for a in range(3) for b in range(3)]
     return fusion_barrier(jnp.stack(taps, 1))  # type: ignore[arg-type]
-
-
-def _added(total: Array, channels: list[Array], values: Array) -> Array:
-    """total (O, 9, I) and values (n, 9, I), those of these channels."""
-    for channel, value in zip(channels, values, strict=True):
-        here = lax.dynamic_index_in_dim(total, channel, 0, keepdims=False)
-        total = lax.dynamic_update_index_in_dim(total, here + value, channel, 0)
-    return total
