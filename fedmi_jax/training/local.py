@@ -19,7 +19,7 @@ from fedmi_jax.network import model
 from fedmi_jax.network.images import Images, weights
 from fedmi_jax.network.model import Params, SparseModel
 from fedmi_jax.training import pruning
-from fedmi_jax.training.gradient import value_and_gradient
+from fedmi_jax.training.gradient import DENSEST, value_and_gradient
 
 
 def train(
@@ -49,6 +49,8 @@ def train(
     counts = jnp.asarray(class_counts, dtype)
     trainable = None if method.trainable is None else method.trainable(start, state)
     optimiser = optax.adam(local.learning_rate)
+    visiting = visiting and 1 - sparse.target <= DENSEST  # otherwise there is never an occasion to compile for
+    gradient_of = partial(value_and_gradient, micro_batch=micro_batch, visiting=visiting)
 
     def loss(network: Params | SparseModel, index: Array, weight: Array) -> Array:
         """Weighted sum of the cross-entropies of these images."""
@@ -58,8 +60,7 @@ def train(
     def step(carry: tuple, batch: tuple) -> tuple[tuple, Array]:
         """Gradient, Adam, prune."""
         (params, moments), (index, weight, keep) = carry, batch
-        pieces = partial(value_and_gradient, micro_batch=micro_batch, visiting=visiting)
-        value, gradient = pieces(loss, params, index, weight)
+        value, gradient = gradient_of(loss, params, index, weight)
         if axis is not None:
             value, gradient = lax.psum((value, gradient), axis)
         gradient: Any = method.correct(gradient, params, start, state)
