@@ -84,6 +84,7 @@ def one(tree, i):
 VARIANTS = {
     "sparse": (LOCAL, SPARSE),
     "dense": (LOCAL, Sparsity(target=0)),
+    "so sparse that weights are visited": (LOCAL, Sparsity(target=0.97, floor=1)),
     "FedProx": (Local(epochs=2, batch_size=16, learning_rate=0.01, fedprox=0.7), SPARSE),
     "FedRS": (Local(epochs=2, batch_size=16, learning_rate=0.01, fedrs=0.4), SPARSE),
 }

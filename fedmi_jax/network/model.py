@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array, lax
 
-from fedmi_jax.network import sparse_ops
+from fedmi_jax.network import sparse_ops, sparse_training
 from fedmi_jax.network.ablation import ZERO, Ablation, Deviation, Gates, MeanMap
 from fedmi_jax.network.layers import conv_layers, conv_names
 from fedmi_jax.network.ops import LAYOUT, conv_windows, linear, relu_pool, windows
@@ -75,7 +75,7 @@ def init(
 
 
 class SparseModel(NamedTuple):
-    """A frozen model whose convolutions visit non-zero weights only."""
+    """A model whose convolutions visit non-zero weights only. Without gates, the gradients of `params` are whole."""
 
     params: Params
     kernels: dict[str, sparse_ops.Kernel]
@@ -104,7 +104,7 @@ def _sparse_activations(
     for layer in conv_layers(params):
         kernel, bias = model.kernels[layer], params[f"{layer}_bias"]
         if gates is None:
-            x = conv_relu_pool(x, kernel, bias, None)
+            x = sparse_training.conv_relu_pool(x, params[f"{layer}_kernel"], bias, kernel)
         elif isinstance(ablation, MeanMap | Deviation):
             x = ablation.replace(conv_relu_pool(x, kernel, bias, ablation.before_pool(layer)), gates[layer], layer)
         else:

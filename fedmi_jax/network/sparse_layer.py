@@ -62,12 +62,14 @@ def _pool(elements: Array, bias: Array) -> Array:
     return jnp.maximum(jnp.maximum(jnp.maximum(a, b), jnp.maximum(c, d)), 0)
 
 
-def _forward(x: Array, kernel: Kernel, bias: Array, offset: Array | None) -> tuple[Array, tuple[Array, Kernel, Array]]:
+def forward(x: Array, kernel: Kernel, bias: Array, offset: Array | None) -> tuple[Array, tuple[Array, Kernel, Array]]:
+    """The layer, and what `backward` needs: the winner of every window, the kernel and the input."""
     pooled, winner = _layer(x, kernel, bias, offset, pool_and_winner)
     return pooled, (winner, kernel, x)
 
 
-def _backward(residuals: tuple[Array, Kernel, Array], g: Array) -> tuple[Array, None, None, None]:
+def backward(residuals: tuple[Array, Kernel, Array], g: Array) -> tuple[Array, None, None, None]:
+    """The gradient of the input, from that of what the layer puts out (O, h, w, N)."""
     winner, kernel, x = residuals
     _, height, width, images = x.shape
     corners = jnp.arange(4, dtype=winner.dtype).reshape(2, 1, 2, 1)
@@ -81,7 +83,7 @@ def _backward(residuals: tuple[Array, Kernel, Array], g: Array) -> tuple[Array, 
     return fusion_barrier(lax.fori_loop(0, _channels(taps), channel, jnp.zeros_like(x))), None, None, None
 
 
-conv_relu_pool.defvjp(_forward, _backward)
+conv_relu_pool.defvjp(forward, backward)
 
 
 def refreshed(

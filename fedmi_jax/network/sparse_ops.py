@@ -4,8 +4,8 @@ Axes: N images, H x W positions, I input and O output channels; h = floor(H/2), 
 
 Images come last, (I, H, W, N): what one weight adds to its output channel is then a shifted plane times a number, and
 the processor's vectors run over images. At 99 % that takes a CPU a fifth of a dense convolution's time, forward and
-back to the input. (The kernel's own gradient is dense whatever the kernel, since pruned weights may return, so training
-has little from this.) An accelerator would make many small operations of it.
+back to the input. (The kernel's own gradient is dense whatever the kernel, since pruned weights may return:
+`sparse_training`.) An accelerator would make many small operations of it.
 
 As in `fedmi_jax.network.ops`, every output element is the same sum in the same order wherever it stands.
 """

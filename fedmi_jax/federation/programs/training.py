@@ -52,7 +52,7 @@ def train_models(
         start = served(method, pick(global_models, which), seen)
         return train(
             start, images, plan, keep, counts, seen,
-            local=local, sparse=sparse, method=method, micro_batch=piece, axis=axis,
+            local=local, sparse=sparse, method=method, micro_batch=piece, axis=axis, visiting=how.narrowing,
         )  # fmt: skip
 
     if how.shard == "clients":
