@@ -64,7 +64,7 @@ def loss(network, index, weight, images):
 
 @partial(jax.jit, static_argnames="visiting")
 def whole(params, index, weight, images, *, visiting):
-    of_images = partial(lambda images, *rest: loss(*rest, images), images)
+    of_images = partial(loss, images=images)
     return gradient.value_and_gradient(of_images, params, index, weight, micro_batch=4, visiting=visiting)
 
 
