@@ -114,7 +114,8 @@ def test_where_models_have_homes_all_that_is_measured_is_the_same(decided, squar
     last = of_rounds(decided, 2)
     found = fedmi_jax.search_again(last, dataset=squares)
     assert {"null_explained", "area_excess", "fidelity_conv1", "readout_accuracy_local"} <= set(found)
-    require_same(found, last[list(found.data_vars)])
+    alone = [name for name in found if "stability" not in name]  # the round before was not searched
+    require_same(found[alone], last[alone])
 
 
 def test_searching_again_finds_what_the_run_found(decided, squares, tmp_path, monkeypatch, capsys):
