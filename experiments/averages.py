@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ import tyro
 import xarray as xr
 from tyro.conf import Positional
 
-from experiments import pieces, put_back
+from experiments import averages_table, pieces, put_back
 from fedmi_jax import evaluate, files, means
 from fedmi_jax.aggregation import NO_STATE, Clients, Method, chosen
 from fedmi_jax.circuits.single import Circuit
@@ -43,24 +43,9 @@ from fedmi_jax.network.model import Params
 from fedmi_jax.report import style
 from fedmi_jax.results import store
 from fedmi_jax.results.schema import STATUS, conv_layers
-from fedmi_jax.results.statistics import Estimate, estimate
 from fedmi_jax.studies import chance
 from fedmi_jax.studies.chance import Channels
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-RULES = (
-    "fedavg",
-    "support-mean",
-    "head-by-holders",
-    "support-and-holders",
-    "ties",
-    "median",
-    "matching",
-    "calibration",
-)
-"""Methods that remember nothing and change nothing in local training."""
 IMAGES = 100
 """Training images of each class for the mean outputs that stand in for closed channels."""
 NULLS = 5
@@ -155,11 +140,14 @@ def judged(moment: Moment, dataset: Dataset, per_class: int) -> Iterator[dict[st
     images, labels = dataset.test_images[shown], dataset.test_labels[shown]
     counts = np.asarray(moment.clients.counts)
     held = np.flatnonzero(counts.any(0))
-    for rule in RULES:
+    for rule in averages_table.RULES:
         model = averaged(moment, rule, dataset)
         at = {"seed": moment.seed, "round": moment.round, "rule": rule}
-        yield at | {"measure": MEASURES[0], "value": put_back.right(model, images, labels, held, held, dataset)}
-        if rule == RULES[0]:
+        yield at | {
+            "measure": averages_table.MEASURES[0],
+            "value": put_back.right(model, images, labels, held, held, dataset),
+        }
+        if rule == averages_table.BASE:
             several: list[Params] = [
                 {name: leaf[k] for name, leaf in moment.clients.params.items()} for k in range(len(counts))
             ]
@@ -204,83 +192,18 @@ def _circuit(label: int, others: np.ndarray, mask: Channels) -> Circuit:
     )  # fmt: skip
 
 
-# --- all of them ---
-
-MEASURES = ("accuracy among held", "answer", "evidence")
-Rows = list[dict[str, Any]]
-"""seed, round, rule, measure, value; of circuits also client, class and random, the mean over random sets; of parts put
-back also part, client and random."""
-
-
-def per_seed(rows: Rows, rule: str, measure: str, column: str = "value") -> dict[int, float]:
-    """Means over circuits, by seed."""
-    wanted = [row for row in rows if (row["rule"], row["measure"], row.get("part")) == (rule, measure, None)]
-    seeds = sorted({row["seed"] for row in wanted})
-    return {seed: float(np.mean([row[column] for row in wanted if row["seed"] == seed])) for seed in seeds}
-
-
-def over(values: dict[int, float]) -> Estimate:
-    return estimate(np.array(list(values.values())))
-
-
-def last_round(rows: Rows) -> Rows:
-    return [row for row in rows if row["round"] == max(row["round"] for row in rows)]
-
-
-def markdown(rows: Rows) -> str:
-    """Of the last of the rounds: every rule's means, and below them the differences to FedAvg's, seed by seed."""
-    rows = last_round(rows)
-    head = ["rule", "seeds", *MEASURES, *(f"random sets: {measure}" for measure in MEASURES[1:])]
-    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
-    for rule in RULES:
-        cells = [_cell(rows, rule, measure) for measure in MEASURES]
-        cells += [str(over(per_seed(rows, rule, measure, "random"))) for measure in MEASURES[1:]]
-        lines.append(f"| {rule} | {len(per_seed(rows, rule, MEASURES[0]))} | {' | '.join(cells)} |")
-    notes = (
-        f"Round {rows[0]['round']}; the same local models in every row. Means and 95 % intervals over seeds, below "
-        "them the difference to FedAvg's, seed by seed. Accuracy among held: of the whole model, on and among classes "
-        "that anyone holds. Answer (balanced accuracy) and evidence (AUC): of local circuits on this average."
-    )
-    return "\n".join([*lines, "", notes, ""])
-
-
-def _cell(rows: Rows, rule: str, measure: str) -> str:
-    own, base = per_seed(rows, rule, measure), per_seed(rows, RULES[0], measure)
-    less = over({seed: own[seed] - base[seed] for seed in own if seed in base})
-    return str(over(own)) if rule == RULES[0] else f"{over(own)}<br>{less}"
-
-
-def figure(rows: Rows) -> Figure:
-    """A point per rule and seed."""
-    rows = last_round(rows)
-    made, axes = style.grid(len(MEASURES), len(MEASURES), 2.6, share=False)
-    for one, measure in zip(axes, MEASURES, strict=True):
-        for y, rule in enumerate(reversed(RULES)):
-            own = list(per_seed(rows, rule, measure).values())
-            one.plot(own, np.full(len(own), y), "o", color=style.BLUE, ms=3, mew=0, alpha=0.7)
-            one.plot(np.mean(own), y, "|", color=style.BLACK, ms=9, mew=1.2)
-            if measure != MEASURES[0]:
-                chance_of = over(per_seed(rows, rule, measure, "random")).mean
-                one.plot(chance_of, y, "x", color=style.VERMILLION, ms=4)
-        one.set_yticks(range(len(RULES)), RULES[::-1] if one is axes[0] else [""] * len(RULES))
-        one.set_xlim(-0.02 if measure == MEASURES[0] else 0.4, 1.02)
-        one.set_xlabel(measure)
-    seeds = len({row["seed"] for row in rows})
-    style.say(made, f"round {rows[0]['round']}, {seeds} seeds: a point each, their mean a bar, random sets a cross")
-    return made
-
-
 def main(option: Averages, dataset: Dataset | None = None) -> None:
     """dataset: the images, None: MNIST."""
     dataset = dataset or datasets.load(Data())
     rows = [row for one in moments(option, dataset) for row in judged(one, dataset, option.images_per_class)]
     if not rows:
         raise FedmiError(f"{option.weights / option.experiment}: no models whose circuits are in {option.circuits}")
-    with files.replacing(option.circuits / "averages.csv") as temporary:
+    with files.replacing(option.circuits / averages_table.FILE) as temporary:
         pd.DataFrame(rows).to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
+    rows = averages_table.load(option.circuits / averages_table.FILE)
     with style.styled():
-        style.save(figure(rows), option.circuits / "averages.svg")
-    text = f"{markdown(rows)}\n{put_back.markdown([row for row in last_round(rows) if 'part' in row])}"
+        style.save(averages_table.figure(rows), option.circuits / "averages.svg")
+    text = averages_table.told(rows)
     with files.replacing(option.circuits / "averages.md") as temporary:
         temporary.write_text(text, "utf-8")
     print(text)

@@ -70,15 +70,20 @@ def _others(locals_: list[Params], client: int) -> list[Params]:
 # --- over seeds ---
 
 
+def of(rows: Rows) -> Rows:
+    """Those of parts put back."""
+    return [row for row in rows if "part" in row]
+
+
 def given_back(rows: Rows, part: str, measure: str, column: str = "value") -> np.ndarray:
     """Share of what the averaged model lacks to the client's own that the part gives back, of each seed's means, (S,);
     NaN where nothing is lacking."""
-    averaged, own = (_means(rows, name, measure, "value") for name in (NOTHING, EVERYTHING))
+    averaged, own = (means(rows, name, measure, "value") for name in (NOTHING, EVERYTHING))
     lost = own - averaged
-    return (_means(rows, part, measure, column) - averaged) / np.where(lost > 0, lost, np.nan)
+    return (means(rows, part, measure, column) - averaged) / np.where(lost > 0, lost, np.nan)
 
 
-def _means(rows: Rows, part: str, measure: str, column: str) -> np.ndarray:
+def means(rows: Rows, part: str, measure: str, column: str = "value") -> np.ndarray:
     """Over clients, by seed, (S,)."""
     wanted = [row for row in rows if (row["part"], row["measure"]) == (part, measure)]
     seeds = sorted({row["seed"] for row in wanted})
@@ -90,7 +95,7 @@ def markdown(rows: Rows) -> str:
     head = ["the client's own part", *AMONG, "given back, among held", "the same by other clients' parts"]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for part in PARTS:
-        cells = [str(estimate(_means(rows, part, measure, "value"))) for measure in AMONG]
+        cells = [str(estimate(means(rows, part, measure, "value"))) for measure in AMONG]
         back: list[Estimate] = [estimate(given_back(rows, part, AMONG[0], column)) for column in ("value", "random")]
         cells += ["-", "-"] if part in (NOTHING, EVERYTHING) else [str(one) for one in back]
         lines.append(f"| {part} | {' | '.join(cells)} |")

@@ -5,7 +5,7 @@ import pytest
 import studied
 import xarray as xr
 
-from experiments import averages, put_back
+from experiments import averages, averages_table, put_back
 from fedmi_jax.errors import FedmiError
 from fedmi_jax.network.layers import CONV_LAYERS
 from fedmi_jax.results import store
@@ -110,11 +110,35 @@ def test_differences_are_of_the_same_seeds():
     values = {"fedavg": {0: 0.2, 1: 0.6}, "support-mean": {0: 0.5, 1: 0.7, 2: 0.1}}
     rows = [
         {"seed": seed, "round": 10, "rule": rule, "measure": measure, "value": value, "random": 0.5}
-        for rule, seeds in values.items() for seed, value in seeds.items() for measure in averages.MEASURES
+        for rule, seeds in values.items() for seed, value in seeds.items() for measure in averages_table.MEASURES
     ]  # fmt: skip
     rows.append(rows[0] | {"round": 1, "value": 9.0})  # an earlier round
-    line = next(one for one in averages.markdown(rows).splitlines() if one.startswith("| support-mean |"))
+    line = next(one for one in averages_table.markdown(rows).splitlines() if one.startswith("| support-mean |"))
     assert line.startswith("| support-mean | 3 | 0.43 [0.23, 0.70]<br>0.20 [0.10, 0.30] |")
+
+
+def test_predictions_are_judged_by_hand():
+    """Four seeds: support mean is 0.2 better (A1 holds); with holders it is 0.21 in two seeds and 0.31 in
+    two (A2 holds); one rule's evidence is under 0.9 (A4 does not hold)."""
+    rows = []
+    for seed in range(4):
+        for rule in averages_table.RULES:
+            better = {"support-mean": 0.2, "support-and-holders": 0.21 + 0.1 * (seed > 1)}.get(rule, 0.0)
+            values = (0.5 + better, 0.7, 0.85 if rule == "matching" else 0.95)
+            rows += [
+                {"seed": seed, "round": 10, "rule": rule, "measure": m, "value": v, "random": 0.5}
+                for m, v in zip(averages_table.MEASURES, values, strict=True)
+            ]
+        parts = {put_back.NOTHING: 0.5, put_back.EVERYTHING: 0.9, "linear layer": 0.8, "convolutions": 0.5 + 0.1 * seed}
+        rows += [
+            {"seed": seed, "round": 10, "rule": "fedavg", "part": part, "client": 0, "measure": m, "value": value}
+            for part, value in parts.items() for m in put_back.AMONG
+        ]  # fmt: skip
+    said = {line.split(" | ")[0][2:]: line.split(" | ")[-1] for line in averages_table.judged(rows).splitlines()[2:]}
+    assert {name: verdict.removesuffix(" |") for name, verdict in said.items()} == {
+        "A1": "holds", "A2": "holds", "A3": "does not hold", "A4": "does not hold", "W1": "holds",
+        "W2": "cannot tell yet", "W3": "does not hold",
+    }  # fmt: skip
 
 
 def test_what_is_missing_is_said(tmp_path, dataset):
