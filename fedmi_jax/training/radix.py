@@ -57,13 +57,16 @@ def _rows(bits: Array) -> Array:
 def kth_largest_of_filters(magnitude: Array, k: int) -> Array:
     """The k-th largest of each filter's non-negative values, (..., O) -> (O,), for a k that is known and small.
 
-    One reduction of lists of k, each in descending order, to one. A filter has at least k values.
+    One reduction of lists of k, each in descending order, to one. It is of bits, which are ordered as the values are: as
+    floats, some devices take subnormal ones for 0. A filter has at least k values.
     """
-    values = magnitude.reshape(-1, magnitude.shape[-1])
+    bits = lax.bitcast_convert_type(magnitude, jnp.dtype(f"int{magnitude.dtype.itemsize * 8}"))
+    values = bits.reshape(-1, magnitude.shape[-1])
     values = jnp.pad(values, ((0, -len(values) % k), (0, 0)), constant_values=-1)
     lists = reduce(partial(_merged, most=k), [[own] for own in jnp.split(values, k)])
     nothing = [jnp.full((), -1, values.dtype)] * k
-    return lax.reduce(list(lists), nothing, partial(_merged, most=k), (0,))[-1]
+    found = lax.reduce(list(lists), nothing, partial(_merged, most=k), (0,))[-1]
+    return lax.bitcast_convert_type(found, magnitude.dtype)
 
 
 def _merged(a: Sequence[Array], b: Sequence[Array], most: int) -> list[Array]:
