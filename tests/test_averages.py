@@ -1,5 +1,7 @@
 """Same local models, other averages: against plain numpy, on made-up models and circuits."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import studied
@@ -139,6 +141,13 @@ def test_predictions_are_judged_by_hand():
         "A1": "holds", "A2": "holds", "A3": "does not hold", "A4": "does not hold", "W1": "holds",
         "W2": "cannot tell yet", "W3": "does not hold",
     }  # fmt: skip
+
+
+def test_the_stored_averages_are_told_as_they_are():
+    folder = Path(__file__).parent.parent / "experiments" / "beyond" / "deciding"
+    rows = averages_table.load(folder / averages_table.FILE)
+    assert averages_table.told(rows) == (folder / "averages.md").read_text("utf-8")
+    assert averages_table.judged(rows).strip() in (folder / "README.md").read_text("utf-8")
 
 
 def test_what_is_missing_is_said(tmp_path, dataset):

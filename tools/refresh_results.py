@@ -17,7 +17,7 @@ from pathlib import Path
 
 import tyro
 
-from experiments import choices, deciding, dirichlet, paper, pieces, table
+from experiments import averages_table, choices, deciding, dirichlet, paper, pieces, table
 from fedmi_jax.analysis import claims, runs
 from fedmi_jax.errors import FedmiError
 from fedmi_jax.files import replacing
@@ -53,6 +53,9 @@ def main(option: Refresh) -> None:
     for name, block in (("predictions", "verdicts"), ("predictions-by-origin", "verdicts by origin")):
         verdicts, _ = (BEYOND / "deciding" / f"{name}.md").read_text("utf-8").split("\nIntervals:", 1)
         put(BEYOND / "deciding" / "README.md", block, verdicts)
+    rows = averages_table.load(BEYOND / "deciding" / averages_table.FILE)
+    (BEYOND / "deciding" / "averages.md").write_text(averages_table.told(rows), "utf-8")
+    put(BEYOND / "deciding" / "README.md", "averages", averages_table.judged(rows))
 
 
 def put(page: Path, name: str, text: str) -> None:

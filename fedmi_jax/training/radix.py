@@ -57,7 +57,7 @@ def _rows(bits: Array) -> Array:
 def kth_largest_of_filters(magnitude: Array, k: int) -> Array:
     """The k-th largest of each filter's non-negative values, (..., O) -> (O,), for a k that is known and small.
 
-    One reduction of lists of k, each in descending order, to one. It is of bits, which are ordered as the values are: as
+    One reduction of lists of k, each in descending order, to one. It is of bits, which are ordered as values are: as
     floats, some devices take subnormal ones for 0. A filter has at least k values.
     """
     bits = lax.bitcast_convert_type(magnitude, jnp.dtype(f"int{magnitude.dtype.itemsize * 8}"))
