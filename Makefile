@@ -27,7 +27,7 @@ quick: .venv/test-installed
 	$(BIN)/python -m pytest -m "not slow and not thorough"
 
 # What must hold to the last bit or nearly, on a processor without AVX-512, compiled as a user's programs are.
-NUMERICAL = local ops sparse_ops sparse_layer pruning gates model discovery evaluation simulation
+NUMERICAL = local ops sparse_ops sparse_layer sparse_training pruning gates model discovery evaluation simulation
 numerical: .venv/test-installed
 	XLA_FLAGS="--xla_cpu_max_isa=AVX2 --xla_backend_optimization_level=3" \
 	$(BIN)/python -m pytest $(NUMERICAL:%=tests/test_%.py)
