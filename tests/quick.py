@@ -32,6 +32,10 @@ LEFT_OUT = {
     "gpu_ops": "the forms for a GPU; test_ops has the same on a CPU",
     "local::test_single_precision_is_double_precision_to_rounding": "every layout once more; `make numerical` has it",
     "readout::test_what_is_told_apart_without_an_error_stays_finite": "the same fit four times; closed forms are kept",
+    "identity::test_seeds_of_a_drawn_split_are_joined_as_if_they_had_been_run_together": "draws every figure",
+    "ops::test_stacked_is_one_by_one": "every form of a stack once more; test_local has stacks of clients",
+    "similarity::test_a_thousand_clients": "the same sums with many clients",
+    "studies_golden::test_command_refuses_in_one_line": "many command lines; test_studies has the refusals",
     # drawings, pages, commands and processes
     "figures": "draws every figure; what they are drawn from is tested by itself",
     "figure_choice": "draws figures",
