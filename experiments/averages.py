@@ -32,6 +32,7 @@ from tyro.conf import Positional
 from experiments import averages_table, pieces, put_back
 from fedmi_jax import evaluate, files, means
 from fedmi_jax.aggregation import NO_STATE, Clients, Method, chosen
+from fedmi_jax.analysis import units
 from fedmi_jax.circuits.single import Circuit
 from fedmi_jax.config import Data, Local, replace
 from fedmi_jax.data import datasets, probe
@@ -39,10 +40,10 @@ from fedmi_jax.data.datasets import Dataset
 from fedmi_jax.errors import FedmiError
 from fedmi_jax.methods import Aggregation
 from fedmi_jax.network.ablation import ZERO
+from fedmi_jax.network.images import Images
 from fedmi_jax.network.model import Params
-from fedmi_jax.report import style
 from fedmi_jax.results import store
-from fedmi_jax.results.schema import STATUS, conv_layers
+from fedmi_jax.results.schema import conv_layers
 from fedmi_jax.studies import chance
 from fedmi_jax.studies.chance import Channels
 
@@ -75,7 +76,7 @@ class Moment(NamedTuple):
     """The global model that the round began with."""
     clients: Clients
     circuits: xr.Dataset
-    """Of this seed and round, of local models."""
+    """Of this seed and round, of local models; `able` bool (K, C): of those that decide about the class."""
 
 
 def moments(option: Averages, dataset: Dataset) -> Iterator[Moment]:
@@ -98,7 +99,8 @@ def _of_seed(models: xr.Dataset, circuits: xr.Dataset, rounds: tuple[int, ...]) 
         total, everyone = counts.sum(1), np.arange(len(counts))
         facts = [jnp.asarray(one) for one in (total, counts, np.ones_like(total), everyone)]
         clients = Clients(several, facts[0], facts[1], facts[2], facts[3])
-        yield Moment(seed, number, one, clients, circuits.isel(seed=0).sel(round=number, origin="local"))
+        own = circuits.assign(able=units.competent(circuits)).isel(seed=0).sel(round=number, origin="local")
+        yield Moment(seed, number, one, clients, own)
 
 
 def _weights(ds: xr.Dataset, origin: str) -> Params:
@@ -120,13 +122,10 @@ def _with_images(moment: Moment, method: Method, dataset: Dataset) -> Clients:
     rng, labels = chance.generator(moment.seed, "averages images", moment.round, 0), dataset.train_labels
     held = np.flatnonzero(moment.clients.counts.any(0))
     places = [rng.choice(np.flatnonzero(labels == c), method.sees.per_class, replace=False) for c in held]
-    chosen_ones = np.concatenate(places)
-    return moment.clients._replace(images=_normalised(dataset, chosen_ones), labels=labels[chosen_ones])
-
-
-def _normalised(dataset: Dataset, places: np.ndarray) -> np.ndarray:
-    pixels = dataset.train_images[places].astype(np.float32) / 255
-    return (pixels - np.asarray(dataset.mean, np.float32)) / np.asarray(dataset.std, np.float32)
+    shown = jnp.asarray(np.concatenate(places))
+    mean, std = (jnp.asarray(moments, jnp.float32) for moments in (dataset.mean, dataset.std))
+    images = Images(jnp.asarray(dataset.train_images), jnp.asarray(labels), mean, std)
+    return moment.clients._replace(images=images.normalised(shown), labels=images.labels[shown])
 
 
 # --- what each average is worth ---
@@ -166,8 +165,7 @@ def circuits(moment: Moment) -> Iterator[tuple[dict[str, int], Circuit, list[Cir
     """Of every client and class that it decides about: where, the circuit, and random sets as large of channels that
     are live in the client's model."""
     ds, layers, counts = moment.circuits, conv_layers(moment.circuits), np.asarray(moment.clients.counts)
-    decided = ds["status"].isin([STATUS.index("found"), STATUS.index("not compact")]) & ds["analysed"]
-    for k, c in np.argwhere(decided.transpose("client", "class").values):
+    for k, c in np.argwhere(ds["able"].transpose("client", "class").values):
         here, label = ds.isel({"client": k, "class": c}), int(ds["class"].values[c])
         mask, live = ({of: here[f"{name}_{of}"].values.astype(bool) for of in layers} for name in ("mask", "live"))
         others = (counts[k] > 0) & (np.arange(counts.shape[1]) != label)
@@ -200,13 +198,7 @@ def main(option: Averages, dataset: Dataset | None = None) -> None:
         raise FedmiError(f"{option.weights / option.experiment}: no models whose circuits are in {option.circuits}")
     with files.replacing(option.circuits / averages_table.FILE) as temporary:
         pd.DataFrame(rows).to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
-    rows = averages_table.load(option.circuits / averages_table.FILE)
-    with style.styled():
-        style.save(averages_table.figure(rows), option.circuits / "averages.svg")
-    text = averages_table.told(rows)
-    with files.replacing(option.circuits / "averages.md") as temporary:
-        temporary.write_text(text, "utf-8")
-    print(text)
+    print(averages_table.report(option.circuits))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from experiments import put_back
+from fedmi_jax import files
 from fedmi_jax.analysis.verdicts import Criterion, decide
 from fedmi_jax.report import style
 from fedmi_jax.results.statistics import Estimate, estimate
@@ -38,8 +39,7 @@ back also part, client and random."""
 def per_seed(rows: Rows, rule: str, measure: str, column: str = "value") -> dict[int, float]:
     """Means over circuits, by seed."""
     wanted = [row for row in rows if (row["rule"], row["measure"], row.get("part")) == (rule, measure, None)]
-    seeds = sorted({row["seed"] for row in wanted})
-    return {seed: float(np.mean([row[column] for row in wanted if row["seed"] == seed])) for seed in seeds}
+    return put_back.by_seed(wanted, column)
 
 
 def over(values: dict[int, float]) -> Estimate:
@@ -47,7 +47,8 @@ def over(values: dict[int, float]) -> Estimate:
 
 
 def last_round(rows: Rows) -> Rows:
-    return [row for row in rows if row["round"] == max(row["round"] for row in rows)]
+    last = max(row["round"] for row in rows)
+    return [row for row in rows if row["round"] == last]
 
 
 def markdown(rows: Rows) -> str:
@@ -132,9 +133,10 @@ PREDICTED = (
 
 def judged(rows: Rows) -> str:
     """The verdicts: a prediction holds when all its parts do, and does not when one does not."""
+    rows = last_round(rows)
     lines = ["| | number | measured | criterion | verdict |", "|---|---|---|---|---|"]
     for one in PREDICTED:
-        found = one.number(last_round(rows))
+        found = one.number(rows)
         said = [decide(part, one.criterion) for part in found]
         verdict = next((v for v in ("does not hold", "cannot tell yet") if v in said), "holds")
         least = min(found, key=lambda part: part.mean)
@@ -145,6 +147,17 @@ def judged(rows: Rows) -> str:
 def told(rows: Rows) -> str:
     """All of it."""
     return "\n".join([judged(rows), markdown(rows), put_back.markdown(put_back.of(last_round(rows)))])
+
+
+def report(folder: Path) -> str:
+    """Write table and figure of what the command left there. Returns the table."""
+    rows = load(folder / FILE)
+    text = told(rows)
+    with style.styled():
+        style.save(figure(rows), folder / "averages.svg")
+    with files.replacing(folder / "averages.md") as temporary:
+        temporary.write_text(text, "utf-8")
+    return text
 
 
 def load(path: Path) -> Rows:

@@ -152,9 +152,7 @@ def judged(found: Found, objective: str, registration: Registration) -> str:
     """The table of predictions."""
     of = registration.of(found)
     rows = predictions.judge(of.results, objective, registration.by_origin)
-    return predictions_table.markdown(
-        rows, of, objective, predictions_table.BY_ORIGIN if registration.by_origin else ""
-    )
+    return predictions_table.markdown(rows, of, objective, registration.by_origin)
 
 
 def report(option: Deciding) -> None:

@@ -20,6 +20,7 @@ channels kept 94, 88 and 77 %, global accuracy 91, 91 and 31 %; found again 0.87
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -177,7 +178,6 @@ LOOKS = {
     "its balanced accuracy": (style.PURPLE, "P", True),
     "global accuracy": (style.BLACK, "o", False),
 }
-"""Colour, marker, filled."""
 PANELS = {
     "a client's circuit and the global model's": tuple(LOOKS)[:6],
     "two clients' circuits": tuple(LOOKS)[6:10],
@@ -190,20 +190,30 @@ def figure(points: list[Point]) -> Figure:
     A point per run, the runs of a seed joined; above, where each alpha lies on average."""
     made, axes = style.grid(6, 3, 2.4, share=False)
     for i, (one, (measure, title)) in enumerate(zip(axes, itertools.product(DISTANCES, PANELS), strict=True)):
-        for label in PANELS[title]:
-            _lines(one, points, measure, label)
-        one.set_xlabel(DISTANCES[measure])
-        one.set_ylabel("accuracy" if title == "what works" else "IoU, or share of channels")
-        one.set_ylim(0, 1.04)
-        _name_levels(one, points, measure)
+        what = "accuracy" if title == "what works" else "IoU, or share of channels"
+        _panel(one, points, measure, {label: LOOKS[label] for label in PANELS[title]}, what)
         if i < len(PANELS):
             one.legend(loc="lower center", bbox_to_anchor=(0.5, 1.26), title=title, title_fontsize=7)
     _say_seeds(made, points)
     return made
 
 
+Look = tuple[str, str, bool]
+"""Colour, marker, filled."""
+
+
+def _panel(one: Axes, points: list[Point], measure: str, looks: Mapping[str, Look], what: str) -> None:
+    """Numbers over a distance of labels; what: they are, for the axis."""
+    for label, look in looks.items():
+        _lines(one, points, measure, label, look)
+    one.set_xlabel(DISTANCES[measure])
+    one.set_ylabel(what)
+    one.set_ylim(0, 1.04)
+    _name_levels(one, points, measure)
+
+
 def _say_seeds(made: Figure, points: list[Point]) -> None:
-    seeds = len({p["seed"] for p in points})
+    seeds = len(_seeds(points))
     style.say(made, f"last round; {seeds} seed{'' if seeds == 1 else 's'}, a point and a thin line for each")
 
 
@@ -220,12 +230,7 @@ SKEW = {
 def skew_figure(points: list[Point]) -> Figure:
     """What falls first as labels part: a point per run, the runs of a seed joined."""
     made, (one,) = style.grid(1, 1, 3.6, share=False)
-    for label, look in SKEW.items():
-        _lines(one, points, "emd", label, look)
-    one.set_xlabel(DISTANCES["emd"])
-    one.set_ylabel("AUC, or accuracy")
-    one.set_ylim(0, 1.04)
-    _name_levels(one, points, "emd")
+    _panel(one, points, "emd", SKEW, "AUC, or accuracy")
     one.legend(loc="upper left", bbox_to_anchor=(1.02, 1))
     _say_seeds(made, points)
     return made
@@ -269,18 +274,15 @@ def _crossing(distance: np.ndarray, value: np.ndarray, i: int, chance: float, sh
     return float(distance[i - 1] + part * (distance[i] - distance[i - 1]))
 
 
-Look = tuple[str, str, bool]
-
-
-def _lines(axes: Axes, points: list[Point], measure: str, label: str, of: Look | None = None) -> None:
-    colour, marker, filled = of or LOOKS[label]
-    look = {"marker": marker, "color": colour, "mfc": colour if filled else "none", "ms": 2.6, "mew": 0.6, "lw": 0.5}
-    look["ls"] = ":" if label.endswith(CHANCE) else "-"
-    for seed in sorted({p["seed"] for p in points}):
+def _lines(axes: Axes, points: list[Point], measure: str, label: str, look: Look) -> None:
+    colour, marker, filled = look
+    drawn = {"marker": marker, "color": colour, "mfc": colour if filled else "none", "ms": 2.6, "mew": 0.6, "lw": 0.5}
+    drawn["ls"] = ":" if label.endswith(CHANCE) else "-"
+    for seed in _seeds(points):
         there = [p for p in points if p["seed"] == seed and np.isfinite(p[label])]  # without a pair there is no IoU
         there.sort(key=lambda p: p[measure])
-        axes.plot([p[measure] for p in there], [p[label] for p in there], **look)
-    axes.plot([], [], label=label, **look)
+        axes.plot([p[measure] for p in there], [p[label] for p in there], **drawn)
+    axes.plot([], [], label=label, **drawn)
 
 
 def _name_levels(axes: Axes, points: list[Point], measure: str) -> None:

@@ -85,9 +85,13 @@ def given_back(rows: Rows, part: str, measure: str, column: str = "value") -> np
 
 def means(rows: Rows, part: str, measure: str, column: str = "value") -> np.ndarray:
     """Over clients, by seed, (S,)."""
-    wanted = [row for row in rows if (row["part"], row["measure"]) == (part, measure)]
-    seeds = sorted({row["seed"] for row in wanted})
-    return np.array([np.mean([row[column] for row in wanted if row["seed"] == seed]) for seed in seeds])
+    return np.array(list(by_seed([r for r in rows if (r["part"], r["measure"]) == (part, measure)], column).values()))
+
+
+def by_seed(rows: Rows, column: str) -> dict[int, float]:
+    """The column's mean over all rows of a seed."""
+    seeds = sorted({row["seed"] for row in rows})
+    return {seed: float(np.mean([row[column] for row in rows if row["seed"] == seed])) for seed in seeds}
 
 
 def markdown(rows: Rows) -> str:

@@ -54,7 +54,7 @@ def main(option: Refresh) -> None:
         verdicts, _ = (BEYOND / "deciding" / f"{name}.md").read_text("utf-8").split("\nIntervals:", 1)
         put(BEYOND / "deciding" / "README.md", block, verdicts)
     rows = averages_table.load(BEYOND / "deciding" / averages_table.FILE)
-    (BEYOND / "deciding" / "averages.md").write_text(averages_table.told(rows), "utf-8")
+    averages_table.report(BEYOND / "deciding")
     put(BEYOND / "deciding" / "README.md", "averages", averages_table.judged(rows))
 
 

@@ -262,8 +262,8 @@ def _predictions(option: Predictions) -> int:
         terminal.console().print(predictions_table.render(rows, found, option.objective))
     if option.out is not None:
         with files.replacing(option.out) as temporary:
-            note = predictions_table.BY_ORIGIN if option.by_origin else ""
-            temporary.write_text(predictions_table.markdown(rows, found, option.objective, note), "utf-8")
+            table = predictions_table.markdown(rows, found, option.objective, option.by_origin)
+            temporary.write_text(table, "utf-8")
     return 0
 
 

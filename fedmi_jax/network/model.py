@@ -74,6 +74,11 @@ def init(
     return dict(fresh)  # flax may be told to give a mapping of its own
 
 
+def all_open(params: Params) -> dict[str, Array]:
+    """Gates (O_l,) that keep every channel of a model."""
+    return {layer: jnp.ones_like(params[f"{layer}_bias"]) for layer in conv_layers(params)}
+
+
 class SparseModel(NamedTuple):
     """A model whose convolutions visit non-zero weights only. Without gates, the gradients of `params` are whole."""
 

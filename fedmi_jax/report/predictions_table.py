@@ -132,8 +132,8 @@ BY_ORIGIN = (
 )
 
 
-def markdown(rows: list[Row], found: Found, objective: str, note: str = "") -> str:
-    """The verdicts; every part behind them; then the rules, and the results. note: how they were judged."""
+def markdown(rows: list[Row], found: Found, objective: str, by_origin: bool = False) -> str:
+    """The verdicts; every part behind them; then the rules, and the results. by_origin: as they were judged."""
     head = ["| prediction | confidence before | seeds | verdict |", "|---|---|---|---|"]
     head += [
         f"| **{r.prediction.id}** {r.prediction.says} | {r.prediction.sure} | {r.seeds} | {verdict_text(r)} |"
@@ -143,7 +143,7 @@ def markdown(rows: list[Row], found: Found, objective: str, note: str = "") -> s
     every += [_part_row(row, part) for row in rows for part in row.parts]
     rules = [f"- {row.prediction.id}: {row.prediction.rule}." for row in rows]
     parts = [
-        f"Circuits found with objective {objective}.{' ' if note else ''}{note}",
+        f"Circuits found with objective {objective}.{f' {BY_ORIGIN}' if by_origin else ''}",
         "",
         *head,
         "",

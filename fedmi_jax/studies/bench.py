@@ -127,10 +127,6 @@ def mean(values: Array, valid: Array) -> Fraction:
     return Fraction(total, jnp.broadcast_to(jnp.sum(weight, 1), total.shape).astype(total.dtype))
 
 
-def all_open(params: Params) -> dict[str, Array]:
-    return {layer: jnp.ones_like(params[f"{layer}_bias"]) for layer in conv_layers(params)}
-
-
 def replaced(params: Params, source: Params, channels: Mapping[str, Array]) -> Params:
     """The model with the kernels and biases of these channels, (O_l,) each, taken from another model. What the next
     layer does with them stays."""

@@ -19,9 +19,9 @@ from jax import Array
 
 from fedmi_jax.circuits.evaluation import EvaluationSet, Fraction
 from fedmi_jax.network.layers import conv_layers
-from fedmi_jax.network.model import Params
+from fedmi_jax.network.model import Params, all_open
 from fedmi_jax.studies.base import Column, Panel, Series, Study, Table
-from fedmi_jax.studies.bench import Bench, all_open, logits_of, mean, of_classes
+from fedmi_jax.studies.bench import Bench, logits_of, mean, of_classes
 from fedmi_jax.studies.chance import Channels, generator, like
 from fedmi_jax.studies.stored import Moment, Stored
 from fedmi_jax.studies.tidy import Row

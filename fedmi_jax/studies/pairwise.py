@@ -17,9 +17,9 @@ from jax import Array
 
 from fedmi_jax.circuits.evaluation import EvaluationSet
 from fedmi_jax.federation.homes import pick
-from fedmi_jax.network.model import Params
+from fedmi_jax.network.model import Params, all_open
 from fedmi_jax.studies.base import Column, Panel, Series, Study, Table
-from fedmi_jax.studies.bench import Answers, Bench, all_open, answers, replaced
+from fedmi_jax.studies.bench import Answers, Bench, answers, replaced
 from fedmi_jax.studies.chance import generator, like
 from fedmi_jax.studies.injection import shared
 from fedmi_jax.studies.stored import Moment, Stored, pair_name

@@ -26,10 +26,10 @@ from fedmi_jax.circuits.narrowing import has_outgoing
 from fedmi_jax.federation.homes import pick
 from fedmi_jax.network import model
 from fedmi_jax.network.layers import conv_layers
-from fedmi_jax.network.model import Params
+from fedmi_jax.network.model import Params, all_open
 from fedmi_jax.network.ops import conv_windows, relu_pool, windows
 from fedmi_jax.studies.base import Column, Panel, Series, Study, Table
-from fedmi_jax.studies.bench import Bench, all_open, logits_of
+from fedmi_jax.studies.bench import Bench, logits_of
 from fedmi_jax.studies.chance import generator, of_size
 from fedmi_jax.studies.stored import Moment, Stored
 from fedmi_jax.studies.tidy import Row

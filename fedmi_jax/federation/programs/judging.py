@@ -24,8 +24,7 @@ from fedmi_jax.federation.homes import Models, at_home
 from fedmi_jax.federation.programs.rows import Masked, of_seed, over_rows, whole_models
 from fedmi_jax.network.ablation import ZERO, Ablation
 from fedmi_jax.network.images import Images
-from fedmi_jax.network.layers import conv_layers
-from fedmi_jax.network.model import Params
+from fedmi_jax.network.model import Params, all_open
 from fedmi_jax.network.readout import refit
 from fedmi_jax.results.schema import REFITS
 
@@ -96,7 +95,7 @@ def whole_logits(models: Models, rows: Array, test: EvaluationSet, *, how: Layou
     """Logits of models `rows` (m,) on the test images, padding included: (m, N, Y)."""
 
     def one(params: Params, test: EvaluationSet) -> Array:
-        return evaluation.masked_logits(params, _open(params), ZERO, test.images, test.indices, how.narrowing)
+        return evaluation.masked_logits(params, all_open(params), ZERO, test.images, test.indices, how.narrowing)
 
     return over_rows(one, how, models, rows, (), (test,))
 
@@ -114,7 +113,7 @@ def readouts(
     """
 
     def one(params: Params, seed: Array, classes: Array, images: Images, places: Array, test: EvaluationSet) -> Array:
-        drawn, gates = of_seed(images, seed), _open(params)
+        drawn, gates = of_seed(images, seed), all_open(params)
         labels = jnp.where(classes[drawn.labels[places]], drawn.labels[places], -1)
         shown = drawn.normalised(places)
         each = [params if what == "none" else refit(params, shown, labels, what, classes) for what in REFITS]  # type: ignore[arg-type]
@@ -126,8 +125,3 @@ def readouts(
         return jax.lax.map(judge, jax.tree.map(lambda *leaves: jnp.stack(leaves), *each))
 
     return over_rows(one, how, models, rows, (seeds, classes), (images, places, test))
-
-
-def _open(params: Params) -> dict[str, Array]:
-    """Gates that keep every channel."""
-    return {layer: jnp.ones_like(params[f"{layer}_bias"]) for layer in conv_layers(params)}
