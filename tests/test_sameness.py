@@ -1,6 +1,9 @@
 """Whether a circuit computes what its model computes, and how good the order of its channels is: against slow plain
 versions, and on networks whose circuits are known."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,14 +15,16 @@ from fedmi_jax.circuits import deciding, evaluation, question
 from fedmi_jax.circuits.deciding import Probed, Task
 from fedmi_jax.circuits.sameness import sameness
 from fedmi_jax.circuits.survey import survey
-from fedmi_jax.config import Discovery
+from fedmi_jax.config import Discovery, Experiment
 from fedmi_jax.data import probe
 from fedmi_jax.federation import areas, thorough
+from fedmi_jax.federation.cases import Cases
 from fedmi_jax.federation.instrument import Decided
 from fedmi_jax.network import model
 from fedmi_jax.network.ablation import MeanMap
 from fedmi_jax.network.images import Images
 from fedmi_jax.network.layers import conv_layers
+from fedmi_jax.results.schema import STATUS
 
 pytestmark = pytest.mark.usefixtures("x64")
 LABEL, OTHERS = 1, np.array([True, False, True, False])
@@ -123,6 +128,22 @@ def test_random_orders_go_from_layer_to_layer_as_the_order_does():
         np.testing.assert_array_equal(layer[one], layer[order])
         assert sorted(one) == sorted(order)  # no dead channel comes in
     assert len(np.unique(drawn, axis=0)) == 12  # 2! of the first layer times 3! of the second
+
+
+def test_where_no_model_decides_there_is_no_order_to_judge():
+    """As where every client holds one class: its model calls everything that class."""
+    e = Experiment(discovery=Discovery(objective="decision", gates="step"))
+    facts: Any = SimpleNamespace(facts=SimpleNamespace(experiment=e))
+    one = np.zeros(2, int)
+    cases = Cases(one, one, one, np.array([3, 4]), np.array([0, 1]), one, one, one, one == 0, 1)
+    undefined = np.full(2, STATUS.index("undefined"))
+    nothing = dict.fromkeys(Decided._fields)
+    decided = Decided(**nothing | {"status": undefined, "rank": {"conv1": np.ones((2, 5), int)}})
+    own = SimpleNamespace(gates={"conv1": np.zeros((2, 5))})
+    found = areas.areas(facts, facts, cases, decided, own, 1)
+    assert found.keys() == set(areas.NAMES)
+    for values in found.values():
+        np.testing.assert_array_equal(values, [np.nan, np.nan])
 
 
 SETTINGS = Discovery(objective="decision", probe=(32, 16), batch_size=32, masks=4, steps=6)

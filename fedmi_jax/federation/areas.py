@@ -44,6 +44,8 @@ def areas(
     values = attributed(setup, models, cases, decided, number)
     orders = list(_orders(setup, cases, decided, own, defined, values, number))
     tried = [(row, kind, np.unique(decided.sizes[row]), order) for row, kind, order in orders]  # type: ignore[index]
+    if not tried:  # no model decides anything, as where every client holds one class
+        return dict.fromkeys(NAMES, np.full(len(defined), np.nan, np.float32))
     kept = [mask for _, _, sizes, order in tried for mask in first(order, sizes, _width(own))]
     rows = np.repeat([row for row, *_ in tried], [len(sizes) for _, _, sizes, _ in tried]).astype(int)
     explained = sets.explained(setup, models, decided, own, rows, np.array(kept, bool))
