@@ -61,7 +61,7 @@ def _discover(setup: Setup, models: Params, cases: Cases, tasks: Task, rows: np.
     probed = jax.tree.map(lambda leaf: leaf[back], instrument.survey(setup, models, which, seeds[first]))
     return programs.decide_circuits(
         models, cases.model[row], setup.probe, seeds, probed, jax.tree.map(lambda leaf: leaf[row], tasks),
-        how=setup.layout, settings=settings, searched=setup.facts.dataset.num_classes * settings.probe[0],
+        layout=setup.layout, settings=settings, searched=setup.facts.dataset.num_classes * settings.probe[0],
     )  # fmt: skip
 
 

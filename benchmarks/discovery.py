@@ -140,7 +140,7 @@ def _discover(setup: Setup, work: Work, turn: int) -> Any:
     row = turn % len(work.which)
     return programs.discover_circuits(
         work.models, setup.train_images, work.which[row], Plan(*(np.asarray(part)[row] for part in work.plan)), ZERO,
-        how=setup.layout, settings=setup.facts.experiment.discovery,
+        layout=setup.layout, settings=setup.facts.experiment.discovery,
     )  # fmt: skip
 
 

@@ -44,13 +44,13 @@ def backend(settings: Execution, test_index: np.ndarray) -> JaxBackend:
 class JaxBackend:
     """Documented in `benchmarks.golden.Backend`."""
 
-    how: Layout
+    layout: Layout
     images: Images
     test: EvaluationSet
 
     def train(self, start: Params, index: np.ndarray, local: Local, sparse: Sparsity) -> Params:
         clients, steps, width = index.shape
-        width = self.how.padded(width, self.how.batch_devices)
+        width = self.layout.padded(width, self.layout.batch_devices)
         plan = batches.stack([plan_of(one, width) for one in index])
         sizes = pruning.weight_sizes(start)
         distinct = [pruning.keep_counts(sparse, int(own), sizes) for own in np.asarray(plan.steps)]
@@ -58,7 +58,16 @@ class JaxBackend:
         starts, which = jax.tree.map(lambda leaf: leaf[None], start), np.zeros(clients, int)
         counts = np.ones((clients, start["fc_bias"].shape[0]))
         return programs.train_models(
-            starts, self.images, which, plan, keep, counts, how=self.how, local=local, sparse=sparse, method=METHOD
+            starts,
+            self.images,
+            which,
+            plan,
+            keep,
+            counts,
+            layout=self.layout,
+            local=local,
+            sparse=sparse,
+            method=METHOD,
         )[0]
 
     def average(self, models: Params) -> Mapping[str, Any]:
@@ -70,9 +79,11 @@ class JaxBackend:
     def discover(
         self, models: Params, which: np.ndarray, index: np.ndarray, settings: Discovery
     ) -> dict[str, np.ndarray]:
-        width = self.how.padded(index.shape[-1], 1)
+        width = self.layout.padded(index.shape[-1], 1)
         plan = batches.stack([plan_of(one, width) for one in index])
-        found = programs.discover_circuits(models, self.images, which, plan, ZERO, how=self.how, settings=settings)
+        found = programs.discover_circuits(
+            models, self.images, which, plan, ZERO, layout=self.layout, settings=settings
+        )
         return {layer: np.asarray(score) for layer, score in found.score.items()}
 
     def call_rate(self, models: Params, which: np.ndarray, gates: Any, target: np.ndarray) -> np.ndarray:
@@ -92,7 +103,7 @@ class JaxBackend:
         filled = partial(_filled, rows=rows + -rows % ROWS)
         as_numbers = {layer: jnp.asarray(filled(gate), models["fc_bias"].dtype) for layer, gate in gates.items()}
         masked = programs.Masked(jnp.asarray(filled(which)), as_numbers, ZERO, jnp.asarray(filled(target)))
-        judged = programs.judge(models, self.test, masked, how=self.how, measure=measure)
+        judged = programs.judge(models, self.test, masked, layout=self.layout, measure=measure)
         return jax.tree.map(lambda leaf: leaf[:rows], judged)
 
 

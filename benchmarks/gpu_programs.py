@@ -38,10 +38,10 @@ TRAIN, TEST = 60_000, 10_000
 class Compiler:
     """Compiles for one device that need not be there."""
 
-    how: Layout
+    layout: Layout
 
     def array(self, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Any:
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(self.how.mesh, P()))
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(self.layout.mesh, P()))
 
     def models(self, count: int) -> dict[str, Any]:
         """So many models of the paper's network, (M, ...)."""
@@ -62,7 +62,7 @@ class Compiler:
         which, plan = self.array((models,), jnp.int32), self.plan(models, STEPS, batch)
         return programs.train_models.lower(
             self.models(1), self.images(TRAIN), which, plan, keep, counts,
-            how=self.how, local=Local(), sparse=Sparsity(target=0.995), method=_method(),
+            layout=self.layout, local=Local(), sparse=Sparsity(target=0.995), method=_method(),
         )  # fmt: skip
 
     def discover(self, circuits: int) -> Any:
@@ -72,7 +72,7 @@ class Compiler:
             self.plan(circuits, DISCOVERY_STEPS, DISCOVERY_BATCH),
         )
         return programs.discover_circuits.lower(
-            self.models(circuits), self.images(TRAIN), which, plan, ZERO, how=self.how, settings=Discovery()
+            self.models(circuits), self.images(TRAIN), which, plan, ZERO, layout=self.layout, settings=Discovery()
         )
 
     def evaluate(self, rows: int) -> Any:
@@ -85,7 +85,9 @@ class Compiler:
             self.array(by_class, jnp.int32), self.array(by_class, jnp.bool_),
         )  # fmt: skip
         masked = Masked(self.array((rows,), jnp.int32), gates, ZERO, self.array((rows,), jnp.int32))
-        return judging._judged.lower(self.models(rows), test, masked, how=self.how, measure=evaluation.performance)
+        return judging._judged.lower(
+            self.models(rows), test, masked, layout=self.layout, measure=evaluation.performance
+        )
 
     def average(self, models: int) -> Any:
         """The server's step of plain federated averaging."""
@@ -94,7 +96,7 @@ class Compiler:
         clients = Clients(
             self.models(models), samples, self.array((1, models, CLASSES), jnp.int32), steps, numbers
         )  # fmt: skip
-        return programs.aggregate.lower(NO_STATE, self.models(1), clients, how=self.how, method=_method())
+        return programs.aggregate.lower(NO_STATE, self.models(1), clients, layout=self.layout, method=_method())
 
 
 def compiler(device: Any) -> Compiler:

@@ -68,7 +68,7 @@ def jax_side(setup: Setup, plan: Plan) -> Contender:
 def _train(setup: Setup, starts: Params, plan: Plan, turn: int) -> Any:
     return programs.train_models(
         starts, setup.train_images, np.zeros(len(plan.indices), int), plan, setup.facts.keep[0], setup.facts.counts[0],
-        how=setup.layout, local=setup.facts.experiment.local, sparse=setup.facts.experiment.sparsity,
+        layout=setup.layout, local=setup.facts.experiment.local, sparse=setup.facts.experiment.sparsity,
         method=setup.facts.method,
     )  # fmt: skip
 

@@ -78,11 +78,11 @@ class Peak:
         return max(flops / self.flops, moved / self.bytes)
 
 
-def measure_peak(how: Layout, size: int | None = None, seconds: float = 2.0) -> Peak:
+def measure_peak(layout: Layout, size: int | None = None, seconds: float = 2.0) -> Peak:
     """Products of `size` x `size` float32 matrices, copies of 64 MiB, on every device: the best in `seconds` each."""
     cpu = jax.default_backend() == "cpu"
-    size, devices = size or (1536 if cpu else 8192), how.devices
-    on_each = NamedSharding(how.mesh, P(AXIS))
+    size, devices = size or (1536 if cpu else 8192), layout.devices
+    on_each = NamedSharding(layout.mesh, P(AXIS))
     a = jax.device_put(jnp.ones((devices, size, size), jnp.float32), on_each)
     products: dict[str, tuple[int, Callable[[], Any]]] = {"XLA": (devices, partial(_matmul, a, a))}
     if cpu:  # XLA's is not the best of products on a CPU

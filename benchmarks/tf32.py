@@ -103,7 +103,7 @@ def row(file: Golden, precision: str, round_: Round) -> dict[str, Any]:
     settings = Execution(precision=precision, client_chunk=1000)  # type: ignore[arg-type]
     with session(settings), as_on_a_gpu(round_):
         whole = golden_jax.backend(settings, file.arrays["test_index"])
-        backend = Searching(whole.how, whole.images, whole.test)
+        backend = Searching(whole.layout, whole.images, whole.test)
         figures = golden._circuits(file, backend)
         found, expected = golden.trained_and_recorded(file, backend)
     kernels = [name for name in expected if name.endswith("kernel")]
@@ -120,7 +120,7 @@ def measure(path: Path) -> dict[str, Any]:
     file = read(path)
     masks = [file.arrays[f"masks/{layer}"] for layer in CONV_LAYERS]
     counts = {"channels": sum(mask.size for mask in masks), "open": sum(int(mask.sum()) for mask in masks)}
-    return counts | {"rows": {name: row(file, *how) for name, how in ROWS.items()}}
+    return counts | {"rows": {name: row(file, *given) for name, given in ROWS.items()}}
 
 
 COLUMNS = {

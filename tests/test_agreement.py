@@ -37,7 +37,7 @@ def test_seeds_and_layers_are_counted_apart(shard, at_once, monkeypatch):
     monkeypatch.setattr(agreement, "ALL_AT_ONCE", at_once)
     agreement._measures.clear_cache()
     models = tiny.stacked([tiny.params(seed, sparsity=0.6) for seed in range(6)])
-    found = agreement.measures(models, shape=(2, 3), how=tiny.layout(1, shard=shard))
+    found = agreement.measures(models, shape=(2, 3), layout=tiny.layout(1, shard=shard))
     agreement._measures.clear_cache()
     for seed in range(2):
         for i, layer in enumerate(("conv1", "conv2", "conv3", "fc")):

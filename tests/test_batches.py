@@ -126,10 +126,10 @@ def test_programs_make_the_weights_of_the_counts(precision, devices):
     """To the bit those that the host makes in double precision, on one device and split over two."""
     width, counts = 300, np.arange(301, dtype=np.int32)
     plan = b.Plan(np.zeros((301, width), np.int32), counts, np.int32(301))
-    how = resolve(Execution(devices=devices))
+    layout = resolve(Execution(devices=devices))
     with jax.enable_x64(precision == "float64"):
         own = partial(weights, width=width // devices, dtype=precision, axis=AXIS if devices > 1 else None)
-        made = jax.shard_map(own, mesh=how.mesh, in_specs=P(), out_specs=P(None, AXIS), check_vma=False)(counts)
+        made = jax.shard_map(own, mesh=layout.mesh, in_specs=P(), out_specs=P(None, AXIS), check_vma=False)(counts)
         np.testing.assert_array_equal(made, plan.weight.astype(precision))
     assert (plan.weight[1:].sum(1) - 1 < 1e-12).all()
 
@@ -144,12 +144,12 @@ class Mesh:
 @quick
 @given(st.integers(1, 600), st.integers(1, 8), st.integers(0, 64))
 def test_padded_widths_split_evenly_and_waste_little(batch, devices, micro_batch):
-    how = Layout(Mesh(), shard="batch", chunk=1, micro_batch=micro_batch, forward_batch=1)
-    width = how.padded(batch, devices)
+    layout = Layout(Mesh(), shard="batch", chunk=1, micro_batch=micro_batch, forward_batch=1)
+    width = layout.padded(batch, devices)
     assert width >= batch
     assert width % devices == 0
     share = width // devices
-    piece = how.piece(share)
+    piece = layout.piece(share)
     assert share % piece == 0
     if micro_batch:
         assert piece <= micro_batch

@@ -63,7 +63,7 @@ def test_circuits_are_crossed_with_the_other_models_means(setup, monkeypatch):
     cases, models = setup.facts.cases(round_), 4 + 2
     asked = []
 
-    def judge(params, test, masked, how, measure):
+    def judge(params, test, masked, layout, measure):
         asked.append(masked)
         rows, classes = len(masked.model), np.zeros((len(masked.model), 4))
         if len(asked) > 1:
@@ -71,7 +71,7 @@ def test_circuits_are_crossed_with_the_other_models_means(setup, monkeypatch):
         return Performance(classes, np.zeros(rows), np.zeros(rows), classes), Accuracy(np.zeros(rows), classes)
 
     monkeypatch.setattr(programs, "judge", judge)
-    monkeypatch.setattr(programs, "empty_masks", lambda models, which, *_, how: (np.zeros(len(which)),) * 2)
+    monkeypatch.setattr(programs, "empty_masks", lambda models, which, *_, layout: (np.zeros(len(which)),) * 2)
     params = {"conv1_kernel": np.zeros((models, 3, 3, 1, 5)), "conv1_bias": np.zeros((models, 5))}
     params["fc_bias"] = np.zeros((models, 4))
     mask = {"conv1": np.random.default_rng(0).random((len(cases.model), 5)) < 0.5}
@@ -86,7 +86,7 @@ def test_circuits_are_crossed_with_the_other_models_means(setup, monkeypatch):
 
 
 def test_means_are_of_the_circuits_model_over_its_clients_images(setup, monkeypatch):
-    def told(models, images, which, index, valid, how):
+    def told(models, images, which, index, valid, layout):
         """Which model, how many images, and which."""
         return Mean({"conv1": np.stack([which, valid.sum((1, 2)), (index * valid).sum((1, 2))], -1)})
 

@@ -73,24 +73,24 @@ PULLED = fedavg()._replace(correct=lambda g, p, start, state: g | {"fc_bias": g[
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("how", [(1, 3, "batch"), (100, 0, "clients")])
-def test_clients_start_from_what_they_are_served_with_their_own_state(how):
+@pytest.mark.parametrize("layout", [(1, 3, "batch"), (100, 0, "clients")])
+def test_clients_start_from_what_they_are_served_with_their_own_state(layout):
     """As if each had been given its model, and its state, by itself; of the hooks two have an effect."""
     seeds, numbers = np.array([1, 0, 0]), np.array([3, 0, 2])
     global_models = tiny.stacked([tiny.params(8), tiny.params(9)])
-    state = programs.initial_state(global_models, clients=TOTAL, how=tiny.layout(1), method=TOY)
+    state = programs.initial_state(global_models, clients=TOTAL, layout=tiny.layout(1), method=TOY)
     rng = np.random.default_rng(0)
     heads = rng.normal(size=state.clients["head"].shape)
     state = State(state.server, state.clients | {"head": jnp.asarray(heads)})
     own = heads[seeds, numbers]
     mine = {name: leaf[seeds] for name, leaf in global_models.items()} | {"fc_bias": jnp.asarray(own)}
-    served = programs.serve_models(global_models, state, seeds, numbers, how=tiny.layout(1), method=TOY)
+    served = programs.serve_models(global_models, state, seeds, numbers, layout=tiny.layout(1), method=TOY)
     chex.assert_trees_all_equal(served, mine)
     found, _, _ = test_local.train(
-        [0, 1, 2], how=tiny.layout(*how), method=TOY, start=(global_models, seeds, state, numbers)
+        [0, 1, 2], layout=tiny.layout(*layout), method=TOY, start=(global_models, seeds, state, numbers)
     )
     # In the same layout: another order of sums is no matter of the method, and Adam can amplify it.
-    expected, _, _ = test_local.train([0, 1, 2], how=tiny.layout(*how), method=PULLED, start=(mine, np.arange(3)))
+    expected, _, _ = test_local.train([0, 1, 2], layout=tiny.layout(*layout), method=PULLED, start=(mine, np.arange(3)))
     chex.assert_trees_all_close(found, expected, rtol=1e-12, atol=1e-13)
 
 
@@ -107,9 +107,13 @@ def test_what_a_client_may_not_change_stays_bit_for_bit_and_the_rest_is_trained_
     """Against the plain loop of `plain`, whose loss does not see changes of what is frozen."""
     method, numbers, sparse = FROZEN[name], np.array([0, 1, 2]), Sparsity(target=0.7, floor=0)
     global_models = tiny.stacked([tiny.params(8)])
-    state = programs.initial_state(global_models, clients=3, how=tiny.layout(1), method=method)
+    state = programs.initial_state(global_models, clients=3, layout=tiny.layout(1), method=method)
     found, _, plan = test_local.train(
-        [0, 1, 2], how=tiny.layout(1), method=method, sparse=sparse, start=(global_models, 0 * numbers, state, numbers)
+        [0, 1, 2],
+        layout=tiny.layout(1),
+        method=method,
+        sparse=sparse,
+        start=(global_models, 0 * numbers, state, numbers),
     )
     own = State(jax.tree.map(lambda leaf: leaf[0], state.server), jax.tree.map(lambda leaf: leaf[0, 2], state.clients))
     start = base.served(method, test_local.one(global_models, 0), own)

@@ -64,30 +64,30 @@ def test_an_automatic_chunk_fits_the_memory_that_is_free(monkeypatch):
 @settings(max_examples=15, deadline=None)
 @given(st.integers(1, 9), st.integers(1, 10))
 def test_chunks_of_any_size_give_every_entry_once(length, chunk):
-    how = resolve(Execution(client_chunk=chunk))
+    layout = resolve(Execution(client_chunk=chunk))
     values = np.arange(length), np.arange(2.0 * length).reshape(length, 2)
-    doubled = lift.lift(lambda a, b: {"sum": a + b.sum(), "twice": 2 * b}, how, *values)
+    doubled = lift.lift(lambda a, b: {"sum": a + b.sum(), "twice": 2 * b}, layout, *values)
     np.testing.assert_array_equal(doubled["sum"], values[0] + values[1].sum(1))
     np.testing.assert_array_equal(doubled["twice"], 2 * values[1])
 
 
 @pytest.mark.parametrize("length", [1, 4, 7])
 def test_dealing_over_devices_gives_every_entry_once(length):
-    how = resolve(Execution(client_chunk=2))
-    run = jax.jit(lambda a, b: lift.deal(lambda x, y: x * y, how, (a,), (b,)))
+    layout = resolve(Execution(client_chunk=2))
+    run = jax.jit(lambda a, b: lift.deal(lambda x, y: x * y, layout, (a,), (b,)))
     np.testing.assert_array_equal(run(np.arange(length), np.int32(3)), 3 * np.arange(length))
 
 
 def test_the_average_of_dealt_clients_is_a_collective():
-    how = resolve(Execution(shard="clients"))
-    dealt = jax.device_put(np.arange(8.0, dtype=np.float32).reshape(4, 2), NamedSharding(how.mesh, P(layout.AXIS)))
-    start, ones = lift.replicate({"w": np.zeros((1, 2), np.float32)}, how), np.ones((1, 4), int)
+    layout = resolve(Execution(shard="clients"))
+    dealt = jax.device_put(np.arange(8.0, dtype=np.float32).reshape(4, 2), NamedSharding(layout.mesh, P(layout.AXIS)))
+    start, ones = lift.replicate({"w": np.zeros((1, 2), np.float32)}, layout), np.ones((1, 4), int)
     work = NO_STATE, start, Clients({"w": dealt}, ones, ones[..., None], ones, ones)
     method = fedavg()
-    call = programs.aggregate.lower(*work, how=how, method=method).compile()
+    call = programs.aggregate.lower(*work, layout=layout, method=method).compile()
     assert "all-reduce" in call.as_text()
     assert "all-gather" not in call.as_text()
-    mean, _ = programs.aggregate(*work, how=how, method=method)
+    mean, _ = programs.aggregate(*work, layout=layout, method=method)
     np.testing.assert_array_equal(mean["w"], [[3, 4]])
 
 
@@ -177,7 +177,7 @@ def test_process_options_that_do_not_fit_together(given, message):
 
 
 def test_an_array_is_the_same_on_every_device():
-    how = resolve(Execution())
-    placed = lift.replicate({"a": jnp.arange(3)}, how)["a"]
+    layout = resolve(Execution())
+    placed = lift.replicate({"a": jnp.arange(3)}, layout)["a"]
     assert placed.sharding.is_fully_replicated
     assert len(placed.addressable_shards) == jax.device_count()

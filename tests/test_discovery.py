@@ -47,9 +47,9 @@ def searched(models, ablation):
     images = tiny.noise()
     return [
         programs.discover_circuits(
-            models, images, WHICH, circuit_plans(images), ablation, how=tiny.layout(*how), settings=SETTINGS
+            models, images, WHICH, circuit_plans(images), ablation, layout=tiny.layout(*layout), settings=SETTINGS
         )
-        for how in ((1,), (100, 2))
+        for layout in ((1,), (100, 2))
     ]
 
 

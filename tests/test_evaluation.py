@@ -72,7 +72,7 @@ test_set.__test__ = False
 
 def judged(measure, chunk, batch, ablation=ZERO):
     masked = programs.Masked(WHICH, circuit_gates(), ablation, TARGET)
-    return programs.judge(models(), test_set(batch), masked, how=tiny.layout(chunk), measure=measure)
+    return programs.judge(models(), test_set(batch), masked, layout=tiny.layout(chunk), measure=measure)
 
 
 @pytest.mark.usefixtures("x64")
@@ -110,7 +110,7 @@ def test_accuracy_on_the_class_alone(chunk, batch):
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(("chunk", "batch"), [(1, 7), (100, 60)])
 def test_accuracy_of_whole_models(chunk, batch):
-    overall, per_class = programs.judge_models(models(), test_set(batch), how=tiny.layout(chunk))
+    overall, per_class = programs.judge_models(models(), test_set(batch), layout=tiny.layout(chunk))
     images = test_images()
     labels = np.asarray(images.labels)
     for i in range(3):
@@ -124,7 +124,7 @@ def test_accuracy_of_whole_models(chunk, batch):
 @pytest.mark.parametrize("ablation", ["zero", "mean"])
 def test_the_empty_mask_is_the_model_with_every_gate_closed(ablation):
     replaced = circuit_means() if ablation == "mean" else ZERO
-    called, softmax = programs.empty_masks(models(), WHICH, replaced, TARGET, how=tiny.layout(1))
+    called, softmax = programs.empty_masks(models(), WHICH, replaced, TARGET, layout=tiny.layout(1))
     images = test_images()
     x = plain.normalised(images, np.arange(3))
     for i, target in enumerate(TARGET):
@@ -141,7 +141,7 @@ def test_mean_outputs():
     images, labels = test_images(), np.arange(23)
     index, valid = evaluation.groups(labels, 7)
     pairs = (index[None], valid[None])
-    found = programs.mean_outputs(models(), images, np.array([1]), *pairs, how=tiny.layout(1))
+    found = programs.mean_outputs(models(), images, np.array([1]), *pairs, layout=tiny.layout(1))
     params = {name: leaf[1] for name, leaf in models().items()}
     x = plain.normalised(images, labels)
     for layer in plain.CONVOLUTIONS:

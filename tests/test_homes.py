@@ -80,19 +80,19 @@ def test_blocks_hold_every_row_once_where_it_belongs(devices, room, block):
 @pytest.mark.parametrize("shard", ["batch", "clients"])
 def test_rows_come_back_in_their_order_from_blocks(shard, block):
     """Of five models on two devices, or on each."""
-    how = resolve(Execution(shard=shard, client_chunk=1))
-    stack = Stack((lift.deal_out(models(5, 0), how), lift.replicate(models(2, 100), how)), (5, 2))
+    layout = resolve(Execution(shard=shard, client_chunk=1))
+    stack = Stack((lift.deal_out(models(5, 0), layout), lift.replicate(models(2, 100), layout)), (5, 2))
     which, sizes = np.random.default_rng(0).integers(0, 7, 17), []
 
     @jax.jit
     def program(which, extra):
-        return programs.over_rows(lambda params, e: params["fc_bias"][0] + e, how, stack, which, (extra,), ())
+        return programs.over_rows(lambda params, e: params["fc_bias"][0] + e, layout, stack, which, (extra,), ())
 
     def run(which, extra):
         sizes.append(len(which))
         return program(which, extra)
 
-    found = homes.at_home(run, stack, which, np.arange(17) / 100, how, block)
+    found = homes.at_home(run, stack, which, np.arange(17) / 100, layout, block)
     value = np.array([0, 1, 2, 3, 4, 100, 101])
     np.testing.assert_allclose(found, value[which] + np.arange(17) / 100, rtol=1e-6)
     assert len(set(sizes)) == 1  # one program, however many rows
@@ -100,15 +100,15 @@ def test_rows_come_back_in_their_order_from_blocks(shard, block):
 
 @pytest.mark.parametrize("shard", ["batch", "clients"])
 def test_local_models_are_rewritten_where_they_are(shard):
-    how = resolve(Execution(shard=shard, client_chunk=1))
-    stack = Stack((lift.deal_out(models(5, 0), how), lift.replicate(models(2, 100), how)), (5, 2))
+    layout = resolve(Execution(shard=shard, client_chunk=1))
+    stack = Stack((lift.deal_out(models(5, 0), layout), lift.replicate(models(2, 100), layout)), (5, 2))
 
     def negated(which, params):
         assert set(params) == set(stack.parts[0])
         assert params["fc_bias"].tolist() == [which, which]
         params["fc_bias"][...] *= -1 if which % 2 else 1
 
-    changed = homes.rewritten(stack, negated, how)
+    changed = homes.rewritten(stack, negated, layout)
     assert changed.parts[0]["fc_bias"][:5, 0].tolist() == [0, -1, 2, -3, 4]
     assert stack.parts[0]["fc_bias"][:5, 0].tolist() == [0, 1, 2, 3, 4]
     for name, leaf in changed.parts[0].items():

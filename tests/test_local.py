@@ -25,7 +25,7 @@ SPARSE = Sparsity(target=0.7, floor=2)
 COUNTS = np.array([[10, 5, 0, 22], [1, 1, 17, 1], [0, 0, 5, 0]])
 
 
-def train(clients, *, how, local=LOCAL, sparse=SPARSE, extra=(0, 0), method=None, starts=None, start=None):
+def train(clients, *, layout, local=LOCAL, sparse=SPARSE, extra=(0, 0), method=None, starts=None, start=None):
     """These of CLIENTS, in plans with `extra` steps and entries of padding; by default each from a model of its own.
 
     starts: these models, in the precision to compute in; None: double precision. start: the models, which of them each
@@ -37,7 +37,7 @@ def train(clients, *, how, local=LOCAL, sparse=SPARSE, extra=(0, 0), method=None
     own = [CLIENTS[k] for k in clients]
     steps = [batches.local_steps(len(images), local.batch_size, local.epochs) for images in own]
     longest = max(steps) + extra[0]
-    width = how.padded(min(local.batch_size, max(map(len, own))) + extra[1], how.batch_devices)
+    width = layout.padded(min(local.batch_size, max(map(len, own))) + extra[1], layout.batch_devices)
     shape = (longest, width)
     plans = [batches.training_plan({0: CLIENTS[k]}, local.batch_size, local.epochs, k, 1, shape) for k in clients]
     plan = batches.Plan(*(np.concatenate(parts) for parts in zip(*plans, strict=True)))
@@ -45,7 +45,7 @@ def train(clients, *, how, local=LOCAL, sparse=SPARSE, extra=(0, 0), method=None
     keep = [np.pad(pruning.keep_counts(sparse, t, sizes), ((0, longest - t), (0, 0))) for t in steps]
     trained, losses = programs.train_models(
         models, tiny.noise(dtype=dtype), which, plan, np.stack(keep), COUNTS[clients], *seen,
-        how=how, local=local, sparse=sparse, method=method or chosen(Aggregation(), local),
+        layout=layout, local=local, sparse=sparse, method=method or chosen(Aggregation(), local),
     )  # fmt: skip
     return trained, np.asarray(losses), plan
 
@@ -95,7 +95,7 @@ VARIANTS = {
 def test_is_the_plain_loop(variant):
     """Own number of steps, hence own ramp; the last small batch; fresh Adam; prune after every step."""
     local, sparse = VARIANTS[variant]
-    trained, losses, plan = train([0, 1, 2], how=tiny.layout(1), local=local, sparse=sparse)
+    trained, losses, plan = train([0, 1, 2], layout=tiny.layout(1), local=local, sparse=sparse)
     for k in range(3) if variant == "sparse" else [1]:
         expected, expected_losses = slow(k, one(plan, k), local, sparse)
         chex.assert_trees_all_close(one(trained, k), expected, rtol=1e-9, atol=1e-11)
@@ -109,7 +109,7 @@ def test_is_the_plain_loop(variant):
 def one_by_one():
     """All three clients, one after the other, without padding: what every other layout is held against."""
     with jax.enable_x64(True):
-        return train([0, 1, 2], how=tiny.layout(1))[:2]
+        return train([0, 1, 2], layout=tiny.layout(1))[:2]
 
 
 @pytest.mark.usefixtures("x64")
@@ -119,12 +119,12 @@ def one_by_one():
 )
 def test_neither_company_nor_padding_nor_pieces_nor_devices_change_a_client(one_by_one, chunk, shard, k, shape):
     """All clients side by side: below, and in `test_simulation`."""
-    together, losses, _ = train([0, 1, 2], how=tiny.layout(chunk, 3, shard), extra=(2, 3))
+    together, losses, _ = train([0, 1, 2], layout=tiny.layout(chunk, 3, shard), extra=(2, 3))
     again, again_losses = one_by_one
     chex.assert_trees_all_close(together, again, rtol=1e-9, atol=1e-11)
     np.testing.assert_allclose(losses[:, :6], again_losses, rtol=1e-10)
     assert not losses[:, 6:].any()
-    alone, own_losses, plan = train([k], how=tiny.layout(chunk, 0, shard))  # without the others' padding
+    alone, own_losses, plan = train([k], layout=tiny.layout(chunk, 0, shard))  # without the others' padding
     assert plan.indices.shape == shape
     chex.assert_trees_all_close(one(together, k), one(alone, 0), rtol=1e-9, atol=1e-11)
     np.testing.assert_allclose(losses[k, : plan.steps[0]], own_losses[0], rtol=1e-10)
@@ -134,7 +134,8 @@ def test_neither_company_nor_padding_nor_pieces_nor_devices_change_a_client(one_
 def test_with_fedprox_too_neither_pieces_nor_devices_change_a_client():
     local, sparse = VARIANTS["FedProx"]
     whole, in_pieces = (
-        train([0, 1, 2], how=how, local=local, sparse=sparse)[0] for how in (tiny.layout(1), tiny.layout(1, 3, "batch"))
+        train([0, 1, 2], layout=layout, local=local, sparse=sparse)[0]
+        for layout in (tiny.layout(1), tiny.layout(1, 3, "batch"))
     )
     chex.assert_trees_all_close(in_pieces, whole, rtol=1e-9, atol=1e-11)
 
@@ -170,15 +171,15 @@ def margins(k, plan, start):
     return jax.tree.map(np.asarray, trained), min(pruned), min(pooled)
 
 
-@pytest.mark.parametrize("how", [(1, 3), (100,)], ids=["one by one, in pieces", "side by side"])
-def test_single_precision_is_double_precision_to_rounding(how):
+@pytest.mark.parametrize("layout", [(1, 3), (100,)], ids=["one by one, in pieces", "side by side"])
+def test_single_precision_is_double_precision_to_rounding(layout):
     """What is pruned is exactly the same, on every processor, because rounding is far from deciding it.
 
     The models are the same numbers in both. A weight that is kept in one and pruned in the other would differ by all of
     its size; weights that agree to the tolerance, a thirtieth of the margin, cannot fall on two sides of a threshold.
     """
     single = [tiny.params(FAR + k, dtype=jnp.float32) for k in range(3)]
-    trained, _, plan = train([0, 1, 2], how=tiny.layout(*how), starts=single)
+    trained, _, plan = train([0, 1, 2], layout=tiny.layout(*layout), starts=single)
     trained = jax.tree.map(np.asarray, trained)
     assert trained["fc_kernel"].dtype == np.float32
     with jax.enable_x64(True):
@@ -203,7 +204,7 @@ def test_adam_is_fresh_every_round():
     for _ in range(2):  # the program of "dense", so that there is nothing to compile
         moved, _ = programs.train_models(
             start, tiny.noise(), np.arange(3), plan, np.ones((3, 6, 4), np.int32), COUNTS,
-            how=tiny.layout(1), local=local, sparse=sparse, method=chosen(Aggregation(), local),
+            layout=tiny.layout(1), local=local, sparse=sparse, method=chosen(Aggregation(), local),
         )  # fmt: skip
         step = np.abs(moved["fc_bias"] - start["fc_bias"])
         np.testing.assert_allclose(step, 0.01, rtol=1e-4)

@@ -194,17 +194,20 @@ def test_seeds_beside_each_other_on_two_devices_are_seeds_one_by_one_and_two_rou
         traced.append(1)
         return method.apply(*arguments)
 
-    how, counting = tiny.layout(1), method._replace(apply=counted)
-    assert how.devices == 2
+    layout, counting = tiny.layout(1), method._replace(apply=counted)
+    assert layout.devices == 2
     per_seed = [models(zeros=0.3), {name: 2 * leaf[::-1] for name, leaf in models(zeros=0.3).items()}]
     starts = [{name: leaf[0] + s for name, leaf in one.items()} for s, one in enumerate(per_seed)]
-    global_models, clients = lift.replicate(tiny.stacked(starts), how), tiny.stacked([report(one) for one in per_seed])
+    global_models, clients = (
+        lift.replicate(tiny.stacked(starts), layout),
+        tiny.stacked([report(one) for one in per_seed]),
+    )
     flat = {name: leaf.reshape(-1, *leaf.shape[2:]) for name, leaf in clients.params.items()}
-    flat = jax.device_put(flat, NamedSharding(how.mesh, PartitionSpec(AXIS)))
-    state = programs.initial_state(global_models, clients=TOTAL, how=how, method=method)
+    flat = jax.device_put(flat, NamedSharding(layout.mesh, PartitionSpec(AXIS)))
+    state = programs.initial_state(global_models, clients=TOTAL, layout=layout, method=method)
     for _ in range(2):
         global_models, state = programs.aggregate(
-            state, global_models, clients._replace(params=flat), how=how, method=counting
+            state, global_models, clients._replace(params=flat), layout=layout, method=counting
         )
     assert len(traced) == 1
     for s, (start, params) in enumerate(zip(starts, per_seed, strict=True)):

@@ -69,7 +69,7 @@ def test_an_apply_that_gives_back_other_shapes_is_refused_in_one_line(apply, mes
     start = {name: leaf[:1] for name, leaf in flat.items()}
     clients = jax.tree.map(lambda leaf: leaf[None], report(params))._replace(params=flat)
     with pytest.raises(FedmiError) as caught:
-        programs.aggregate(NO_STATE, start, clients, how=tiny.layout(1), method=Method("mine", apply))
+        programs.aggregate(NO_STATE, start, clients, layout=tiny.layout(1), method=Method("mine", apply))
     assert re.fullmatch(f"method mine: apply {message}.*", str(caught.value))
 
 
@@ -107,8 +107,8 @@ def test_masks_come_to_the_server_seed_by_seed():
     params = {name: jnp.asarray(np.concatenate([leaf, leaf])) for name, leaf in models().items()}
     clients = tiny.stacked([report(models())] * 2)._replace(params=params, masks={"conv1": mask})
     start = {name: leaf[:2] for name, leaf in params.items()}
-    state = programs.initial_state(start, clients=TOTAL, how=tiny.layout(1), method=counting)
-    _, state = programs.aggregate(state, start, clients, how=tiny.layout(1), method=counting)
+    state = programs.initial_state(start, clients=TOTAL, layout=tiny.layout(1), method=counting)
+    _, state = programs.aggregate(state, start, clients, layout=tiny.layout(1), method=counting)
     np.testing.assert_array_equal(state.server, mask.any(2).sum(1))
 
 

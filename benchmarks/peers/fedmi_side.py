@@ -56,6 +56,6 @@ def one_round(setup: Setup, state: dict[str, Any]) -> dict[str, Any]:
     state["globals"], _ = simulation.aggregate(setup, NO_STATE, state["globals"], trained, now)
     jax.block_until_ready(state["globals"])
     seconds = time.perf_counter() - began
-    accuracy, _ = programs.judge_models(state["globals"], setup.test, how=setup.layout)
+    accuracy, _ = programs.judge_models(state["globals"], setup.test, layout=setup.layout)
     device = f"{jax.devices()[0].device_kind}, {jax.local_device_count()} XLA devices"
     return {"seconds": seconds, "accuracy": float(accuracy[0]), "device": device}

@@ -331,7 +331,7 @@ def print_plan(facts: Facts, console: Console, note: str = "") -> None:
         say(line)
     say(f"training images per client and class (seed {e.seeds[0]}); skew: distance of the label distribution")
     say(_partition(facts, console.width), soft_wrap=True)
-    first, how = facts.round(1), lay_out(facts)
+    first, layout = facts.round(1), lay_out(facts)
     steps, found = int(facts.steps[first.models].sum()), int(facts.cases(first).real.sum())
     some = "" if e.participation == 1 else f"{first.clients.shape[1]} of {e.split.clients} clients, "
     least, most = facts.steps.min(), facts.steps.max()
@@ -343,14 +343,14 @@ def print_plan(facts: Facts, console: Console, note: str = "") -> None:
     say(f"the search: {in_words(e.discovery)}")
     for line in warnings(facts):
         say(line)
-    beside = "one client after the other" if how.one_by_one else f"{how.chunk} clients side by side on each"
-    shared = "whole clients" if how.shard == "clients" else "every batch"
-    sharing = f", which share out {shared}" if how.devices > 1 else ""
+    beside = "one client after the other" if layout.one_by_one else f"{layout.chunk} clients side by side on each"
+    shared = "whole clients" if layout.shard == "clients" else "every batch"
+    sharing = f", which share out {shared}" if layout.devices > 1 else ""
     say(
-        f"on {how.devices} {how.mesh.devices.flat[0].platform} device(s){sharing}; {beside}; about "
-        f"{memory(facts, how) / 2**20:.0f} MiB"
+        f"on {layout.devices} {layout.mesh.devices.flat[0].platform} device(s){sharing}; {beside}; about "
+        f"{memory(facts, layout) / 2**20:.0f} MiB"
     )
-    if e.execution.precision == "float64" and how.mesh.devices.flat[0].platform == "gpu":
+    if e.execution.precision == "float64" and layout.mesh.devices.flat[0].platform == "gpu":
         say("float64 on a GPU: exact to the last digits, and many times slower than float32")
 
 

@@ -111,16 +111,16 @@ def resolve(
     )
 
 
-def described(how: Layout) -> dict[str, str]:
+def described(layout: Layout) -> dict[str, str]:
     """What a result says of where it was made: device, its driver where there is one, and the layout as JSON."""
-    first = how.mesh.devices.flat[0]
+    first = layout.mesh.devices.flat[0]
     driver = " ".join(first.client.platform_version.split())
     numbers = {
-        "shard": how.shard, "chunk": how.chunk, "micro_batch": how.micro_batch, "forward_batch": how.forward_batch,
-        "devices": how.devices, "processes": jax.process_count(),
+        "shard": layout.shard, "chunk": layout.chunk, "micro_batch": layout.micro_batch,
+        "forward_batch": layout.forward_batch, "devices": layout.devices, "processes": jax.process_count(),
     }  # fmt: skip
     known = {} if "unknown" in driver else {"driver": driver}
-    return {"device": f"{how.devices} x {first.device_kind}", "layout": json.dumps(numbers)} | known
+    return {"device": f"{layout.devices} x {first.device_kind}", "layout": json.dumps(numbers)} | known
 
 
 MANY = 8

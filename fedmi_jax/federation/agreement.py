@@ -22,7 +22,7 @@ from fedmi_jax.network.layers import conv_layers
 from fedmi_jax.network.model import Params
 
 
-def measures(models: Params, *, shape: tuple[int, int], how: Layout) -> dict[str, np.ndarray]:
+def measures(models: Params, *, shape: tuple[int, int], layout: Layout) -> dict[str, np.ndarray]:
     """The measures of the table of variables (`results.schema`), (S, L) each, from the clients' models, of which the
     first M count; NaN where there is nothing to divide by. shape: (S, P).
 
@@ -31,18 +31,18 @@ def measures(models: Params, *, shape: tuple[int, int], how: Layout) -> dict[str
     - sign_conflict: of the weights that two clients or more keep, the share that has both signs.
     - cancellation: sum of |sum over clients| / sum over clients of ||, over all weights. 1: nothing cancels.
     """
-    return divided(_measures(models, shape=shape, how=how))
+    return divided(_measures(models, shape=shape, layout=layout))
 
 
-@partial(jax.jit, static_argnames=("shape", "how"))
-def _measures(models: Params, *, shape: tuple[int, int], how: Layout) -> dict[str, Fraction]:
+@partial(jax.jit, static_argnames=("shape", "layout"))
+def _measures(models: Params, *, shape: tuple[int, int], layout: Layout) -> dict[str, Fraction]:
     kernels = {layer: models[f"{layer}_kernel"] for layer in (*conv_layers(models), "fc")}
-    added = _added(kernels, shape, how)
+    added = _added(kernels, shape, layout)
     by_layer = [
         jax.vmap(of_layer)(kernel[: math.prod(shape)].reshape(*shape, *kernel.shape[1:]), *added[layer])
         for layer, kernel in kernels.items()
     ]
-    return gathered(jax.tree.map(lambda *one: jnp.stack(one, -1), *by_layer), how)
+    return gathered(jax.tree.map(lambda *one: jnp.stack(one, -1), *by_layer), layout)
 
 
 def of_layer(kernels: Array, positive: Array, negative: Array, total: Array | None = None) -> dict[str, Fraction]:
@@ -65,7 +65,7 @@ ALL_AT_ONCE = 1000
 first; more models are added model after model, which differs by rounding."""
 
 
-def _added(kernels: dict[str, Array], shape: tuple[int, int], how: Layout) -> dict[str, tuple[Array, ...]]:
+def _added(kernels: dict[str, Array], shape: tuple[int, int], layout: Layout) -> dict[str, tuple[Array, ...]]:
     """How many of each seed's clients have a positive, and a negative, weight: int (S, ...) a layer; and the sum of all
     of them where it is not made in one go.
 
@@ -73,7 +73,7 @@ def _added(kernels: dict[str, Array], shape: tuple[int, int], how: Layout) -> di
     memory of all models.
     """
     count = len(kernels["fc"])
-    many = count > ALL_AT_ONCE * how.homes
+    many = count > ALL_AT_ONCE * layout.homes
     seed = jnp.where(jnp.arange(count) < math.prod(shape), jnp.arange(count) // shape[1], shape[0])  # out of bounds
 
     def add(total: Any, one: Any) -> tuple[Any, None]:
@@ -87,9 +87,9 @@ def _added(kernels: dict[str, Array], shape: tuple[int, int], how: Layout) -> di
             return tuple(jnp.zeros((shape[0], *kernel.shape[1:]), dtype) for dtype in types)
 
         total, _ = jax.lax.scan(add, {layer: none(kernel) for layer, kernel in kernels.items()}, (seed, kernels))
-        return total if how.homes == 1 else jax.lax.psum(total, AXIS)
+        return total if layout.homes == 1 else jax.lax.psum(total, AXIS)
 
-    if how.homes == 1:
+    if layout.homes == 1:
         return added(seed, kernels)
-    run = jax.shard_map(added, mesh=how.mesh, in_specs=P(AXIS), out_specs=P(), check_vma=False)
+    run = jax.shard_map(added, mesh=layout.mesh, in_specs=P(AXIS), out_specs=P(), check_vma=False)
     return run(seed, kernels)

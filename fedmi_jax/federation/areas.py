@@ -122,8 +122,8 @@ def attributed(
     def run(which: np.ndarray, rows: Any) -> Any:
         row, seeds, probed = rows
         return programs.attribute(
-            models, which, setup.probe, seeds, probed, lift.drawn(draw, row, setup.layout),
-            how=setup.layout, settings=compiled_for(settings), searched=facts.dataset.num_classes * settings.probe[0],
+            models, which, setup.probe, seeds, probed, lift.drawn(draw, row, setup.layout), layout=setup.layout,
+            settings=compiled_for(settings), searched=facts.dataset.num_classes * settings.probe[0],
         )  # fmt: skip
 
     found = at_home(run, models, cases.model, (np.arange(len(back)), cases.seed, probed), setup.layout)

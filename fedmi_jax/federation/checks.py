@@ -31,14 +31,14 @@ def require_finite_losses(setup: Setup, round_: Round, losses: np.ndarray) -> No
 
 def require_finite_local(setup: Setup, round_: Round, local: Params) -> None:
     """The same for weights (M, ...). A step before the last would have shown in the next step's loss."""
-    bad = np.flatnonzero(~np.asarray(programs.finite(local, how=setup.layout))[: round_.clients.size])
+    bad = np.flatnonzero(~np.asarray(programs.finite(local, layout=setup.layout))[: round_.clients.size])
     if len(bad):
         raise _not_finite(setup, round_, "weights are", bad[0], int(setup.facts.steps[round_.models][bad[0]]) - 1)
 
 
 def require_finite_global(setup: Setup, round_: Round, global_models: Params) -> None:
     """The same for the averaged weights (S, ...)."""
-    bad = np.flatnonzero(~np.asarray(programs.finite(global_models, how=setup.layout)))
+    bad = np.flatnonzero(~np.asarray(programs.finite(global_models, layout=setup.layout)))
     if len(bad):
         seed = setup.facts.experiment.seeds[bad[0]]
         raise FedmiError(f"the averaged weights are not finite: seed {seed}, round {round_.number}")

@@ -34,17 +34,17 @@ class Stack:
     counts: tuple[int, ...]
     """How many models of every part count: M, S, M."""
 
-    def specs(self, how: Layout) -> Stack:
+    def specs(self, layout: Layout) -> Stack:
         """How the parts are dealt out."""
-        home = P(AXIS) if how.homes > 1 else P()
+        home = P(AXIS) if layout.homes > 1 else P()
         return replace(self, parts=(home, P(), home)[: len(self.parts)])
 
-    def pick(self, which: Array, how: Layout) -> Params:
+    def pick(self, which: Array, layout: Layout) -> Params:
         """One model; within a program whose device has it."""
         found, first = self.parts[0], 0
         for i, (part, count) in enumerate(zip(self.parts, self.counts, strict=True)):
             here = len(part["fc_bias"])
-            start = first + (jax.lax.axis_index(AXIS) * here if how.homes > 1 and i != SERVER else 0)
+            start = first + (jax.lax.axis_index(AXIS) * here if layout.homes > 1 and i != SERVER else 0)
             own = _one(part, jnp.clip(which - start, 0, here - 1))
             found = own if i == 0 else {name: jnp.where(which >= first, own[name], found[name]) for name in own}
             first += count
@@ -61,17 +61,17 @@ def _one(models: Params, which: Array) -> Params:
     return {name: leaf[which] for name, leaf in models.items()}
 
 
-def pick(models: Models, which: Array, how: Layout | None = None) -> Params:
-    """One model of a stack. how: where its models have homes."""
+def pick(models: Models, which: Array, layout: Layout | None = None) -> Params:
+    """One model of a stack. layout: where its models have homes."""
     if isinstance(models, Stack):
-        assert how is not None
-        return models.pick(which, how)
+        assert layout is not None
+        return models.pick(which, layout)
     return _one(models, which)
 
 
-def specs(models: Models, how: Layout) -> Any:
+def specs(models: Models, layout: Layout) -> Any:
     """How the models are dealt out, for `shard_map`."""
-    return models.specs(how) if isinstance(models, Stack) else P()
+    return models.specs(layout) if isinstance(models, Stack) else P()
 
 
 def some(models: Models) -> Params:
@@ -91,7 +91,7 @@ def all_open(models: Models) -> dict[str, np.ndarray]:
     return {layer: np.ones((count, bias.shape[-1]), bias.dtype) for layer, bias in biases.items()}
 
 
-def at_home(run: Callable[..., Any], models: Models, which: Any, rows: Any, how: Layout, block: int = 0) -> Any:
+def at_home(run: Callable[..., Any], models: Models, which: Any, rows: Any, layout: Layout, block: int = 0) -> Any:
     """run(which, rows), whose results have the leading axis of the rows: each row on the device of its model.
 
     Args: which (n,), each row's model; rows: a pytree with leading axis n; block: run is called as often as needed with
@@ -99,13 +99,13 @@ def at_home(run: Callable[..., Any], models: Models, which: Any, rows: Any, how:
     homes, or with blocks, run is given rows in another order, some of them twice; what comes back is on the host, in
     the order that was given.
     """
-    homes = how.homes if isinstance(models, Stack) else 1
+    homes = layout.homes if isinstance(models, Stack) else 1
     if homes == 1 and not block:
         return run(which, rows)
     row = place = np.arange(len(which))
     if homes > 1:
         assert isinstance(models, Stack)
-        row, place = places(owners(models, np.asarray(which), how), homes)
+        row, place = places(owners(models, np.asarray(which), layout), homes)
     calls, where = in_blocks(row, homes, block)
     done = [run(*jax.tree.map(lambda leaf, at=at: np.asarray(leaf)[at], (which, rows))) for at in calls]
     return jax.tree.map(lambda *parts: np.concatenate([np.asarray(part) for part in parts])[where[place]], *done)
@@ -126,7 +126,7 @@ def in_blocks(row: np.ndarray, homes: int, block: int) -> tuple[np.ndarray, np.n
     return row[place].reshape(homes, calls, each).swapaxes(0, 1).reshape(calls, -1), where
 
 
-def rewritten(models: Stack, rewrite: Callable[[int, dict[str, np.ndarray]], None], how: Layout) -> Stack:
+def rewritten(models: Stack, rewrite: Callable[[int, dict[str, np.ndarray]], None], layout: Layout) -> Stack:
     """The stack with other local models: rewrite(which, params) changes a copy of each, in the process that has it."""
     local = models.parts[0]
 
@@ -136,8 +136,8 @@ def rewritten(models: Stack, rewrite: Callable[[int, dict[str, np.ndarray]], Non
             rewrite(which, {name: leaf[at] for name, leaf in own.items()})
         return own
 
-    drawn = lift.drawn(draw, np.arange(len(local["fc_bias"])), how)
-    return replace(models, parts=(drawn if how.homes > 1 else lift.replicate(drawn, how), *models.parts[1:]))
+    drawn = lift.drawn(draw, np.arange(len(local["fc_bias"])), layout)
+    return replace(models, parts=(drawn if layout.homes > 1 else lift.replicate(drawn, layout), *models.parts[1:]))
 
 
 def _of_device(leaf: Array, first: int) -> np.ndarray:
@@ -145,9 +145,9 @@ def _of_device(leaf: Array, first: int) -> np.ndarray:
     return next(np.array(part.data) for part in leaf.addressable_shards if (part.index[0].start or 0) == first)
 
 
-def owners(models: Stack, which: np.ndarray, how: Layout) -> np.ndarray:
+def owners(models: Stack, which: np.ndarray, layout: Layout) -> np.ndarray:
     """The device of every row's model, (n,); -1 for the server's models, which all have."""
-    each = len(models.parts[0]["fc_bias"]) // how.homes
+    each = len(models.parts[0]["fc_bias"]) // layout.homes
     local, server = models.counts[0], sum(models.counts[: SERVER + 1])
     return np.where(which < local, which // each, np.where(which < server, -1, (which - server) // each))
 

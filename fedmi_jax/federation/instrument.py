@@ -67,7 +67,7 @@ def discover(
     setup: Setup, models: Models, cases: Cases, searches: list[tuple[int, int]], number: int
 ) -> tuple[list[Circuit], Ablation, Decided]:  # fmt: skip
     """The circuits (n, ...) of every search, what replaces a closed channel, and what else is known of the first."""
-    settings, facts, how = setup.facts.experiment.discovery, setup.facts, setup.layout
+    settings, facts, layout = setup.facts.experiment.discovery, setup.facts, setup.layout
     rows, first, back = np.unique(cases.model, return_index=True, return_inverse=True)
     each, classes = survey(setup, models, rows, cases.seed[first]), facts.dataset.num_classes
     probed = jax.tree.map(lambda leaf: leaf[back], each)  # by case, so that no program is one of how many models
@@ -83,11 +83,11 @@ def discover(
             row, seeds, probed = rows
             draw = partial(tasks, setup, cases, others, keyed, models, settings)
             return programs.decide_circuits(
-                models, which, setup.probe, seeds, probed, lift.drawn(draw, row, how),
-                how=how, settings=compiled_for(settings), searched=classes * settings.probe[0],
+                models, which, setup.probe, seeds, probed, lift.drawn(draw, row, layout),
+                layout=layout, settings=compiled_for(settings), searched=classes * settings.probe[0],
             )  # fmt: skip
 
-        one = at_home(run, models, cases.model, (np.arange(len(back)), cases.seed, probed), how)
+        one = at_home(run, models, cases.model, (np.arange(len(back)), cases.seed, probed), layout)
         one = jax.tree.map(np.asarray, one)
         state = _status(one.spread, competence, one.choice.compact)
         found.append(_circuit(one.choice, state))
@@ -109,7 +109,7 @@ def watched(setup: Setup, models: Models, cases: Cases) -> Decided:
 
     def run(which: np.ndarray, rows: Any) -> Any:
         whole, label, others = rows
-        return programs.to_explain(models, which, whole, setup.test, label, others, how=setup.layout)
+        return programs.to_explain(models, which, whole, setup.test, label, others, layout=setup.layout)
 
     found = at_home(run, models, cases.model, (whole[back], cases.label, others), setup.layout)
     live, spread = jax.tree.map(np.asarray, found)
@@ -129,7 +129,7 @@ def whole_logits(setup: Setup, models: Models, rows: np.ndarray, test: Evaluatio
     """`programs.whole_logits` of these models (m,): (m, N, Y)."""
 
     def run(which: np.ndarray, _: Any) -> Any:
-        return programs.whole_logits(models, which, test, how=setup.layout)
+        return programs.whole_logits(models, which, test, layout=setup.layout)
 
     return np.asarray(at_home(run, models, rows, (), setup.layout))
 
@@ -142,7 +142,7 @@ def survey(setup: Setup, models: Models, rows: np.ndarray, seeds: np.ndarray) ->
     to_search = valid & (index < searched * setup.facts.dataset.num_classes)
 
     def run(which: np.ndarray, seeds: Any) -> Any:
-        return programs.survey_models(models, which, setup.probe, seeds, index, to_search, how=setup.layout)
+        return programs.survey_models(models, which, setup.probe, seeds, index, to_search, layout=setup.layout)
 
     logits, means = at_home(run, models, rows, seeds, setup.layout)
     return Probed(np.asarray(logits)[:, :count], jax.tree.map(np.asarray, means))  # type: ignore[arg-type]
@@ -195,7 +195,7 @@ def judge(setup: Setup, models: Models, cases: Cases, decided: Decided, rows: Ma
     models: each compared with the answers of the model that it is on."""
     asked = _asked(decided, cases, len(rows.label))
     whole = whole_table(decided, size(models))
-    return programs.judge_decisions(models, setup.test, rows, asked, whole, how=setup.layout)
+    return programs.judge_decisions(models, setup.test, rows, asked, whole, layout=setup.layout)
 
 
 def _asked(decided: Decided, cases: Cases, rows: int) -> Asked:
@@ -269,7 +269,7 @@ def judge_on_some(setup: Setup, models: Models, rows: Masked, others: np.ndarray
     assert setup.some is not None
     whole = whole_logits(setup, models, np.arange(size(models)), setup.some)
     asked = Asked(others, rows.model)  # type: ignore[arg-type]
-    return programs.judge_decisions(models, setup.some, rows, asked, whole, how=setup.layout, block=BLOCK)
+    return programs.judge_decisions(models, setup.some, rows, asked, whole, layout=setup.layout, block=BLOCK)
 
 
 def controls(

@@ -32,7 +32,7 @@ def accuracies(setup: Setup, round_: Round, models: Models) -> Record:
     places = _places(facts.dataset.num_classes, facts.experiment.discovery.probe, each)
 
     def run(which: np.ndarray, rows: Any) -> Any:
-        return programs.readouts(models, which, setup.probe, *rows, places, setup.test, how=setup.layout)
+        return programs.readouts(models, which, setup.probe, *rows, places, setup.test, layout=setup.layout)
 
     found = np.asarray(at_home(run, models, np.arange(len(seeds)), (seeds, classes), setup.layout))
     local = np.full((*facts.counts.shape[:2], len(REFITS)), np.nan, found.dtype)

@@ -33,7 +33,7 @@ Record = dict[str, np.ndarray]
 
 def snapshot(setup: Setup, round_: Round, losses: np.ndarray, local: Params, global_models: Params) -> Record:
     """What the models say: who took part, loss, agreement, sparsity, connectivity and, on request, weights."""
-    facts, how = setup.facts, setup.layout
+    facts, layout = setup.facts, setup.layout
     of_client = partial(_of_client, facts, round_)
     steps = facts.steps[round_.models]
     own = np.arange(losses.shape[1]) < steps[:, None]
@@ -41,15 +41,17 @@ def snapshot(setup: Setup, round_: Round, losses: np.ndarray, local: Params, glo
         "participates": of_client(np.ones(len(steps), bool)),
         "train_loss": of_client(losses.sum(1, where=own) / steps),
     }
-    record |= agreement.measures(local, shape=round_.clients.shape, how=how)
+    record |= agreement.measures(local, shape=round_.clients.shape, layout=layout)
     for where, params, placed in (("local", local, of_client), ("global", global_models, np.asarray)):
         count = round_.clients.size if where == "local" else len(round_.clients)
-        zeros, connected = jax.tree.map(lambda leaf, n=count: np.asarray(leaf)[:n], programs.wiring(params, how=how))
+        zeros, connected = jax.tree.map(
+            lambda leaf, n=count: np.asarray(leaf)[:n], programs.wiring(params, layout=layout)
+        )
         layers = (*conv_layers(params), "fc")
         record[f"realised_sparsity_{where}"] = placed(np.stack([zeros[layer] for layer in layers], -1))
         record |= {f"connected_{where}_{layer}": placed(connected[layer]) for layer in layers}
         if facts.experiment.execution.save_weights:
-            weights = programs.whole(params, count=count, how=how)
+            weights = programs.whole(params, count=count, layout=layout)
             record |= {f"weights_{where}_{k}": placed(v) for k, v in weights.items()}
     return record
 

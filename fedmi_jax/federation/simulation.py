@@ -84,7 +84,7 @@ def initial_state(setup: Setup) -> State:
     """Every seed's fresh global model, (S, ...), on every device, and the method's state."""
     global_models, clients = initial_models(setup), setup.facts.counts.shape[1]
     return global_models, programs.initial_state(
-        global_models, clients=clients, how=setup.layout, method=setup.facts.method
+        global_models, clients=clients, layout=setup.layout, method=setup.facts.method
     )
 
 
@@ -167,14 +167,14 @@ def train(
     trained, losses = programs.train_models(
         global_models, setup.train_images, seed, training_plans(setup, round_.number, seed, client),
         setup.facts.keep[which], setup.facts.training_counts[which], state, client,
-        how=setup.layout, local=local, sparse=setup.facts.experiment.sparsity, method=setup.facts.method,
+        layout=setup.layout, local=local, sparse=setup.facts.experiment.sparsity, method=setup.facts.method,
     )  # fmt: skip
     losses = np.asarray(losses)[: round_.clients.size]
     checks.require_finite_losses(setup, round_, losses)
     if pooled:
         each = np.repeat(np.arange(round_.clients.size), everyone)
         again = tuple(each[lift.homed(len(each), setup.layout)].tolist())
-        return programs.repeated(trained, rows=again, how=setup.layout), losses[each]
+        return programs.repeated(trained, rows=again, layout=setup.layout), losses[each]
     return trained, losses
 
 
@@ -208,14 +208,14 @@ def aggregate(
     counts, steps = setup.facts.counts[there], setup.facts.steps[there]
     images, labels = seen_images(setup) or (None, None)
     clients = Clients(local, counts.sum(-1), counts, steps, round_.clients, masks, images, labels)  # type: ignore[arg-type]
-    return programs.aggregate(state, global_models, clients, how=setup.layout, method=setup.facts.method)
+    return programs.aggregate(state, global_models, clients, layout=setup.layout, method=setup.facts.method)
 
 
 def seen_images(setup: Setup) -> tuple[Array, Array] | None:
     """The images that the server may see, (S, N, H, W, I), and their labels (S, N); None for a method that asks for
     none."""
     seen = setup.facts.seen
-    return None if seen is None else programs.seen_images(setup.train_images, *seen, how=setup.layout)
+    return None if seen is None else programs.seen_images(setup.train_images, *seen, layout=setup.layout)
 
 
 def stack(setup: Setup, round_: Round, local: Params, global_models: Params, state: MethodState = NO_STATE) -> Stack:
@@ -225,7 +225,7 @@ def stack(setup: Setup, round_: Round, local: Params, global_models: Params, sta
     method, parts, counts = setup.facts.method, [local, global_models], [round_.clients.size, len(round_.clients)]
     if method.serve is not None:
         which = (part[lift.homed(counts[0], setup.layout)] for part in round_.models)
-        parts.append(programs.serve_models(global_models, state, *which, how=setup.layout, method=method))
+        parts.append(programs.serve_models(global_models, state, *which, layout=setup.layout, method=method))
         counts.append(counts[0])
     return Stack(tuple(parts), tuple(counts))
 
@@ -268,7 +268,7 @@ def discover(setup: Setup, models: Stack, cases: Cases, number: int) -> Found:
         return Found(circuits[0], circuits[1:], jax.tree.map(np.asarray, ablation), decided)
     ablation = _ablation(setup, models, cases)
     settings = replace(experiment.discovery, repeat="never")  # one program, whatever the control
-    search = partial(programs.discover_circuits, how=setup.layout, settings=settings)
+    search = partial(programs.discover_circuits, layout=setup.layout, settings=settings)
     found = []
     for purposes in searches:
 
@@ -307,7 +307,7 @@ def measure(setup: Setup, round_: Round, models: Stack, cases: Cases, found: Fou
     rows = programs.stacked([own, crossed, programs.whole_models(models, ablation)])
     n, decided = len(cases.model), found.decided
     if decided is None:
-        judged = judge(models, test, rows, how=setup.layout, measure=evaluation.performance)
+        judged = judge(models, test, rows, layout=setup.layout, measure=evaluation.performance)
     else:
         judged = instrument.judge(setup, models, cases, decided, rows)
     kept, across, (_, accuracy, *_) = (
@@ -315,7 +315,7 @@ def measure(setup: Setup, round_: Round, models: Stack, cases: Cases, found: Fou
         for part in (slice(n), slice(n, 2 * n), slice(2 * n, None))
     )
     by_class = programs.stacked(controls.by_class(setup.facts, cases, own, crossed, mask, round_.number))
-    accuracies = judge(models, test, by_class, how=setup.layout, measure=evaluation.class_accuracy)
+    accuracies = judge(models, test, by_class, layout=setup.layout, measure=evaluation.class_accuracy)
     empty = empty_masks(setup, models, cases, ablation)
     record = recording.of_measures(setup.facts, round_, cases, kept[0], across[0], accuracies[:n], empty, accuracy)
     record |= controls.random_masks(setup.facts.experiment, cases, accuracies[n:])
@@ -342,7 +342,7 @@ def _ablation(setup: Setup, models: Stack, cases: Cases) -> Ablation:
     pairs, back = np.unique(np.stack([cases.model, client]), axis=1, return_inverse=True)
 
     def run(which: np.ndarray, rows: Any) -> Ablation:
-        return programs.mean_outputs(models, setup.train_images, which, *rows, how=setup.layout)
+        return programs.mean_outputs(models, setup.train_images, which, *rows, layout=setup.layout)
 
     means = at_home(run, models, pairs[0], (index[pairs[1]], valid[pairs[1]]), setup.layout)
     return jax.tree.map(lambda mean: mean[back], means)
@@ -352,6 +352,6 @@ def empty_masks(setup: Setup, models: Stack, cases: Cases, ablation: Ablation) -
     """`programs.empty_masks` of every case."""
 
     def run(which: np.ndarray, rows: Any) -> Any:
-        return programs.empty_masks(models, which, *rows, how=setup.layout)
+        return programs.empty_masks(models, which, *rows, layout=setup.layout)
 
     return at_home(run, models, cases.model, (ablation, cases.label), setup.layout)

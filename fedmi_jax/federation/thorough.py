@@ -113,7 +113,7 @@ def _sameness(setup: Setup, models: Stack, decided: Decided, own: Masked) -> dic
     """Of the circuits' channels; NaN for all others."""
 
     def run(_: Any, rows: Any) -> Any:
-        return programs.sameness(models, setup.some, *rows, how=setup.layout)
+        return programs.sameness(models, setup.some, *rows, layout=setup.layout)
 
     fidelity, silent = at_home(run, models, own.model, (own, decided.others), setup.layout)
     defined = (decided.status != STATUS.index("undefined"))[:, None]

@@ -52,7 +52,7 @@ class Answers(NamedTuple):
 class Bench:
     """All that judging needs."""
 
-    how: Layout
+    layout: Layout
     test: EvaluationSet
     global_models: Params
     """(M, ...)."""
@@ -70,7 +70,7 @@ class Bench:
         """fn(params, *one of rows, *shared, narrowing=...) of every row, as host arrays; fn: a module's function."""
         if not len(model_index):
             raise FedmiError("there is nothing to judge: no pair of classes whose experts are different clients")
-        found = _over(fn, models, np.asarray(model_index), rows, shared, how=self.how)
+        found = _over(fn, models, np.asarray(model_index), rows, shared, layout=self.layout)
         return divided(found)
 
     def gates(self, sets: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -90,11 +90,11 @@ class Bench:
         return [{layer: np.ones(width, bool) for layer, width in widths.items()}] * count
 
 
-@partial(jax.jit, static_argnames=("fn", "how"))
+@partial(jax.jit, static_argnames=("fn", "layout"))
 def _over(
-    fn: Callable[..., Any], models: Params, model_index: Array, rows: tuple, shared: tuple, *, how: Layout
+    fn: Callable[..., Any], models: Params, model_index: Array, rows: tuple, shared: tuple, *, layout: Layout
 ) -> Any:
-    return programs.over_rows(partial(fn, narrowing=how.narrowing), how, models, model_index, rows, shared)
+    return programs.over_rows(partial(fn, narrowing=layout.narrowing), layout, models, model_index, rows, shared)
 
 
 def of_classes(classes: Array, test: EvaluationSet) -> tuple[Array, Array]:
@@ -155,8 +155,8 @@ def opened(stored: Stored, dataset: Dataset | None = None) -> Iterator[Bench]:
     dataset = dataset or datasets.load(config.Data(name=_images_of(stored)) if settings is None else settings.data)
     _require_images(stored, dataset)
     with session(execution):
-        how = resolve(execution, judged, len(stored.moments), _bytes(stored, dataset))
-        yield _place(stored, dataset, how, judged.images_per_class)
+        layout = resolve(execution, judged, len(stored.moments), _bytes(stored, dataset))
+        yield _place(stored, dataset, layout, judged.images_per_class)
 
 
 def _bytes(stored: Stored, dataset: Dataset) -> int:
@@ -172,15 +172,15 @@ FORWARD = 500
 """Images of a forward pass where models stand side by side (`devices.layout`)."""
 
 
-def _place(stored: Stored, dataset: Dataset, how: Layout, per_class: int | None) -> Bench:
+def _place(stored: Stored, dataset: Dataset, layout: Layout, per_class: int | None) -> Bench:
     local_models, global_models = (_models(stored, origin) for origin in ("local", "global"))
     local_models = {name: value.reshape(-1, *value.shape[2:]) for name, value in local_models.items()}
     dtype = global_models["fc_bias"].dtype
     moments = (np.asarray(moment, dtype) for moment in (dataset.mean, dataset.std))
     images = Images(dataset.test_images, dataset.test_labels, *moments)  # type: ignore[arg-type]
-    test = make_evaluation_set(images, dataset.test_labels, dataset.num_classes, how.forward_batch, per_class)
-    test, global_models, local_models = lift.replicate((test, global_models, local_models), how)
-    return Bench(how, test, global_models, local_models, stored.clients, np.asarray(test.class_valid).sum((1, 2)))
+    test = make_evaluation_set(images, dataset.test_labels, dataset.num_classes, layout.forward_batch, per_class)
+    test, global_models, local_models = lift.replicate((test, global_models, local_models), layout)
+    return Bench(layout, test, global_models, local_models, stored.clients, np.asarray(test.class_valid).sum((1, 2)))
 
 
 def _models(stored: Stored, origin: str) -> dict[str, np.ndarray]:

@@ -29,28 +29,28 @@ from fedmi_jax.network.readout import refit
 from fedmi_jax.results.schema import REFITS
 
 
-def judge(models: Models, test: EvaluationSet, masked: Masked, *, how: Layout, measure: Callable[..., Any]) -> Any:
+def judge(models: Models, test: EvaluationSet, masked: Masked, *, layout: Layout, measure: Callable[..., Any]) -> Any:
     """`measure` (`evaluation.performance` or `evaluation.class_accuracy`) of every row, in one call; numpy arrays."""
 
     def run(_: Any, masked: Masked) -> Any:
-        return _judged(models, test, masked, how=how, measure=measure)
+        return _judged(models, test, masked, layout=layout, measure=measure)
 
-    return evaluation.divided(at_home(run, models, masked.model, masked, how))
-
-
-@partial(jax.jit, static_argnames=("how", "measure"))
-def _judged(models: Models, test: EvaluationSet, masked: Masked, *, how: Layout, measure: Callable[..., Any]) -> Any:
-    one = partial(measure, narrowing=how.narrowing)
-    return over_rows(one, how, models, masked.model, (masked.gates, masked.ablation, masked.label), (test,))
+    return evaluation.divided(at_home(run, models, masked.model, masked, layout))
 
 
-def judge_models(models: Params, test: EvaluationSet, *, how: Layout) -> Accuracy:
+@partial(jax.jit, static_argnames=("layout", "measure"))
+def _judged(models: Models, test: EvaluationSet, masked: Masked, *, layout: Layout, measure: Callable[..., Any]) -> Any:
+    one = partial(measure, narrowing=layout.narrowing)
+    return over_rows(one, layout, models, masked.model, (masked.gates, masked.ablation, masked.label), (test,))
+
+
+def judge_models(models: Params, test: EvaluationSet, *, layout: Layout) -> Accuracy:
     """M whole models on the test set: (M,), (M, Y)."""
-    return judge(models, test, whole_models(models, ZERO), how=how, measure=evaluation.performance)[1]
+    return judge(models, test, whole_models(models, ZERO), layout=layout, measure=evaluation.performance)[1]
 
 
 def judge_decisions(
-    models: Models, test: EvaluationSet, masked: Masked, asked: Asked, whole: Any, *, how: Layout, block: int = 0
+    models: Models, test: EvaluationSet, masked: Masked, asked: Asked, whole: Any, *, layout: Layout, block: int = 0
 ) -> tuple[Performance, Accuracy, Explained]:
     """`evaluation.decisions` of every row, in one call or in calls of `block` rows; numpy arrays.
 
@@ -58,31 +58,33 @@ def judge_decisions(
     """
 
     def run(_: Any, rows: tuple[Masked, Asked]) -> Any:
-        return _judged_decisions(models, test, *rows, whole, how=how)
+        return _judged_decisions(models, test, *rows, whole, layout=layout)
 
-    return evaluation.divided(at_home(run, models, masked.model, (masked, asked), how, block))
+    return evaluation.divided(at_home(run, models, masked.model, (masked, asked), layout, block))
 
 
-@partial(jax.jit, static_argnames=("how",))
+@partial(jax.jit, static_argnames=("layout",))
 def _judged_decisions(
-    models: Models, test: EvaluationSet, masked: Masked, asked: Asked, whole: Array, *, how: Layout
+    models: Models, test: EvaluationSet, masked: Masked, asked: Asked, whole: Array, *, layout: Layout
 ) -> Any:  # fmt: skip
-    one = partial(evaluation.decisions, narrowing=how.narrowing)
+    one = partial(evaluation.decisions, narrowing=layout.narrowing)
     rows = (masked.gates, masked.ablation, masked.label, asked)
-    return over_rows(one, how, models, masked.model, rows, (test, whole))
+    return over_rows(one, layout, models, masked.model, rows, (test, whole))
 
 
-@partial(jax.jit, static_argnames=("how",))
-def sameness(models: Models, test: EvaluationSet, masked: Masked, others: Array, *, how: Layout) -> Sameness:
+@partial(jax.jit, static_argnames=("layout",))
+def sameness(models: Models, test: EvaluationSet, masked: Masked, others: Array, *, layout: Layout) -> Sameness:
     """`sameness.sameness` of every row, in one call: (n, O_l) a layer. others bool (n, Y)."""
     rows = (masked.gates, masked.ablation, masked.label, others)
-    return over_rows(one_by_one.sameness, how, models, masked.model, rows, (test,))
+    return over_rows(one_by_one.sameness, layout, models, masked.model, rows, (test,))
 
 
-@partial(jax.jit, static_argnames=("how",))
-def empty_masks(models: Models, which: Array, ablation: Ablation, label: Array, *, how: Layout) -> tuple[Array, Array]:
+@partial(jax.jit, static_argnames=("layout",))
+def empty_masks(
+    models: Models, which: Array, ablation: Ablation, label: Array, *, layout: Layout
+) -> tuple[Array, Array]:
     """`evaluation.empty_mask` of n rows: (n,), (n,)."""
-    together = replace(how, chunk=max(how.chunk, TOGETHER))
+    together = replace(layout, chunk=max(layout.chunk, TOGETHER))
     return over_rows(evaluation.empty_mask, together, models, which, (ablation, label), ())
 
 
@@ -90,20 +92,20 @@ TOGETHER = 500
 """Rows at once, of work that is next to nothing."""
 
 
-@partial(jax.jit, static_argnames=("how",))
-def whole_logits(models: Models, rows: Array, test: EvaluationSet, *, how: Layout) -> Array:
+@partial(jax.jit, static_argnames=("layout",))
+def whole_logits(models: Models, rows: Array, test: EvaluationSet, *, layout: Layout) -> Array:
     """Logits of models `rows` (m,) on the test images, padding included: (m, N, Y)."""
 
     def one(params: Params, test: EvaluationSet) -> Array:
-        return evaluation.masked_logits(params, all_open(params), ZERO, test.images, test.indices, how.narrowing)
+        return evaluation.masked_logits(params, all_open(params), ZERO, test.images, test.indices, layout.narrowing)
 
-    return over_rows(one, how, models, rows, (), (test,))
+    return over_rows(one, layout, models, rows, (), (test,))
 
 
-@partial(jax.jit, static_argnames=("how",))
+@partial(jax.jit, static_argnames=("layout",))
 def readouts(
     models: Models, rows: Array, images: Images, seeds: Array, classes: Array, places: Array, test: EvaluationSet, *,
-    how: Layout,
+    layout: Layout,
 ) -> Array:  # fmt: skip
     """Mean accuracy (m, R) of models `rows` (m,) over their classes bool (m, Y), among which alone they choose, with
     their read-out refitted for these classes in every way of `REFITS`.
@@ -119,9 +121,9 @@ def readouts(
         each = [params if what == "none" else refit(params, shown, labels, what, classes) for what in REFITS]  # type: ignore[arg-type]
 
         def judge(params: Params) -> Array:
-            logits = evaluation.masked_logits(params, gates, ZERO, test.images, test.indices, how.narrowing)
+            logits = evaluation.masked_logits(params, gates, ZERO, test.images, test.indices, layout.narrowing)
             return evaluation.accuracy_among(logits, classes, test)
 
         return jax.lax.map(judge, jax.tree.map(lambda *leaves: jnp.stack(leaves), *each))
 
-    return over_rows(one, how, models, rows, (seeds, classes), (images, places, test))
+    return over_rows(one, layout, models, rows, (seeds, classes), (images, places, test))

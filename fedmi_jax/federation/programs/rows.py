@@ -45,7 +45,7 @@ def whole_models(models: Models, like: Ablation) -> Masked:
     return Masked(first, all_open(models), unused, np.zeros_like(first))
 
 
-def over_rows(fn: Callable[..., Any], how: Layout, models: Models, which: Array, rows: tuple, shared: tuple) -> Any:
+def over_rows(fn: Callable[..., Any], layout: Layout, models: Models, which: Array, rows: tuple, shared: tuple) -> Any:
     """fn(params, *one of rows, *shared) for every row, dealt out over the devices, the results everywhere.
 
     Args: models with leading axis M, or a stack of a round's, to whose homes the rows have been taken (`at_home`);
@@ -53,9 +53,9 @@ def over_rows(fn: Callable[..., Any], how: Layout, models: Models, which: Array,
     """
 
     def one(which: Array, rows: tuple, models: Models, shared: tuple) -> Any:
-        return fn(pick(models, which, how), *rows, *shared)
+        return fn(pick(models, which, layout), *rows, *shared)
 
-    return gathered(deal(one, how, (which, rows), (models, shared), (specs(models, how), P())), how)
+    return gathered(deal(one, layout, (which, rows), (models, shared), (specs(models, layout), P())), layout)
 
 
 def of_seed(images: Images, seed: Array) -> Images:

@@ -31,9 +31,9 @@ from fedmi_jax.network.images import Images
 from fedmi_jax.network.model import Params
 
 
-@partial(jax.jit, static_argnames=("how", "settings"))
+@partial(jax.jit, static_argnames=("layout", "settings"))
 def discover_circuits(
-    models: Models, images: Images, which: Array, plan: Plan, ablation: Ablation, *, how: Layout, settings: Discovery
+    models: Models, images: Images, which: Array, plan: Plan, ablation: Ablation, *, layout: Layout, settings: Discovery
 ) -> Circuit:
     """`discovery.discover` of n circuits in one call: scores and masks (n, O_l) a layer.
 
@@ -44,26 +44,26 @@ def discover_circuits(
     def one(params: Params, plan: Plan, ablation: Ablation, images: Images) -> Circuit:
         return discovery.discover(
             params, images, plan, ablation,
-            objective=objective_of(settings, class_task(images)), micro_batch=how.piece(plan.indices.shape[-1]),
-            narrowing=how.narrowing,
+            objective=objective_of(settings, class_task(images)), micro_batch=layout.piece(plan.indices.shape[-1]),
+            narrowing=layout.narrowing,
         )  # fmt: skip
 
-    return over_rows(one, how, models, which, (plan, ablation), (images,))
+    return over_rows(one, layout, models, which, (plan, ablation), (images,))
 
 
-@partial(jax.jit, static_argnames=("how",))
-def mean_outputs(models: Models, images: Images, which: Array, index: Array, valid: Array, *, how: Layout) -> Mean:
+@partial(jax.jit, static_argnames=("layout",))
+def mean_outputs(models: Models, images: Images, which: Array, index: Array, valid: Array, *, layout: Layout) -> Mean:
     """`evaluation.mean_outputs` of F pairs of a model and a client's data: which (F,), index and valid (F, G, B)."""
 
     def one(params: Params, index: Array, valid: Array, images: Images) -> Mean:
         return evaluation.mean_outputs(params, images, index, valid)
 
-    return over_rows(one, how, models, which, (index, valid), (images,))
+    return over_rows(one, layout, models, which, (index, valid), (images,))
 
 
-@partial(jax.jit, static_argnames=("how",))
+@partial(jax.jit, static_argnames=("layout",))
 def survey_models(
-    models: Models, rows: Array, images: Images, seeds: Array, index: Array, valid: Array, *, how: Layout
+    models: Models, rows: Array, images: Images, seeds: Array, index: Array, valid: Array, *, layout: Layout
 ) -> tuple[Array, MeanMap]:
     """`survey.survey` of models `rows` (m,), each on the probe images of its seed (m,): logits (m, G * B, Y) and means.
 
@@ -71,14 +71,14 @@ def survey_models(
     """
 
     def one(params: Params, seed: Array, images: Images, index: Array, valid: Array) -> tuple[Array, MeanMap]:
-        return survey(params, of_seed(images, seed), index, valid, narrowing=how.narrowing)
+        return survey(params, of_seed(images, seed), index, valid, narrowing=layout.narrowing)
 
-    return over_rows(one, how, models, rows, (seeds,), (images, index, valid))
+    return over_rows(one, layout, models, rows, (seeds,), (images, index, valid))
 
 
-@partial(jax.jit, static_argnames=("how",))
+@partial(jax.jit, static_argnames=("layout",))
 def to_explain(
-    models: Models, which: Array, whole: Array, test: EvaluationSet, label: Array, others: Array, *, how: Layout
+    models: Models, which: Array, whole: Array, test: EvaluationSet, label: Array, others: Array, *, layout: Layout
 ) -> tuple[dict[str, Array], Array]:
     """Of n cases: the channels that could be part of a circuit, (n, O_l) a layer, and what there is to explain on the
     test images, (n,). Args: whole (n, N, Y), the whole models' logits; label (n,); others bool (n, Y)."""
@@ -87,13 +87,13 @@ def to_explain(
         labels = jnp.where(test.valid, test.images.labels[test.indices], -1).ravel()
         return candidates(params), question.spread(whole, labels, label, others)
 
-    return over_rows(one, how, models, which, (whole, label, others), (test,))
+    return over_rows(one, layout, models, which, (whole, label, others), (test,))
 
 
-@partial(jax.jit, static_argnames=("how", "settings", "searched"))
+@partial(jax.jit, static_argnames=("layout", "settings", "searched"))
 def decide_circuits(
     models: Models, which: Array, images: Images, seeds: Array, probed: Probed, tasks: Task, *,
-    how: Layout, settings: Discovery, searched: int,
+    layout: Layout, settings: Discovery, searched: int,
 ) -> Found:  # fmt: skip
     """`deciding.decide` of n circuits in one call.
 
@@ -101,28 +101,28 @@ def decide_circuits(
     probed (n, ...), what each circuit's model makes of the images; tasks (n, ...).
     """
     find = partial(
-        deciding.decide, settings=settings, searched=searched, micro_batch=how.piece(tasks.plan.indices.shape[-1]),
-        narrowing=how.narrowing,
+        deciding.decide, settings=settings, searched=searched, micro_batch=layout.piece(tasks.plan.indices.shape[-1]),
+        narrowing=layout.narrowing,
     )  # fmt: skip
 
     def one(params: Params, seed: Array, probed: Probed, task: Task, images: Images) -> Found:
         return find(params, of_seed(images, seed), probed, task)
 
-    return over_rows(one, how, models, which, (seeds, probed, tasks), (images,))
+    return over_rows(one, layout, models, which, (seeds, probed, tasks), (images,))
 
 
-@partial(jax.jit, static_argnames=("how", "settings", "searched"))
+@partial(jax.jit, static_argnames=("layout", "settings", "searched"))
 def attribute(
     models: Models, which: Array, images: Images, seeds: Array, probed: Probed, tasks: Task, *,
-    how: Layout, settings: Discovery, searched: int,
+    layout: Layout, settings: Discovery, searched: int,
 ) -> Mapping[str, Array]:  # fmt: skip
     """`deciding.attribution` of n circuits in one call, (n, O_l) a layer. Args: as of `decide_circuits`."""
     find = partial(
         deciding.attribution, settings=settings, searched=searched,
-        micro_batch=how.piece(tasks.plan.indices.shape[-1]), narrowing=how.narrowing,
+        micro_batch=layout.piece(tasks.plan.indices.shape[-1]), narrowing=layout.narrowing,
     )  # fmt: skip
 
     def one(params: Params, seed: Array, probed: Probed, task: Task, images: Images) -> Mapping[str, Array]:
         return find(params, of_seed(images, seed), probed, task)
 
-    return over_rows(one, how, models, which, (seeds, probed, tasks), (images,))
+    return over_rows(one, layout, models, which, (seeds, probed, tasks), (images,))

@@ -26,43 +26,43 @@ def first(models: Params, count: int) -> Params:
     return jax.tree.map(lambda leaf: leaf[:count], models)
 
 
-@partial(jax.jit, static_argnames=("rows", "how"))
-def repeated(models: Params, *, rows: tuple[int, ...], how: Layout) -> Params:
+@partial(jax.jit, static_argnames=("rows", "layout"))
+def repeated(models: Params, *, rows: tuple[int, ...], layout: Layout) -> Params:
     """These of the models, one after the other, where such a round's models are."""
     chosen = jax.tree.map(lambda leaf: leaf[np.array(rows)], models)
-    spec = NamedSharding(how.mesh, P(AXIS)) if how.homes > 1 else how.everywhere
+    spec = NamedSharding(layout.mesh, P(AXIS)) if layout.homes > 1 else layout.everywhere
     return jax.lax.with_sharding_constraint(chosen, spec)
 
 
-@partial(jax.jit, static_argnames=("how",))
-def seen_images(images: Images, index: Array, labels: Array, *, how: Layout) -> tuple[Array, Array]:
+@partial(jax.jit, static_argnames=("layout",))
+def seen_images(images: Images, index: Array, labels: Array, *, layout: Layout) -> tuple[Array, Array]:
     """What a server sees of every seed: images (S, N, H, W, I), normalised, from indices (S, N); and labels (S, N)."""
-    return gathered((images.normalised(index), labels), how)
+    return gathered((images.normalised(index), labels), layout)
 
 
-@partial(jax.jit, static_argnames=("count", "how"))
-def whole(models: Params, *, count: int, how: Layout) -> Params:
+@partial(jax.jit, static_argnames=("count", "layout"))
+def whole(models: Params, *, count: int, layout: Layout) -> Params:
     """The first so many models, on every device, where the host can read them."""
-    return gathered(first(models, count), how)
+    return gathered(first(models, count), layout)
 
 
-@partial(jax.jit, static_argnames=("how",))
-def finite(models: Params, *, how: Layout) -> Array:
+@partial(jax.jit, static_argnames=("layout",))
+def finite(models: Params, *, layout: Layout) -> Array:
     """Whether all parameters of each model are finite: (M,) bool."""
 
     def one(params: Params) -> Array:
         return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in params.values()]))
 
-    return gathered(deal(one, how, (models,), ()), how)
+    return gathered(deal(one, layout, (models,), ()), layout)
 
 
-@partial(jax.jit, static_argnames=("how",))
-def wiring(models: Params, *, how: Layout) -> tuple[dict[str, Array], dict[str, Array]]:
+@partial(jax.jit, static_argnames=("layout",))
+def wiring(models: Params, *, layout: Layout) -> tuple[dict[str, Array], dict[str, Array]]:
     """Per layer, of all models: share of zero weights (M,), and physical connectivity (M, destination, source) bool.
 
     Model after model: to compare all weights with 0 at once would take a fourth of the memory of all models, or more.
     """
-    return gathered(deal(_wiring, how, (models,), ()), how)
+    return gathered(deal(_wiring, layout, (models,), ()), layout)
 
 
 def _wiring(params: Params) -> tuple[dict[str, Array], dict[str, Array]]:

@@ -27,11 +27,11 @@ from fedmi_jax.network.model import Params
 from fedmi_jax.training.local import train
 
 
-@partial(jax.jit, static_argnames=("how", "local", "sparse", "method"))
+@partial(jax.jit, static_argnames=("layout", "local", "sparse", "method"))
 def train_models(
     global_models: Params, images: Images, which: Array, plan: Plan, keep: Array, class_counts: Array,
     state: State = NO_STATE, numbers: Array | None = None,
-    *, how: Layout, local: Local, sparse: Sparsity, method: Method,
+    *, layout: Layout, local: Local, sparse: Sparsity, method: Method,
 ) -> tuple[Params, Array]:  # fmt: skip
     """`local.train` of M models in one call, each from what its method serves it.
 
@@ -42,9 +42,9 @@ def train_models(
     """
     chex.assert_equal_shape_prefix([plan.indices, plan.counts, keep], 2)
     chex.assert_tree_shape_prefix((which, plan.steps, class_counts), plan.indices.shape[:1])
-    piece = how.piece(plan.indices.shape[-1] // how.batch_devices)
+    piece = layout.piece(plan.indices.shape[-1] // layout.batch_devices)
     own, shared = (which, numbers, plan, keep, class_counts), (global_models, state, images)
-    axis = AXIS if how.shard == "batch" else None
+    axis = AXIS if layout.shard == "batch" else None
 
     def client(which: Array, numbers: Array, plan: Plan, keep: Array, counts: Array, *shared: Any) -> Any:
         global_models, state, images = shared
@@ -52,19 +52,19 @@ def train_models(
         start = served(method, pick(global_models, which), seen)
         return train(
             start, images, plan, keep, counts, seen,
-            local=local, sparse=sparse, method=method, micro_batch=piece, axis=axis, visiting=how.narrowing,
+            local=local, sparse=sparse, method=method, micro_batch=piece, axis=axis, visiting=layout.narrowing,
         )  # fmt: skip
 
-    if how.shard == "clients":
-        trained, losses = deal(client, how, own, shared)
-        return trained, gathered(losses, how)
+    if layout.shard == "clients":
+        trained, losses = deal(client, layout, own, shared)
+        return trained, gathered(losses, layout)
 
     def on_device(own: tuple, shared: tuple) -> Any:
-        return lift(lambda *one: client(*one, *shared), how, *own)
+        return lift(lambda *one: client(*one, *shared), layout, *own)
 
     split = Plan(P(None, None, AXIS), P(), P())  # type: ignore[arg-type]
     specs = ((P(), P(), split, P(), P()), P())
-    return jax.shard_map(on_device, mesh=how.mesh, in_specs=specs, out_specs=P(), check_vma=False)(own, shared)
+    return jax.shard_map(on_device, mesh=layout.mesh, in_specs=specs, out_specs=P(), check_vma=False)(own, shared)
 
 
 def entry(state: State, seed: Array, client: Array) -> State:
@@ -73,31 +73,31 @@ def entry(state: State, seed: Array, client: Array) -> State:
     return State(server, jax.tree.map(lambda leaf: leaf[seed, client], state.clients))
 
 
-@partial(jax.jit, static_argnames=("how", "method"))
+@partial(jax.jit, static_argnames=("layout", "method"))
 def serve_models(
-    global_models: Params, state: State, which: Array, numbers: Array, *, how: Layout, method: Method
+    global_models: Params, state: State, which: Array, numbers: Array, *, layout: Layout, method: Method
 ) -> Params:
     """What the method serves to M clients, (M, ...): each model where the client's own one is. Args: as in
     `train_models`."""
     one = jax.vmap(lambda w, n: served(method, pick(global_models, w), entry(state, w, n)))
-    if how.homes == 1:
-        return gathered(one(which, numbers), how)
+    if layout.homes == 1:
+        return gathered(one(which, numbers), layout)
     return deal(
-        lambda w, n, g, s: served(method, pick(g, w), entry(s, w, n)), how, (which, numbers), (global_models, state)
+        lambda w, n, g, s: served(method, pick(g, w), entry(s, w, n)), layout, (which, numbers), (global_models, state)
     )
 
 
-@partial(jax.jit, static_argnames=("clients", "how", "method"))
-def initial_state(global_models: Params, *, clients: int, how: Layout, method: Method) -> State:
+@partial(jax.jit, static_argnames=("clients", "layout", "method"))
+def initial_state(global_models: Params, *, clients: int, layout: Layout, method: Method) -> State:
     """The method's state of every seed, (S, ...), and of each of this many clients, (S, K_total, ...)."""
     state = jax.vmap(lambda params: initial(method, params, clients))(global_models)
     # A number that `init` wrote as a plain 0.0 would have another type than what `apply` makes of it.
-    return gathered(jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype), state), how)
+    return gathered(jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype), state), layout)
 
 
-@partial(jax.jit, static_argnames=("how", "method"))
+@partial(jax.jit, static_argnames=("layout", "method"))
 def aggregate(
-    state: State, global_models: Params, clients: Clients, *, how: Layout, method: Method
+    state: State, global_models: Params, clients: Clients, *, layout: Layout, method: Method
 ) -> tuple[Params, State]:
     """The server's step for every seed. Args: state and global_models (S, ...); clients (S, K, ...), but
     `clients.params` with a leading axis of at least M = S * K.
@@ -108,4 +108,4 @@ def aggregate(
     own = first(clients.params, math.prod(shape))
     stacked = jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), own)
     done = jax.vmap(partial(applied, method))(state, global_models, clients._replace(params=stacked))
-    return gathered(done, how)
+    return gathered(done, layout)
