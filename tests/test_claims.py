@@ -21,7 +21,7 @@ from fedmi_jax.network import layers
 from fedmi_jax.report import claims_table
 from fedmi_jax.results import similarity, store
 from fedmi_jax.results.authors import import_authors
-from fedmi_jax.results.schema import held
+from fedmi_jax.results.labels import held
 from fedmi_jax.results.statistics import Estimate
 
 REFERENCE = Path(__file__).parent / "data" / "reference"

@@ -26,7 +26,7 @@ from fedmi_jax.report.html import channels, circuits, notebook, page, vector
 from fedmi_jax.report.html.explored import explored
 from fedmi_jax.report.html.packing import packed
 from fedmi_jax.results import schema, store
-from fedmi_jax.results.schema import held
+from fedmi_jax.results.labels import held
 
 NASTY = "</script><img src=x onerror=alert(1)>&\u2028\"'"
 

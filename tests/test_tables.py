@@ -17,7 +17,8 @@ from fedmi_jax.errors import FedmiError
 from fedmi_jax.federation import resumable
 from fedmi_jax.presets import PRESETS, Preset
 from fedmi_jax.results import store, tidy
-from fedmi_jax.results.schema import described, held
+from fedmi_jax.results.labels import held
+from fedmi_jax.results.schema import described
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,8 @@ import xarray as xr
 from scipy.optimize import linear_sum_assignment
 
 from fedmi_jax.errors import FedmiError
-from fedmi_jax.results.schema import VARIABLES, conv_layers, held
+from fedmi_jax.results.labels import held
+from fedmi_jax.results.schema import VARIABLES, conv_layers
 from fedmi_jax.results.similarity import iou
 
 ALIGNED = ("aligned_local_global_iou", "aligned_specialist_distinctness", "moved")

@@ -14,7 +14,8 @@ from fedmi_jax.analysis import runs
 from fedmi_jax.config import flat
 from fedmi_jax.errors import FedmiError
 from fedmi_jax.results import store, worth
-from fedmi_jax.results.schema import ORIGINS, held
+from fedmi_jax.results.labels import held
+from fedmi_jax.results.schema import ORIGINS
 from fedmi_jax.results.similarity import MEASURES
 from fedmi_jax.results.statistics import Estimate, estimate, over_seeds, paired
 from fedmi_jax.results.summary import _AVERAGES

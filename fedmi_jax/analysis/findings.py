@@ -15,7 +15,7 @@ from fedmi_jax.analysis import alignment, interference, measures, nulls, verdict
 from fedmi_jax.analysis.measures import ALL_ROUNDS, Reduce
 from fedmi_jax.analysis.runs import Runs, levels, paper, sparsity_level
 from fedmi_jax.analysis.verdicts import FAILS, HOLDS, OPEN, Criterion, Finding, Verdict, decide, judged
-from fedmi_jax.results.schema import held
+from fedmi_jax.results.labels import held
 from fedmi_jax.results.statistics import Estimate, estimate, over_seeds, paired
 
 SKEWED = ("one-class", "two-class")

@@ -21,7 +21,8 @@ import numpy as np
 import xarray as xr
 from scipy import stats
 
-from fedmi_jax.results.schema import CIRCUIT_DIMS, conv_layers, held
+from fedmi_jax.results.labels import held
+from fedmi_jax.results.schema import CIRCUIT_DIMS, conv_layers
 from fedmi_jax.results.similarity import MEASURES
 
 Table = np.ndarray

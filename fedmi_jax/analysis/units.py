@@ -12,7 +12,8 @@ import numpy as np
 import xarray as xr
 
 from fedmi_jax.analysis import measures
-from fedmi_jax.results.schema import CIRCUIT_DIMS, STATUS, conv_layers, held
+from fedmi_jax.results.labels import held
+from fedmi_jax.results.schema import CIRCUIT_DIMS, STATUS, conv_layers
 from fedmi_jax.results.statistics import over_seeds
 
 OUT = 0.55

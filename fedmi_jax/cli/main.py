@@ -19,15 +19,15 @@ from fedmi_jax import files
 from fedmi_jax.cli import tables, terminal
 from fedmi_jax.cli.compare import Compare, compare
 from fedmi_jax.cli.discover import Discover, discover
+from fedmi_jax.cli.exchange import Export, Import, export, import_, named
 from fedmi_jax.cli.parse import parsed
 from fedmi_jax.cli.run import Resume, Run, require_writable, resume, run
 from fedmi_jax.cli.study import Study, study
 from fedmi_jax.cli.sweep import Sweep, sweep
 from fedmi_jax.config import METHODS
-from fedmi_jax.devices import require_jax
 from fedmi_jax.errors import ConfigError, FedmiError, Interrupted, say, unknown
 from fedmi_jax.presets import PRESETS
-from fedmi_jax.results import authors, authors_log, authors_weights, store, summary
+from fedmi_jax.results import store, summary
 from fedmi_jax.studies import STUDIES
 
 
@@ -39,39 +39,6 @@ class Show:
     """Folder that `fedmi run` or `fedmi import` wrote, or one that holds such folders at any depth."""
     json: bool = False
     """As one JSON object: shares and accuracies are fractions."""
-
-
-@dataclass(frozen=True)
-class Import:
-    """Turn a results file of the paper's authors into a result."""
-
-    file: Positional[Path]
-    """FILE.json or FILE.json.gz."""
-    out: Path
-    channels: tuple[int, ...] = (32, 64, 128)
-    """Of each convolution of its network, which the file does not say."""
-    log: Path | None = None
-    """The run's training_log.txt: accuracy of the global model, which the file does not have."""
-    weights: Path | None = None
-    """The run's folder of round_N/client_K_model.pt and checkpoint_round_N.pt (extra [reference])."""
-
-
-@dataclass(frozen=True)
-class Export:
-    """Write a result in the schema of the paper's authors, or as a CSV table."""
-
-    folder: Positional[Path]
-    """Folder of a run; with --csv also one that holds runs at any depth."""
-    out: Path
-    """FILE.json or FILE.json.gz; with --pt a folder; with --csv FILE.csv or FILE.csv.gz."""
-    seed: int | None = None
-    """Which seed, where the result has several."""
-    pt: bool = False
-    """All models too, as the authors' round_N/client_K_model.pt and checkpoint_round_N.pt (extra [reference])."""
-    csv: bool = False
-    """A long table instead: run, variable, every label, value, units."""
-    variable: tuple[str, ...] = ()
-    """With --csv: these variables only; none given: every measure, without what is along channels or weights."""
 
 
 @dataclass(frozen=True)
@@ -210,7 +177,7 @@ def _help() -> None:
 def _show(option: Show) -> int:
     from fedmi_jax.analysis import runs
 
-    found = {_name(path, option.folder): summary.summary(store.load(path)) for path in runs.find([option.folder])}
+    found = {named(path, option.folder): summary.summary(store.load(path)) for path in runs.find([option.folder])}
     if option.json:
         only = next(iter(found.values()))
         print(json.dumps(only if len(found) == 1 else {"runs": found}, indent=2))
@@ -221,12 +188,6 @@ def _show(option: Show) -> int:
             console.print(f"\n[bold]{tables.shown(name)}[/]", highlight=False, soft_wrap=True)
         tables.print_summary(short, console)
     return 0
-
-
-def _name(result: Path, folder: Path) -> str:
-    """Where below the folder a run is; of the folder itself, or a file, its own name."""
-    inside = result.parent.relative_to(folder).as_posix() if result != folder else "."
-    return result.parent.name if inside == "." else inside
 
 
 def _claims(option: Claims) -> int:
@@ -324,49 +285,6 @@ def _report(option: Report) -> int:
     return 0
 
 
-def _import(option: Import) -> int:
-    require_jax()
-    from fedmi_jax.federation import resumable
-
-    store.refuse_taken(option.out)
-    resumable.refuse(option.out)
-    require_writable(option.out)
-    result = authors.import_authors(option.file, channels=option.channels)
-    if option.log is not None:
-        result = authors_log.with_log(result, option.log)
-    if option.weights is not None:
-        result = authors_weights.with_weights(result, option.weights)
-    print(store.save(result, option.out))
-    return 0
-
-
-def _export(option: Export) -> int:
-    if option.csv:
-        return _export_csv(option)
-    if option.variable:
-        raise ConfigError("variable: only with --csv; the authors' schema says itself what is in it")
-    write = authors_weights.export_weights if option.pt else authors.export_authors
-    print(write(store.load(option.folder), option.out, option.seed))
-    return 0
-
-
-def _export_csv(option: Export) -> int:
-    from fedmi_jax.analysis import runs
-    from fedmi_jax.results import tidy
-
-    if option.pt:
-        raise ConfigError("csv: does not go with --pt; give one of the two")
-    if not option.out.name.endswith((".csv", ".csv.gz")):
-        raise ConfigError(f"out: give FILE.csv or FILE.csv.gz with --csv; got {option.out}")
-    found = {_name(path, option.folder): store.load(path) for path in runs.find([option.folder])}
-    if option.seed is not None:
-        found = {name: ds.sel(seed=[option.seed]) for name, ds in found.items() if option.seed in ds["seed"].values}
-    if not found:
-        raise ConfigError(f"seed: no result in {option.folder} has seed {option.seed}")
-    print(tidy.write_csv(found, option.out, option.variable))
-    return 0
-
-
 def _list(option: List) -> int:
     table = terminal.table("preset", "what", "paper's figures", "rounds", box=None, padding=(0, 2, 0, 0))
     for name, one in PRESETS.items():
@@ -396,8 +314,8 @@ COMMANDS: dict[str, tuple[type, Callable]] = {
     "predictions": (Predictions, _predictions),
     "report": (Report, _report),
     "study": (Study, study),
-    "import": (Import, _import),
-    "export": (Export, _export),
+    "import": (Import, import_),
+    "export": (Export, export),
     "list": (List, _list),
 }
 """What may follow `fedmi`: its options, and what it does. `run`, `sweep` and `discover` read their words themselves."""

@@ -35,7 +35,7 @@ from fedmi_jax.config import (
 from fedmi_jax.devices import require_jax
 from fedmi_jax.errors import ConfigError
 from fedmi_jax.presets import preset
-from fedmi_jax.results import schema, store, summary
+from fedmi_jax.results import labels, store, summary
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -389,6 +389,6 @@ def _partition(facts: Facts, width: int) -> str:
 
     dataset = facts.dataset
     whole = np.bincount(dataset.train_labels, minlength=dataset.num_classes)
-    names = style.short(schema.told_apart(dataset.class_names, range(dataset.num_classes)))
+    names = style.short(labels.told_apart(dataset.class_names, range(dataset.num_classes)))
     tables = [partition.table(facts.counts[0], whole, names, (20, most)) for most in range(12, 2, -1)]
     return next((text for text in tables if len(text.partition("\n")[0]) <= width), tables[-1])

@@ -16,7 +16,7 @@ from fedmi_jax.analysis.claims import Row
 from fedmi_jax.analysis.parts import Part
 from fedmi_jax.analysis.runs import Runs, differences
 from fedmi_jax.analysis.verdicts import HOLDS, OPEN, Finding
-from fedmi_jax.results.schema import held
+from fedmi_jax.results.labels import held
 from fedmi_jax.results.statistics import COVERAGE
 
 LEGEND = (

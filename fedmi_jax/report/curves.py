@@ -16,7 +16,7 @@ import xarray as xr
 from fedmi_jax.analysis import measures, nulls
 from fedmi_jax.errors import FedmiError
 from fedmi_jax.report import style
-from fedmi_jax.results.schema import class_names, held
+from fedmi_jax.results.labels import class_names, held
 from fedmi_jax.results.statistics import band, estimate
 
 if TYPE_CHECKING:
@@ -238,7 +238,7 @@ def chance(axes: Axes, null: xr.DataArray, label: str) -> None:
 
 
 def names(ds: xr.Dataset, dim: str = "class") -> dict[int, str]:
-    """`schema.class_names`, with the label also where matplotlib's legends would leave a name out. dim: "class" or
+    """`labels.class_names`, with the label also where matplotlib's legends would leave a name out. dim: "class" or
     "true_class"."""
     found = class_names(ds, dim)
     if any(name == "" or name.startswith("_") for name in found.values()):

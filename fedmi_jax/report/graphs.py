@@ -20,7 +20,8 @@ from fedmi_jax.errors import FedmiError
 from fedmi_jax.report import style
 from fedmi_jax.report.curves import names
 from fedmi_jax.results.connectivity import connected, functional
-from fedmi_jax.results.schema import conv_layers, held
+from fedmi_jax.results.labels import held
+from fedmi_jax.results.schema import conv_layers
 from fedmi_jax.results.similarity import iou
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ import xarray as xr
 from fedmi_jax.errors import FedmiError
 from fedmi_jax.report import style
 from fedmi_jax.report.curves import convention, degenerate, names, own_classes
-from fedmi_jax.results.schema import ORIGINS, conv_layers, held
+from fedmi_jax.results.labels import held
+from fedmi_jax.results.schema import ORIGINS, conv_layers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -17,7 +17,8 @@ from fedmi_jax.analysis import alignment, interference, measures, nulls
 from fedmi_jax.errors import FedmiError
 from fedmi_jax.report import style
 from fedmi_jax.report.curves import Curve, Panel, bars, convention, degenerate, draw, names, over_rounds, own_classes
-from fedmi_jax.results.schema import conv_layers, held
+from fedmi_jax.results.labels import held
+from fedmi_jax.results.schema import conv_layers
 from fedmi_jax.results.statistics import estimate, over_seeds
 
 if TYPE_CHECKING:

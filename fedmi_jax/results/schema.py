@@ -17,14 +17,13 @@ and the packages). The file ends in its checksum (`fedmi_jax.files`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
 
-from fedmi_jax.errors import printable
 from fedmi_jax.network.layers import conv_layers as conv_layers
 
 SCHEMA_VERSION = 2
@@ -373,30 +372,6 @@ def lacking(ds: xr.Dataset) -> str:
     labels = ds["layer"].values.tolist() if "layer" in ds.coords else []
     wanted = [f"conv{i + 1}" for i in range(max(len(labels), len(layers), 1))]
     return next((name for name in ("analysed", *(f"mask_{layer}" for layer in wanted)) if name not in ds), "")
-
-
-def held(ds: xr.Dataset) -> xr.DataArray:
-    """Which circuits there are, bool (seed, round, client, class): the client analyses the class and takes part in the
-    round."""
-    everyone = xr.ones_like(ds["round"], dtype=bool)
-    there = ds["analysed"].astype(bool) & (ds["participates"].astype(bool) if "participates" in ds else everyone)
-    return there.transpose("seed", "round", "client", "class")
-
-
-def class_names(ds: xr.Dataset, dim: str = "class") -> dict[int, str]:
-    """Of classes by label, as the data set names them; with the label before each where several have one name.
-
-    dim: "class" or "true_class".
-    """
-    labels, names = ds[dim].values.tolist(), [printable(str(name)) for name in ds[f"{dim}_name"].values]
-    return dict(zip(labels, told_apart(names, labels), strict=True))
-
-
-def told_apart(names: Sequence[str], labels: Iterable[int]) -> list[str]:
-    """The names; each with its label before it where several are the same."""
-    if len(set(names)) == len(names):
-        return list(names)
-    return [f"{label}: {name}" for label, name in zip(labels, names, strict=True)]
 
 
 # --- documentation ---

@@ -12,7 +12,8 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-from fedmi_jax.results.schema import CIRCUIT_DIMS, VARIABLES, conv_layers, held
+from fedmi_jax.results.labels import held
+from fedmi_jax.results.schema import CIRCUIT_DIMS, VARIABLES, conv_layers
 
 Pair = tuple[np.ndarray, np.ndarray]
 """A measure and the share of its pairs that were both empty."""

@@ -9,7 +9,8 @@ import xarray as xr
 
 from fedmi_jax.data import identity
 from fedmi_jax.results import store, worth
-from fedmi_jax.results.schema import CIRCUIT_DIMS, ORIGINS, VARIABLES, class_names, held
+from fedmi_jax.results.labels import class_names, held
+from fedmi_jax.results.schema import CIRCUIT_DIMS, ORIGINS, VARIABLES
 from fedmi_jax.results.similarity import MEASURES
 
 
@@ -19,7 +20,7 @@ def summary(ds: xr.Dataset) -> dict[str, Any]:
     Every figure is of the last round, the mean over seeds (and over what else it has), except cross_evaluation.mean.
     The entries of `_AVERAGES` are there only when the result has the variable.
 
-    - name, seeds, rounds (how many), clients (how many), classes (names, see `schema.class_names`)
+    - name, seeds, rounds (how many), clients (how many), classes (names, see `labels.class_names`)
     - dataset: the images (`fedmi_jax.data.identity.ImageSet`), None where they are not known
     - cross_evaluation: of local circuits on the global model: mean (all rounds), last_round,
       per_client_and_class {"0": {"0 - zero": ...}}; degenerate {"0": ["0 - zero"]}, of which circuits at least half of

@@ -11,7 +11,8 @@ import xarray as xr
 
 from fedmi_jax.errors import FedmiError, did_you_mean
 from fedmi_jax.files import replacing
-from fedmi_jax.results.schema import CIRCUIT_DIMS, described, held
+from fedmi_jax.results.labels import held
+from fedmi_jax.results.schema import CIRCUIT_DIMS, described
 
 if TYPE_CHECKING:
     import pandas as pd

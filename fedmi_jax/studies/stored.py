@@ -15,7 +15,8 @@ import numpy as np
 import xarray as xr
 
 from fedmi_jax.errors import ConfigError, FedmiError
-from fedmi_jax.results.schema import conv_layers, held
+from fedmi_jax.results.labels import held
+from fedmi_jax.results.schema import conv_layers
 from fedmi_jax.studies.chance import Channels
 
 NO_WEIGHTS = (

@@ -15,7 +15,8 @@ from fedmi_jax.analysis import nulls
 from fedmi_jax.analysis.compact import strengths
 from fedmi_jax.report.html.packing import Packed, packed
 from fedmi_jax.results.connectivity import connected
-from fedmi_jax.results.schema import CIRCUIT_DIMS, ORIGINS, class_names, conv_layers, held, source, variables
+from fedmi_jax.results.labels import class_names, held
+from fedmi_jax.results.schema import CIRCUIT_DIMS, ORIGINS, conv_layers, source, variables
 
 Models = dict[str, list[np.ndarray]]
 """By origin, for each convolution: axes (S, R, K, ...) of local models, (S, R, ...) of global ones."""

@@ -12,7 +12,7 @@ from fedmi_jax import config
 from fedmi_jax.analysis.runs import Runs
 from fedmi_jax.report.html.elements import el, table
 from fedmi_jax.results import store, summary, worth
-from fedmi_jax.results.schema import class_names, held
+from fedmi_jax.results.labels import class_names, held
 
 MOST = 60
 """Clients, or classes, of one table."""
