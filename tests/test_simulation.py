@@ -17,9 +17,10 @@ import xarray as xr
 from fedmi_jax.circuits.discovery import Circuit
 from fedmi_jax.config import Data, Discovery, Evaluation, Execution, Model, Split, replace
 from fedmi_jax.data import batches, datasets
+from fedmi_jax.devices.layout import resolve
 from fedmi_jax.errors import FedmiError
 from fedmi_jax.federation import checks, simulation
-from fedmi_jax.federation.setup import Setup, activations, lay_out, memory, place, prepare
+from fedmi_jax.federation.setup import Setup, activations, memory, place, prepare
 from fedmi_jax.network.ablation import ZERO
 from fedmi_jax.network.images import Images
 from fedmi_jax.results import store, summary
@@ -431,7 +432,21 @@ def test_setup_of_clients_of_different_sizes(squares):
     assert setup.facts.circuits.client.tolist() == [0, 1, 1, 1]
     assert setup.facts.discovery_batches == [16, 5, 5, 5]
     assert int(setup.test.valid.sum()) == 20
-    assert memory(setup.facts, lay_out(setup.facts)) > 0
+
+
+def test_clients_models_are_counted_once_where_they_have_homes(squares):
+    """Another device has the images, the server's models and what it works on, all again; of the clients' models its
+    own part only, where whole clients are shared out."""
+    facts = prepare(tiny.experiment(execution=Execution(client_chunk=1)), squares)
+    local = 2 * facts.params_bytes * facts.counts.shape[0] * facts.counts.shape[1]
+    one, clients, batch = (
+        memory(facts, resolve(Execution(devices=devices, shard=shard, client_chunk=1)))
+        for devices, shard in ((1, "clients"), (2, "clients"), (2, "batch"))
+    )
+    assert batch - clients == local
+    assert clients - one == facts.dataset.train_images.nbytes + facts.dataset.test_images.nbytes + (
+        facts.model_bytes + 2 * facts.params_bytes * len(facts.counts)
+    )
 
 
 def test_numbers_that_a_pass_works_on():

@@ -317,9 +317,10 @@ def memory(facts: Facts, layout: Layout) -> int:
     circuits = 2 * facts.most_circuits
     d = experiment.discovery
     searched = circuits * d.steps * (max(facts.discovery_batches) if d.as_published else d.batch_size)
-    plans = 12 * (models * int(facts.steps.max()) * experiment.local.batch_size + searched)
+    plans = 4 * (models * int(facts.steps.max()) * (experiment.local.batch_size + 1) + searched)
     if d.gates == "bernoulli":
         plans += circuits * d.steps * d.masks // 2 * sum(experiment.model.channels)
-    stacks = 2 * facts.params_bytes * (models + len(experiment.seeds))
+    local, server = (2 * facts.params_bytes * count for count in (models, len(experiment.seeds)))
     side_by_side = min(layout.chunk, max(models, circuits)) * facts.model_bytes
-    return plans + layout.devices * (images + stacks + side_by_side)
+    everywhere = images + server + side_by_side + (local if layout.homes == 1 else 0)
+    return plans + layout.devices * everywhere + (local if layout.homes > 1 else 0)
