@@ -225,6 +225,23 @@ def test_the_smallest_model_that_fits_is_run(weights, live, expected):
     assert tuple(found.tolist()) == expected
 
 
+def test_side_by_side_all_take_the_smallest_model_that_holds_the_widest():
+    """And that one alone is run: what is chosen is the same for all, so a choice it remains."""
+
+    def widths(live):
+        return on_live_channels(_widths, _full_model(_one_each), live, beside="beside")
+
+    together = jax.jit(jax.vmap(widths, axis_name="beside"))
+    for counts, expected in (
+        ([(16, 32, 32), (3, 2, 1)], (16, 32, 32)),
+        ([(16, 16, 1), (3, 2, 16)], (16, 16, 16)),
+        ([(1, 1, 33), (17, 1, 1)], (32, 64, 128)),
+    ):
+        live = jax.tree.map(lambda *gates: jnp.stack(gates), *map(_open, counts))
+        assert together(live).tolist() == [list(expected)] * 2  # dense: nobody visits weights
+        assert "stablehlo.case" in together.lower(live).as_text()
+
+
 def _logits(small, channels, gates, x):
     return model.apply(small, x, {layer: gates[layer][channels[layer]] for layer in gates})
 

@@ -68,6 +68,7 @@ def search(
     objective: Objective,
     micro_batch: int,
     narrowing: bool,
+    beside: str | None = None,
     widths: Widths = WIDTHS,
     late: float = LATE,
 ) -> Searched:
@@ -75,7 +76,8 @@ def search(
 
     Args: params of the model; plan (T, B), indices into `images`; ablation: what a closed channel is replaced by; draws
     uint8 (T, M / 2, sum of O_l) for gates that are sampled, the M samples taking turns of B / M images; micro_batch:
-    images per piece of a batch; narrowing: leave out channels where that changes nothing; widths: of the smaller
+    images per piece of a batch; narrowing: leave out channels where that changes nothing; beside: the name of the axis
+    along which circuits are searched side by side: channels are left out of all together; widths: of the smaller
     models; late: share of the search that is over when the mean of the marginal values begins.
     """
     (total, width), dtype = plan.indices.shape, images.mean.dtype
@@ -106,11 +108,11 @@ def search(
 
     def segment(carry: tuple, work: tuple) -> tuple[tuple, None]:
         speaking = ablation.may_speak(objective.mask(carry[0]))
-        return on_live_channels(steps, params, speaking, carry, work, widths=widths), None
+        return on_live_channels(steps, params, speaking, carry, work, widths=widths, beside=beside), None
 
     start = {layer: jnp.full(size, objective.start, dtype) for layer, size in sizes.items()}
     carry: Any = (start, objective.optimiser.init(start), jax.tree.map(jnp.zeros_like, start))
-    whole = total // SEGMENT if narrowing and objective.closes_for_good else 0
+    whole = total // SEGMENT if (narrowing or beside) and objective.closes_for_good else 0
     if whole:
         segments = jax.tree.map(lambda a: a[: whole * SEGMENT].reshape(whole, SEGMENT, *a.shape[1:]), work)
         carry, _ = lax.scan(segment, carry, segments)

@@ -4,7 +4,8 @@ A closed channel is replaced before ReLU, by 0 or by its mean. Where that is not
 its score never recovers (its only gradient, the L0 term's, keeps pushing it down). A channel without a non-zero
 outgoing weight has no say either, open or not. In a sparse model that leaves few channels, and few non-zero weights
 between them, so a smaller model that visits just those gives the same numbers, up to the order of sums, for a fraction
-of the work.
+of the work. Where circuits stand side by side, as on a GPU, all of them take the smallest model that holds the widest,
+without a look at single weights.
 
 Axes: O_l channels of layer l, o_l of them in the smaller model.
 """
@@ -45,23 +46,29 @@ def menu(full: Sequence[int], widths: Widths) -> list[tuple[int, ...]]:
 
 
 def on_live_channels(
-    fn: Callable[..., Any], params: Params, speaking: Gates, *args: Any, widths: Widths = WIDTHS
-) -> Any:
+    fn: Callable[..., Any], params: Params, speaking: Gates, *args: Any, widths: Widths = WIDTHS,
+    beside: str | None = None,
+) -> Any:  # fmt: skip
     """fn(model, channels, *args) for the smallest model that holds every channel that can speak and is heard.
 
     speaking: bool {"conv1": (O_1,), ...}, from `Ablation.may_speak`; model: a `SparseModel`, or parameters of full
-    width where too many weights are left; channels: {"conv1": (o_1,), ...}, its channels, those that matter first.
+    width where too many weights are left; channels: {"conv1": (o_1,), ...}, its channels, those that matter first;
+    beside: the name of the mapped axis along which others are worked on too: then the model is parameters of one width
+    for all of them.
     """
     layers = conv_layers(params)
     live = {layer: speaking[layer] & has_outgoing(params, layer) for layer in layers}
     channels = {layer: jnp.argsort(~live[layer], stable=True) for layer in layers}
     params = model.narrow(_without_dead_weights(live, params), channels)
+    needed = jnp.stack([jnp.sum(live[layer]) for layer in layers])
+    smaller = menu([params[f"{layer}_bias"].shape[0] for layer in layers], widths)
+    if beside is not None:
+        fits = jnp.all(lax.pmax(needed, beside) <= jnp.array(smaller), -1)  # the same for all, so one branch is run
+        return lax.switch(jnp.sum(fits) - 1, [partial(_first, fn, one) for one in smaller], params, channels, *args)
     convolutions = [params[f"{layer}_kernel"] for layer in layers]
     most = [convolutions[0].size, *(int(kernel.size * DENSEST) for kernel in convolutions[1:])]  # an image always is
     few = jnp.all(jnp.stack([jnp.count_nonzero(k) <= n for k, n in zip(convolutions, most, strict=True)]))
     kernels = fusion_barrier(dict(zip(layers, sparse_ops.compress(convolutions, most), strict=True)))
-    smaller = menu([kernel.shape[-1] for kernel in convolutions], widths)
-    needed = jnp.stack([jnp.sum(live[layer]) for layer in layers])
     smallest = jnp.sum(jnp.all(needed <= jnp.array(smaller), -1))
     forms = [fn, *(partial(_narrow, fn, one, kernels) for one in smaller)]
     return lax.switch(jnp.where(few, smallest, 0), forms, params, channels, *args)
@@ -71,9 +78,16 @@ def _narrow(
     fn: Callable[..., Any], widths: tuple[int, ...], kernels: dict[str, sparse_ops.Kernel], params: Params,
     channels: Gates, *args: Any,
 ) -> Any:  # fmt: skip
+    def sparse(params: Params, channels: Gates, *args: Any) -> Any:
+        return fn(SparseModel(params, kernels), channels, *args)
+
+    return _first(sparse, widths, params, channels, *args)
+
+
+def _first(fn: Callable[..., Any], widths: tuple[int, ...], params: Params, channels: Gates, *args: Any) -> Any:
+    """fn of the first so many channels alone."""
     first = {layer: slice(width) for layer, width in zip(conv_layers(params), widths, strict=True)}
-    small = SparseModel(model.narrow(params, first), kernels)
-    return fn(small, {layer: channels[layer][own] for layer, own in first.items()}, *args)
+    return fn(model.narrow(params, first), {layer: channels[layer][own] for layer, own in first.items()}, *args)
 
 
 def has_outgoing(params: Params, layer: str) -> Array:

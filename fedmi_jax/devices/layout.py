@@ -23,6 +23,8 @@ from fedmi_jax.config import Evaluation, Execution
 from fedmi_jax.errors import ConfigError
 
 AXIS = "devices"
+BESIDE = "beside"
+"""The axis of models that stand side by side on one device."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,11 @@ class Layout:
     @property
     def one_by_one(self) -> bool:
         return self.chunk == 1
+
+    @property
+    def beside(self) -> str | None:
+        """The name of the axis along which models stand side by side, where they do."""
+        return None if self.one_by_one else BESIDE
 
     @property
     def narrowing(self) -> bool:

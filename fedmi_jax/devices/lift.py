@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from fedmi_jax.devices.layout import AXIS, Layout
+from fedmi_jax.devices.layout import AXIS, BESIDE, Layout
 
 
 def replicate(tree: Any, layout: Layout) -> Any:
@@ -71,10 +71,10 @@ def lift(fn: Callable[..., Any], layout: Layout, *stacked: Any) -> Any:
     length = jax.tree.leaves(stacked)[0].shape[0]
     chunks = -(-length // layout.chunk)
     if chunks == 1:
-        return jax.vmap(fn)(*stacked)
+        return jax.vmap(fn, axis_name=BESIDE)(*stacked)
     size = -(-length // chunks)
     parts = jax.tree.map(lambda a: a.reshape(chunks, size, *a.shape[1:]), _lengthened(stacked, chunks * size))
-    done = jax.lax.map(partial(_call, jax.vmap(fn)), parts)
+    done = jax.lax.map(partial(_call, jax.vmap(fn, axis_name=BESIDE)), parts)
     return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:length], done)
 
 

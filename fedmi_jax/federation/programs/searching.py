@@ -45,7 +45,7 @@ def discover_circuits(
         return discovery.discover(
             params, images, plan, ablation,
             objective=objective_of(settings, class_task(images)), micro_batch=layout.piece(plan.indices.shape[-1]),
-            narrowing=layout.narrowing,
+            narrowing=layout.narrowing, beside=layout.beside,
         )  # fmt: skip
 
     return over_rows(one, layout, models, which, (plan, ablation), (images,))
