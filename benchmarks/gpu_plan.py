@@ -16,7 +16,8 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 from benchmarks import gpu_compiler, hlo
 from benchmarks.gpu_compiler import CARDS, Card
@@ -60,11 +61,22 @@ class Work:
     """Of a `gpu_programs.Compiler`."""
     least_bytes: float | None = None
     flop: float = 0.0
+    forms: tuple[Form, ...] = ()
+    """Of a step that has several, the branches of its loop; else none."""
+
+
+class Form(NamedTuple):
+    """One of the smaller models that a step may work on."""
+
+    what: str
+    flop: float
 
 
 def works() -> list[Work]:
-    """A local step, of some numbers of clients; a discovery step, an evaluation group, the average."""
+    """A local step, of some numbers of clients; a discovery step on the models of every width, an evaluation group, the
+    average."""
     from benchmarks import gpu_programs, roofline
+    from fedmi_jax.circuits.narrowing import WIDTHS, menu
 
     model = roofline.layers(gpu_programs.IMAGE, gpu_programs.CHANNELS, gpu_programs.CLASSES)
     moved = roofline.training_bytes(model, gpu_programs.BATCH)
@@ -76,14 +88,21 @@ def works() -> list[Work]:
         )
         for n in CLIENTS
     ]  # fmt: skip
-    forward, backward = 2 * sum(layer.products for layer in model), 2 * sum(layer.products for layer in model[1:])
+    forward = 2 * sum(layer.products for layer in model)
     searched, judged = CIRCUITS * gpu_programs.DISCOVERY_BATCH, ROWS * gpu_programs.FORWARD
     seen = 4 * sum(layer.inputs + layer.outputs for layer in model)
+
+    def searching(channels: tuple[int, ...]) -> Form:
+        """Forward, and back to the gates."""
+        small = roofline.layers(gpu_programs.IMAGE, channels, gpu_programs.CLASSES)
+        products = sum(layer.products for layer in small) + sum(layer.products for layer in small[1:])
+        return Form(f"{'-'.join(map(str, channels))} channels", 2 * searched * products)
+
     return [
         *training,
         Work(
             f"discovery step, {CIRCUITS} circuits x {gpu_programs.DISCOVERY_BATCH} images",
-            lambda c: c.discover(CIRCUITS), None, searched * (forward + backward),
+            lambda c: c.discover(CIRCUITS), forms=tuple(map(searching, menu(gpu_programs.CHANNELS, WIDTHS))),
         ),
         Work(
             f"evaluation group, {ROWS} models x {gpu_programs.FORWARD} images", lambda c: c.evaluate(ROWS),
@@ -93,28 +112,41 @@ def works() -> list[Work]:
     ]  # fmt: skip
 
 
-def plan(work: Work, compiler: Any, card: Card) -> Plan:
-    """Compile it and count."""
+def plan(work: Work, compiler: Any, card: Card) -> list[Plan]:
+    """Compile it and count, once for every form."""
     compiled = work.lower(compiler).compile()
     return counted(work, compiled.as_text(), compiled.memory_analysis().temp_size_in_bytes, card)
 
 
-def counted(work: Work, text: str, temporary: float, card: Card) -> Plan:
-    """The plan of a module with this text. A step is one trip of the loop that moves most; without loops it is all."""
+def counted(work: Work, text: str, temporary: float, card: Card) -> list[Plan]:
+    """The plans of a module with this text. A step is one trip of the loop that moves most; without loops it is all.
+    Of work with several forms that loop chooses among branches, and a step is one trip of a branch's loop."""
     computations, entry = hlo.parse(text)
     step = busiest(hlo.body(computations, entry))
+    told = partial(_plan, work, computations, temporary, card)
+    if not work.forms:
+        return [told(work.what, step, work.flop)]
+    branches = [busiest(inner) for inner in step.inner if inner.label == "branch"]
+    return [
+        told(f"{work.what}, {form.what}", branch, form.flop) for form, branch in zip(work.forms, branches, strict=True)
+    ]
+
+
+def _plan(
+    work: Work, computations: hlo.Computations, temporary: float, card: Card, what: str, step: hlo.Body, flop: float
+) -> Plan:  # fmt: skip
     grouped = [c for c in hlo.convolutions(computations) if c.groups > 1]
     return Plan(
-        work.what,
+        what,
         step.all_launches,
         step.all_moved / 2**20,
         None if work.least_bytes is None else work.least_bytes / 2**20,
         temporary / 2**20,
-        work.flop / 1e9 or None,
+        flop / 1e9 or None,
         len(hlo.reduced_products(computations)),
         tuple(sorted(hlo.other_types(computations))),
         tuple(f"{c.window} in {c.groups} groups" for c in grouped),
-        1e3 * seconds(step.all_launches, step.all_moved, work.flop, card),
+        1e3 * seconds(step.all_launches, step.all_moved, flop, card),
     )
 
 
@@ -156,13 +188,14 @@ def compiled_plans(card: Card, matmul: str = "float32", only: list[str] | None =
 
     jax.config.update("jax_enable_compilation_cache", False)
     jax.config.update("jax_default_matmul_precision", {"float32": "highest", "tf32": "default"}[matmul])
-    compiler, plans = gpu_programs.compiler(gpu_compiler.device(card)), []
+    compiler = gpu_programs.compiler(gpu_compiler.device(card))
+    plans: list[Plan] = []
     print(f"{card.name}, compiled for without one; products in {matmul}; jax {jax.__version__}")
     print(" | ".join(HEADINGS))
     for work in works():
         if only is None or any(word in work.what for word in only):
-            plans.append(plan(work, compiler, card))
-            print(line(plans[-1]), flush=True)
+            plans += (found := plan(work, compiler, card))
+            print("\n".join(map(line, found)), flush=True)
     return plans
 
 

@@ -76,6 +76,7 @@ FAULTS = [Fault(*row) for row in (
     ("padding is of the class", "circuits/evaluation", "own = valid & (labels == target)", "own = labels == target", "evaluation::test_performance_of_circuits"),
     ("a closed channel with a positive mean is left out", "network/ablation", "is_open | (self.outputs[layer] > 0)", "is_open", "discovery::test_smaller_models_are_used_and_change_nothing"),
     ("open channels are cheap", "circuits/objective", "lambda scores, _: settings.l0", "lambda scores, _: -settings.l0", "discovery::test_l0_penalty_is_the_sum_of_sigmoids"),
+    ("side by side, the narrowest circuit decides", "circuits/narrowing", "lax.pmax(needed, beside)", "lax.pmin(needed, beside)", "model::test_side_by_side_all_take_the_smallest_model_that_holds_the_widest"),
     ("a model one channel too small is chosen", "circuits/narrowing", "needed <= jnp.array(smaller)", "needed <= jnp.array(smaller) + 1", "model::test_the_smallest_model_that_fits_is_run"),
     # --- aggregation ---
     ("a weighted sum over the number of clients", "aggregation/fedavg", "total = jnp.sum(weights)", "total = jnp.asarray(len(weights))", "server_methods::test_fedavg_is_the_mean_of_the_clients"),

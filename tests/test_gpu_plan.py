@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import gpu_compiler, gpu_plan, hlo
 from benchmarks.gpu_compiler import CARDS
-from benchmarks.gpu_plan import Work
+from benchmarks.gpu_plan import Form, Work
 
 MODULE = """\
 HloModule made_up, is_scheduled=true
@@ -94,11 +94,46 @@ def test_products_types_and_convolutions(module):
 
 def test_a_plan_is_of_the_loop_that_moves_most():
     card = CARDS["h100"]
-    plan = gpu_plan.counted(Work("made up", lambda compiler: None, 2**20, 5e9), MODULE, 3 * 2**20, card)
+    (plan,) = gpu_plan.counted(Work("made up", lambda compiler: None, 2**20, 5e9), MODULE, 3 * 2**20, card)
     assert (plan.launches, plan.least_mib, plan.temporary_mib, plan.gflop) == (33, 1, 3, 5)
     assert plan.grouped == ("3x3 in 2 groups",)
     assert plan.predicted_ms == pytest.approx(33 * 2.5e-3 + 5e12 / card.flops / 0.8)
     assert gpu_plan.line(plan).count(" | ") == len(gpu_plan.HEADINGS) - 1
+
+
+CHOOSING = MODULE.replace(
+    """ENTRY""",
+    """%wide (c: (s32[], f32[4,8], f32[8,2])) -> (s32[], f32[4,8], f32[8,2]) {
+  %c = (s32[], f32[4,8]{1,0}, f32[8,2]{1,0}) parameter(0)
+  ROOT %w = (s32[], f32[4,8]{1,0}, f32[8,2]{1,0}) while(%c), condition=%add, body=%step, \
+backend_config={"known_trip_count":{"n":"20"}}
+}
+
+%slim (c: (s32[], f32[4,8], f32[8,2])) -> (s32[], f32[4,8], f32[8,2]) {
+  %c = (s32[], f32[4,8]{1,0}, f32[8,2]{1,0}) parameter(0)
+  ROOT %w = (s32[], f32[4,2]{1,0}) while(%c), condition=%add, body=%inner, \
+backend_config={"known_trip_count":{"n":"20"}}
+}
+
+%segment (c: (s32[], f32[4,8], f32[8,2])) -> (s32[], f32[4,8], f32[8,2]) {
+  %c = (s32[], f32[4,8]{1,0}, f32[8,2]{1,0}) parameter(0)
+  %form = s32[] get-tuple-element(%c), index=0
+  ROOT %chosen = (s32[], f32[4,8]{1,0}, f32[8,2]{1,0}) conditional(%form, %c, %c), branch_computations={%wide, %slim}
+}
+
+ENTRY""",
+).replace('body=%step, backend_config={"known_trip_count":{"n":"50"}}', "body=%segment")
+"""The same, whose steps come in segments that choose between two forms."""
+
+
+def test_every_form_of_a_step_has_a_plan_of_its_own():
+    card = CARDS["h100"]
+    forms = (Form("4 channels", 5e9), Form("2 channels", 1e9))
+    wide, slim = gpu_plan.counted(Work("made up", lambda compiler: None, forms=forms), CHOOSING, 2**20, card)
+    assert (wide.what, wide.launches, wide.gflop) == ("made up, 4 channels", 33, 5)
+    assert (slim.what, slim.launches, slim.gflop) == ("made up, 2 channels", 1, 1)
+    assert slim.moved_mib == 64 / 2**20
+    assert wide.moved_mib > slim.moved_mib
 
 
 def test_bytes_bound_a_step_of_little_arithmetic():
