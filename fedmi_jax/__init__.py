@@ -83,7 +83,9 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    """What is public, and the parts that have been imported; not what this file imports for itself."""
+    loaded = (name for name, value in globals().items() if getattr(value, "__name__", "") == f"{__name__}.{name}")
+    return sorted({*__all__, *loaded, "__doc__", "__file__", "__name__", "__version__"})
 
 
 def run(

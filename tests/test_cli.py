@@ -507,6 +507,8 @@ def test_the_package_offers_what_it_lists():
     assert said == fedmi_jax._HOME
     assert fedmi_jax.__all__ == ["resume", "run", *fedmi_jax._HOME]
     assert set(fedmi_jax.__all__) <= set(dir(fedmi_jax))
+    assert {"sys", "Path", "Any", "TYPE_CHECKING", "import_module"}.isdisjoint(dir(fedmi_jax))
+    assert "errors" in dir(fedmi_jax)
     assert all(getattr(fedmi_jax, name) is not None for name in fedmi_jax.__all__)
 
 

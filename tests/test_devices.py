@@ -22,8 +22,9 @@ from processor import UNOPTIMISED
 
 from fedmi_jax.aggregation import NO_STATE, Clients, fedavg
 from fedmi_jax.config import Evaluation, Execution
-from fedmi_jax.devices import layout, lift, processes
-from fedmi_jax.devices.layout import resolve
+from fedmi_jax.devices import layout as layouts
+from fedmi_jax.devices import lift, processes
+from fedmi_jax.devices.layout import AXIS, resolve
 from fedmi_jax.errors import ConfigError
 from fedmi_jax.federation import programs
 from fedmi_jax.results import store
@@ -53,7 +54,7 @@ def test_more_devices_than_there_are():
 
 def test_an_automatic_chunk_fits_the_memory_that_is_free(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    monkeypatch.setattr(layout, "_free_memory", lambda: 1000)
+    monkeypatch.setattr(layouts, "_free_memory", lambda: 1000)
     assert resolve(Execution(), models=50, model_bytes=90).chunk == 11
     assert resolve(Execution(), models=9, model_bytes=90).chunk == 9
     assert resolve(Execution(), models=9, model_bytes=90, rows=10).chunk == 10
@@ -80,7 +81,7 @@ def test_dealing_over_devices_gives_every_entry_once(length):
 
 def test_the_average_of_dealt_clients_is_a_collective():
     layout = resolve(Execution(shard="clients"))
-    dealt = jax.device_put(np.arange(8.0, dtype=np.float32).reshape(4, 2), NamedSharding(layout.mesh, P(layout.AXIS)))
+    dealt = jax.device_put(np.arange(8.0, dtype=np.float32).reshape(4, 2), NamedSharding(layout.mesh, P(AXIS)))
     start, ones = lift.replicate({"w": np.zeros((1, 2), np.float32)}, layout), np.ones((1, 4), int)
     work = NO_STATE, start, Clients({"w": dealt}, ones, ones[..., None], ones, ones)
     method = fedavg()
