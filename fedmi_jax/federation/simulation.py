@@ -148,7 +148,10 @@ def initial_params(facts: Facts, seed: int) -> Params:
         return _initialise(key, dataset.image_shape, channels, dataset.num_classes, facts.dtype)
 
 
-_initialise = jax.jit(model.init, static_argnums=(1, 2, 3, 4))
+_initialise = jax.jit(
+    model.init, static_argnums=(1, 2, 3, 4),
+    compiler_options={"xla_backend_optimization_level": 0},  # it is run once; optimised, its compilation takes seconds
+)  # fmt: skip
 
 
 def train(
