@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -133,14 +134,21 @@ def differences(name: str, ds: xr.Dataset) -> list[str]:
 
 
 def find(folders: Iterable[Path]) -> list[Path]:
-    """Every result in these run folders, files, or folders that hold runs at any depth. Raises FedmiError for none."""
-    found: list[Path] = []
+    """Every result in these run folders, files, or folders that hold runs at any depth, each once, links followed.
+    Folders whose names begin with a dot are left out: series of runs keep there what is not finished. Raises FedmiError
+    for none."""
+    found: dict[Path, Path] = {}  # by where it really is: links may lead there twice, or around in a circle
     for folder in folders:
-        below = sorted(folder.rglob(store.FILE)) if folder.is_dir() else [folder]
-        if not below:
+        names = glob(f"**/{store.FILE}", root_dir=folder, recursive=True) if folder.is_dir() else [""]
+        if not names:
             raise FedmiError(f"{folder}: no such result; give a folder that holds {store.FILE}, at any depth")
-        found += [path for path in below if path not in found]
-    return found
+        below = {(folder / name).resolve(): folder / name for name in sorted(names, key=len, reverse=True)}  # shortest
+        found |= {place: path for place, path in sorted(below.items(), key=_path) if place not in found}
+    return list(found.values())
+
+
+def _path(found: tuple[Path, Path]) -> Path:
+    return found[1]
 
 
 def gather(folders: Iterable[Path], *, paper_only: bool = False) -> dict[str, xr.Dataset]:
