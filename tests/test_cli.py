@@ -374,16 +374,16 @@ def test_show_and_export_of_no_result(tmp_path, capsys):
 
 @pytest.mark.usefixtures("pickled_files")
 def test_links_to_runs_are_followed_and_every_run_is_found_once(tmp_path):
-    """Also where a link leads back up; what a series has not finished is left out."""
-    for place in ("far/run", "here/a", "here/.seeds-0"):
+    """Also where a link leads back up."""
+    for place in ("far/run", "here/a", "here/.hidden"):
         (tmp_path / place).mkdir(parents=True)
         (tmp_path / place / "result.nc").write_bytes(b"")
     here, run = tmp_path / "here", tmp_path / "far" / "run"
     for name, target in (("link", run), ("other-link", run), ("up", tmp_path)):
         (here / name).symlink_to(target)
     found = runs.find([here])
-    assert [path.parent for path in found] == [here / "a", here / "link"]
-    assert runs.find([run, here]) == [run / "result.nc", here / "a" / "result.nc"]
+    assert [path.parent for path in found] == [here / ".hidden", here / "a", here / "link"]
+    assert [path.parent for path in runs.find([run, here])] == [run, here / ".hidden", here / "a"]
 
 
 def test_runs_of_one_name_are_told_apart_at_any_depth(tmp_path, capsys, one_class):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from glob import glob
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -135,20 +136,19 @@ def differences(name: str, ds: xr.Dataset) -> list[str]:
 
 def find(folders: Iterable[Path]) -> list[Path]:
     """Every result in these run folders, files, or folders that hold runs at any depth, each once, links followed.
-    Folders whose names begin with a dot are left out: series of runs keep there what is not finished. Raises FedmiError
-    for none."""
+    Raises FedmiError for none."""
     found: dict[Path, Path] = {}  # by where it really is: links may lead there twice, or around in a circle
     for folder in folders:
-        names = glob(f"**/{store.FILE}", root_dir=folder, recursive=True) if folder.is_dir() else [""]
+        names = _below(folder) if folder.is_dir() else [""]
         if not names:
             raise FedmiError(f"{folder}: no such result; give a folder that holds {store.FILE}, at any depth")
         below = {(folder / name).resolve(): folder / name for name in sorted(names, key=len, reverse=True)}  # shortest
-        found |= {place: path for place, path in sorted(below.items(), key=_path) if place not in found}
+        found |= {place: path for place, path in sorted(below.items(), key=itemgetter(1)) if place not in found}
     return list(found.values())
 
 
-def _path(found: tuple[Path, Path]) -> Path:
-    return found[1]
+def _below(folder: Path) -> list[str]:
+    return glob(f"**/{store.FILE}", root_dir=folder, recursive=True, include_hidden=True)
 
 
 def gather(folders: Iterable[Path], *, paper_only: bool = False) -> dict[str, xr.Dataset]:
