@@ -15,7 +15,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -123,30 +123,27 @@ def counted(work: Work, text: str, temporary: float, card: Card) -> list[Plan]:
     Of work with several forms that loop chooses among branches, and a step is one trip of a branch's loop."""
     computations, entry = hlo.parse(text)
     step = busiest(hlo.body(computations, entry))
-    told = partial(_plan, work, computations, temporary, card)
+    told = partial(_plan, computations, temporary, card)
     if not work.forms:
-        return [told(work.what, step, work.flop)]
+        return [told(work, step)]
     branches = [busiest(inner) for inner in step.inner if inner.label == "branch"]
-    return [
-        told(f"{work.what}, {form.what}", branch, form.flop) for form, branch in zip(work.forms, branches, strict=True)
-    ]
+    each = [replace(work, what=f"{work.what}, {form.what}", flop=form.flop) for form in work.forms]
+    return [told(one, branch) for one, branch in zip(each, branches, strict=True)]
 
 
-def _plan(
-    work: Work, computations: hlo.Computations, temporary: float, card: Card, what: str, step: hlo.Body, flop: float
-) -> Plan:  # fmt: skip
+def _plan(computations: hlo.Computations, temporary: float, card: Card, work: Work, step: hlo.Body) -> Plan:
     grouped = [c for c in hlo.convolutions(computations) if c.groups > 1]
     return Plan(
-        what,
+        work.what,
         step.all_launches,
         step.all_moved / 2**20,
         None if work.least_bytes is None else work.least_bytes / 2**20,
         temporary / 2**20,
-        flop / 1e9 or None,
+        work.flop / 1e9 or None,
         len(hlo.reduced_products(computations)),
         tuple(sorted(hlo.other_types(computations))),
         tuple(f"{c.window} in {c.groups} groups" for c in grouped),
-        1e3 * seconds(step.all_launches, step.all_moved, flop, card),
+        1e3 * seconds(step.all_launches, step.all_moved, work.flop, card),
     )
 
 

@@ -374,12 +374,12 @@ def test_show_and_export_of_no_result(tmp_path, capsys):
 
 @pytest.mark.usefixtures("pickled_files")
 def test_links_to_runs_are_followed_and_every_run_is_found_once(tmp_path):
-    """Also where a link leads back up."""
+    """Also where links lead around in circles, on which there is no end of ways."""
     for place in ("far/run", "here/a", "here/.hidden"):
         (tmp_path / place).mkdir(parents=True)
         (tmp_path / place / "result.nc").write_bytes(b"")
     here, run = tmp_path / "here", tmp_path / "far" / "run"
-    for name, target in (("link", run), ("other-link", run), ("up", tmp_path)):
+    for name, target in (("link", run), ("other-link", run), ("round", here), ("up", tmp_path)):
         (here / name).symlink_to(target)
     found = runs.find([here])
     assert [path.parent for path in found] == [here / ".hidden", here / "a", here / "link"]

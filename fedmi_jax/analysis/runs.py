@@ -8,10 +8,9 @@ renamed runs are found too. Several results of one experiment are its seeds: the
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterable, Mapping
-from glob import glob
-from operator import itemgetter
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -137,18 +136,27 @@ def differences(name: str, ds: xr.Dataset) -> list[str]:
 def find(folders: Iterable[Path]) -> list[Path]:
     """Every result in these run folders, files, or folders that hold runs at any depth, each once, links followed.
     Raises FedmiError for none."""
-    found: dict[Path, Path] = {}  # by where it really is: links may lead there twice, or around in a circle
+    found: dict[Path, Path] = {}  # by where it really is
     for folder in folders:
-        names = _below(folder) if folder.is_dir() else [""]
-        if not names:
+        below = sorted(_below(folder)) if folder.is_dir() else [folder]
+        if not below:
             raise FedmiError(f"{folder}: no such result; give a folder that holds {store.FILE}, at any depth")
-        below = {(folder / name).resolve(): folder / name for name in sorted(names, key=len, reverse=True)}  # shortest
-        found |= {place: path for place, path in sorted(below.items(), key=itemgetter(1)) if place not in found}
+        for path in below:
+            found.setdefault(path.resolve(), path)
     return list(found.values())
 
 
-def _below(folder: Path) -> list[str]:
-    return glob(f"**/{store.FILE}", root_dir=folder, recursive=True, include_hidden=True)
+def _below(folder: Path) -> Iterator[Path]:
+    """Every folder is entered once, for links may lead around in a circle."""
+    entered = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(place)) in entered:
+            folders.clear()
+            continue
+        entered.add(real)
+        folders.sort()
+        if store.FILE in names:
+            yield Path(place) / store.FILE
 
 
 def gather(folders: Iterable[Path], *, paper_only: bool = False) -> dict[str, xr.Dataset]:

@@ -322,5 +322,4 @@ def memory(facts: Facts, layout: Layout) -> int:
         plans += circuits * d.steps * d.masks // 2 * sum(experiment.model.channels)
     local, server = (2 * facts.params_bytes * count for count in (models, len(experiment.seeds)))
     side_by_side = min(layout.chunk, max(models, circuits)) * facts.model_bytes
-    everywhere = images + server + side_by_side + (local if layout.homes == 1 else 0)
-    return plans + layout.devices * everywhere + (local if layout.homes > 1 else 0)
+    return plans + layout.devices * (images + server + side_by_side) + layout.devices // layout.homes * local
