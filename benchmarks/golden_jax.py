@@ -5,7 +5,7 @@ Axes: K clients, M models, C circuits, T steps, B images of a batch, O_l channel
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -87,23 +87,23 @@ class JaxBackend:
         return {layer: np.asarray(score) for layer, score in found.score.items()}
 
     def call_rate(self, models: Params, which: np.ndarray, gates: Any, target: np.ndarray) -> np.ndarray:
-        judged, _ = self._judge(models, which, gates, target, evaluation.performance)
+        judged, _ = self._judge(models, which, gates, target, alone=False)
         return np.asarray(judged.call_rate)[np.arange(len(target)), target]
 
     def class_accuracy(self, models: Params, which: np.ndarray, gates: Any, target: np.ndarray) -> np.ndarray:
-        return np.asarray(self._judge(models, which, gates, target, evaluation.class_accuracy))
+        return np.asarray(self._judge(models, which, gates, target, alone=True)[1].overall)
 
     def accuracy(self, models: Params) -> np.ndarray:
         every = np.arange(len(models["fc_bias"]))
-        _, judged = self._judge(models, every, homes.all_open(models), np.zeros_like(every), evaluation.performance)
+        _, judged = self._judge(models, every, homes.all_open(models), np.zeros_like(every), alone=False)
         return np.asarray(judged.overall)
 
-    def _judge(self, models: Params, which: np.ndarray, gates: Any, target: np.ndarray, measure: Callable) -> Any:
+    def _judge(self, models: Params, which: np.ndarray, gates: Any, target: np.ndarray, alone: bool) -> Any:
         rows = len(target)
         filled = partial(_filled, rows=rows + -rows % ROWS)
         as_numbers = {layer: jnp.asarray(filled(gate), models["fc_bias"].dtype) for layer, gate in gates.items()}
         masked = programs.Masked(jnp.asarray(filled(which)), as_numbers, ZERO, jnp.asarray(filled(target)))
-        judged = programs.judge(models, self.test, masked, layout=self.layout, measure=measure)
+        judged = programs.judge(models, self.test, masked, layout=self.layout, alone=alone)
         return jax.tree.map(lambda leaf: leaf[:rows], judged)
 
 

@@ -16,7 +16,6 @@ from jax.sharding import PartitionSpec as P
 
 from fedmi_jax import aggregation
 from fedmi_jax.aggregation.base import NO_STATE, Clients
-from fedmi_jax.circuits import evaluation
 from fedmi_jax.circuits.evaluation import EvaluationSet
 from fedmi_jax.config import Aggregation, Discovery, Local, Sparsity
 from fedmi_jax.data.batches import Plan
@@ -86,7 +85,7 @@ class Compiler:
         )  # fmt: skip
         masked = Masked(self.array((rows,), jnp.int32), gates, ZERO, self.array((rows,), jnp.int32))
         return judging._judged.lower(
-            self.models(rows), test, masked, layout=self.layout, measure=evaluation.performance
+            self.models(rows), test, masked, self.array((rows,), jnp.bool_), layout=self.layout
         )
 
     def average(self, models: int) -> Any:

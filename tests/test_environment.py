@@ -121,14 +121,15 @@ def test_no_program_gives_a_nan_where_there_is_nothing_to_average():
     params = tiny.params(size=4, dtype=jnp.float32, channels=(4,))
     with session(Execution()), jax.debug_nans(True):
         test = evaluation.make_evaluation_set(tiny.on_device(pixels, labels, jnp.float32), labels, 4, 6)
-        whole = (params, {"conv1": np.ones(4, np.float32)}, ZERO, 3, test)  # the class 3 has no image
-        found, accuracy = evaluation.divided(jax.jit(partial(evaluation.performance, narrowing=False))(*whole))
-        alone = evaluation.divided(jax.jit(partial(evaluation.class_accuracy, narrowing=False))(*whole))
+        judge = partial(evaluation.performance, narrowing=False)
+        whole = (params, {"conv1": np.ones(4, np.float32)}, ZERO, 3)
+        judged = [evaluation.divided(jax.jit(judge)(*whole, alone, test)) for alone in (False, True)]
+        (found, accuracy), (_, alone) = judged  # the class 3 has no image
         with pytest.raises(FloatingPointError):  # it is on
             jax.jit(lambda x: x / x)(jnp.zeros(1))
-    assert np.isnan([found.target_softmax, found.call_rate[3], accuracy.per_class[3], alone]).all()
+    assert np.isnan([found.target_softmax, found.call_rate[3], accuracy.per_class[3], alone.overall]).all()
     assert np.isfinite([*found.call_rate[:3], found.false_positive_rate, accuracy.overall]).all()
-    assert {leaf.dtype.name for leaf in jax.tree.leaves((found, accuracy, alone))} == {"float32"}
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(judged)} == {"float32"}
 
 
 # --- settings with which JAX does not start ---

@@ -70,9 +70,10 @@ def test_set(batch, **kwargs):
 test_set.__test__ = False
 
 
-def judged(measure, chunk, batch, ablation=ZERO):
+def judged(chunk, batch, ablation=ZERO):
+    """All rows on all images, and on those of their class alone."""
     masked = programs.Masked(WHICH, circuit_gates(), ablation, TARGET)
-    return programs.judge(models(), test_set(batch), masked, layout=tiny.layout(chunk), measure=measure)
+    return programs.judge_both(models(), test_set(batch), masked, masked, layout=tiny.layout(chunk))
 
 
 @pytest.mark.usefixtures("x64")
@@ -80,7 +81,7 @@ def judged(measure, chunk, batch, ablation=ZERO):
 @pytest.mark.parametrize(("chunk", "batch"), [(1, 7), (100, 60)])  # with padding and without
 def test_performance_of_circuits(chunk, batch, ablation):
     replaced = circuit_means() if ablation == "mean" else ZERO
-    found, accuracy = judged(evaluation.performance, chunk, batch, replaced)
+    (found, accuracy), _ = judged(chunk, batch, replaced)
     for i, target in enumerate(TARGET):
         logits, labels, probabilities = circuit(i, replaced)
         called = logits.argmax(1) == target
@@ -101,7 +102,7 @@ def test_performance_of_circuits(chunk, batch, ablation):
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(("chunk", "batch"), [(1, 7), (100, 60)])
 def test_accuracy_on_the_class_alone(chunk, batch):
-    found = judged(evaluation.class_accuracy, chunk, batch)
+    _, found = judged(chunk, batch)
     for i, target in enumerate(TARGET):
         logits, labels, _ = circuit(i, ZERO)
         assert found[i] == pytest.approx((logits.argmax(1) == target)[labels == target].mean(), abs=1e-12)

@@ -69,7 +69,7 @@ def _anew(
     mask: Masks,
 ) -> tuple[Array, State]:  # fmt: skip
     gates = {layer: is_open.astype(images.mean.dtype) for layer, is_open in mask.items()}
-    return group_logits(network, channels, gates, ablation, indices, images), state
+    return group_logits(network, channels, gates, ablation, indices, images=images), state
 
 
 class _Layer(NamedTuple):

@@ -103,15 +103,30 @@ def make_evaluation_set(
 
 
 def performance(
-    params: Params, gates: Gates, ablation: Ablation, target: Array, test: EvaluationSet, *, narrowing: bool
-) -> tuple[Performance, Accuracy]:
-    """The model with only these channels open, on all test images; target () is the circuit's class."""
-    return _performance(masked_logits(params, gates, ablation, test.images, test.indices, narrowing), target, test)
+    params: Params, gates: Gates, ablation: Ablation, target: Array, alone: Array, test: EvaluationSet, *,
+    narrowing: bool, beside: str | None = None,
+) -> tuple[Performance, Accuracy]:  # fmt: skip
+    """The model with only these channels open; target () is the circuit's class.
+
+    alone (), bool: on the images of this class alone, in place of all test images; no others are looked at then. One
+    program does both, as it takes longer to compile than to run. beside: as `masked_logits`.
+    """
+    index, valid, count = _shown(test, target, alone)
+    logits = masked_logits(params, gates, ablation, test.images, index, narrowing, count=count, beside=beside)
+    return _performance(logits, target, test.images.labels[index].ravel(), valid.ravel())
 
 
-def _performance(logits: Array, target: Array, test: EvaluationSet) -> tuple[Performance, Accuracy]:
-    probabilities = jax.nn.softmax(logits)
-    answer, labels, valid = jnp.argmax(probabilities, -1), test.images.labels[test.indices].ravel(), test.valid.ravel()
+def _shown(test: EvaluationSet, target: Array, alone: Array) -> tuple[Array, Array, Array]:
+    """All test images or those of one class: (G, B), (G, B), and how many groups of them there are."""
+    (every, _), own = test.indices.shape, test.class_indices.shape[1]
+    filled = [jnp.pad(array[target], ((0, every - own), (0, 0))) for array in (test.class_indices, test.class_valid)]
+    chosen = [jnp.where(alone, some, all_) for some, all_ in zip(filled, (test.indices, test.valid), strict=True)]
+    return *chosen, jnp.where(alone, own, every)  # type: ignore[return-value]
+
+
+def _performance(logits: Array, target: Array, labels: Array, valid: Array) -> tuple[Performance, Accuracy]:
+    """Of logits (N, Y) of images with these labels (N,); only those that are valid, bool (N,), count."""
+    probabilities, answer = jax.nn.softmax(logits), jnp.argmax(logits, -1)
     called, classes = (answer == target) & valid, probabilities.shape[-1]
     truth = jax.nn.one_hot(labels, classes, dtype=probabilities.dtype) * valid[:, None]
     count, hits = truth.sum(0), (truth * called[:, None]).sum(0)
@@ -141,9 +156,9 @@ def decisions(
 ) -> tuple[Performance, Accuracy, Explained]:  # fmt: skip
     """`performance`, and how well the answers are those of a whole model; whole: the logits of all models (M, N, Y)."""
     logits = masked_logits(params, gates, ablation, test.images, test.indices, narrowing)
-    labels = jnp.where(test.valid, test.images.labels[test.indices], -1).ravel()
-    compared = question.compare_with(logits, whole[asked.model], labels, target, asked.others)
-    return *_performance(logits, target, test), compared
+    labels, valid = test.images.labels[test.indices].ravel(), test.valid.ravel()
+    compared = question.compare_with(logits, whole[asked.model], jnp.where(valid, labels, -1), target, asked.others)
+    return *_performance(logits, target, labels, valid), compared
 
 
 def _accuracy(truth: Array, right: Array) -> Accuracy:
@@ -163,14 +178,6 @@ def accuracy_among(logits: Array, classes: Array, test: EvaluationSet) -> Array:
     return jnp.sum(rates) / jnp.maximum(jnp.sum(count > 0), 1)
 
 
-def class_accuracy(
-    params: Params, gates: Gates, ablation: Ablation, target: Array, test: EvaluationSet, *, narrowing: bool
-) -> Fraction:
-    """Accuracy () of the masked model on the images of the target class alone."""
-    logits = masked_logits(params, gates, ablation, test.images, test.class_indices[target], narrowing)
-    return _mean(jnp.argmax(logits, -1) == target, test.class_valid[target].ravel())
-
-
 def empty_mask(params: Params, ablation: Ablation, target: Array) -> tuple[Array, Array]:
     """The control: with every channel closed the output cannot depend on the image.
 
@@ -188,16 +195,22 @@ def masked_logits(
     index: Array,
     narrowing: bool,
     widths: Widths = WIDTHS[:2],
+    count: Array | None = None,
+    beside: str | None = None,
 ) -> Array:
     """Logits (G * B, Y) of images (G, B) with only these channels open, group after group.
 
-    gates of 0 and 1; widths: of the smaller models that are tried where `narrowing` is on.
+    gates of 0 and 1; widths: of the smaller models that are tried where `narrowing` is on; count (): of the groups, the
+    first so many are looked at, and logits of others are 0; beside: the name of the axis along which others are looked
+    at too, which then go on as long as the longest of them.
     """
+    if count is not None and beside is not None:
+        count = lax.pmax(count, beside)
     logits, (params, ablation) = partial(group_logits, images=images), ablation.folded(params)
     if not narrowing:
-        return logits(params, None, gates, ablation, index)
+        return logits(params, None, gates, ablation, index, count)
     speaking = ablation.may_speak({layer: gate > 0 for layer, gate in gates.items()})
-    return on_live_channels(logits, params, speaking, gates, ablation, index, widths=widths)
+    return on_live_channels(logits, params, speaking, gates, ablation, index, count, widths=widths)
 
 
 def mean_outputs(params: Params, images: Images, index: Array, valid: Array) -> Mean:
@@ -214,11 +227,20 @@ def _output_sums(params: Params, x: Array, valid: Array) -> dict[str, Array]:
 
 def group_logits(
     params: Params | SparseModel, channels: Gates | None, gates: Gates, ablation: Ablation,
-    index: Array, images: Images,
+    index: Array, count: Array | None = None, *, images: Images,
 ) -> Array:  # fmt: skip
-    """(G * B, Y), group after group."""
+    """(G * B, Y), group after group; count (): of the first so many groups, and 0 for the others."""
     gates, replaced = of_channels(gates, channels), ablation.of_channels(channels)
-    logits = lax.map(lambda group: model.apply(params, images.normalised(group), gates, replaced), index)
+
+    def of_group(group: Array) -> Array:
+        return model.apply(params, images.normalised(group), gates, replaced)
+
+    if count is None:
+        logits = lax.map(of_group, index)
+    else:
+        one = jax.eval_shape(of_group, index[0])
+        none = jnp.zeros((len(index), *one.shape), one.dtype)
+        logits = lax.fori_loop(0, count, lambda i, done: done.at[i].set(of_group(index[i])), none)
     return logits.reshape(-1, logits.shape[-1])
 
 

@@ -303,22 +303,22 @@ def discovery_plans(
 
 def measure(setup: Setup, round_: Round, models: Stack, cases: Cases, found: Found) -> recording.Record:
     """Section 5's measures of every circuit, on its own model and on the other one, and of every model."""
-    test, judge, mask, ablation = setup.test, programs.judge, found.circuit.mask, found.ablation
+    test, mask, ablation = setup.test, found.circuit.mask, found.ablation
     own = Masked(cases.model, controls.gates(mask, setup.facts.dtype), ablation, cases.label)
     crossed = own._replace(model=cases.other, ablation=jax.tree.map(lambda v: v[cases.mirror], ablation))
     # Whole models are judged in the same call as circuits, which is then compiled but once.
     rows = programs.stacked([own, crossed, programs.whole_models(models, ablation)])
+    by_class = programs.stacked(controls.by_class(setup.facts, cases, own, crossed, mask, round_.number))
     n, decided = len(cases.model), found.decided
     if decided is None:
-        judged = judge(models, test, rows, layout=setup.layout, measure=evaluation.performance)
+        judged, accuracies = programs.judge_both(models, test, rows, by_class, layout=setup.layout)
     else:
         judged = instrument.judge(setup, models, cases, decided, rows)
+        accuracies = programs.judge(models, test, by_class, alone=True, layout=setup.layout)[1].overall
     kept, across, (_, accuracy, *_) = (
         jax.tree.map(lambda values, part=part: values[part], judged)
         for part in (slice(n), slice(n, 2 * n), slice(2 * n, None))
     )
-    by_class = programs.stacked(controls.by_class(setup.facts, cases, own, crossed, mask, round_.number))
-    accuracies = judge(models, test, by_class, layout=setup.layout, measure=evaluation.class_accuracy)
     empty = empty_masks(setup, models, cases, ablation)
     record = recording.of_measures(setup.facts, round_, cases, kept[0], across[0], accuracies[:n], empty, accuracy)
     record |= controls.random_masks(setup.facts.experiment, cases, accuracies[n:])

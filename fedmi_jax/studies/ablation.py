@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from fedmi_jax.circuits.evaluation import EvaluationSet, Fraction, class_accuracy
+from fedmi_jax.circuits.evaluation import EvaluationSet, Fraction, performance
 from fedmi_jax.config import from_json
 from fedmi_jax.network.ablation import ZERO
 from fedmi_jax.network.model import Params
@@ -124,7 +125,7 @@ def _random_circuit(moment: Moment, label: int, n: int) -> dict[str, np.ndarray]
 
 
 def _accuracy(params: Params, gates: Any, label: Array, test: EvaluationSet, *, narrowing: bool) -> Fraction:
-    return class_accuracy(params, gates, ZERO, label, test, narrowing=narrowing)
+    return performance(params, gates, ZERO, label, jnp.array(True), test, narrowing=narrowing)[1].overall
 
 
 STUDY = Study(

@@ -7,6 +7,7 @@
 from fedmi_jax.federation.programs.judging import (
     empty_masks,
     judge,
+    judge_both,
     judge_decisions,
     judge_models,
     readouts,
@@ -27,7 +28,7 @@ from fedmi_jax.federation.programs.training import aggregate, initial_state, ser
 
 __all__ = [
     "Masked", "aggregate", "attribute", "decide_circuits", "discover_circuits", "empty_masks",
-    "finite", "initial_state", "judge", "judge_decisions", "judge_models", "mean_outputs", "over_rows",
+    "finite", "initial_state", "judge", "judge_both", "judge_decisions", "judge_models", "mean_outputs", "over_rows",
     "readouts", "repeated", "sameness", "seen_images", "serve_models", "stacked", "survey_models", "to_explain",
     "train_models", "whole", "whole_logits", "whole_models", "wiring",
 ]  # fmt: skip

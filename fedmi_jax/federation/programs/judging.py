@@ -5,13 +5,13 @@ Axes: M models, n rows, m of the models, N test images, Y classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from fedmi_jax.circuits import evaluation
@@ -21,7 +21,7 @@ from fedmi_jax.circuits.question import Explained
 from fedmi_jax.circuits.sameness import Sameness
 from fedmi_jax.devices.layout import Layout
 from fedmi_jax.federation.homes import Models, at_home
-from fedmi_jax.federation.programs.rows import Masked, of_seed, over_rows, whole_models
+from fedmi_jax.federation.programs.rows import Masked, of_seed, over_rows, stacked, whole_models
 from fedmi_jax.network.ablation import ZERO, Ablation
 from fedmi_jax.network.images import Images
 from fedmi_jax.network.model import Params, all_open
@@ -29,24 +29,42 @@ from fedmi_jax.network.readout import refit
 from fedmi_jax.results.schema import REFITS
 
 
-def judge(models: Models, test: EvaluationSet, masked: Masked, *, layout: Layout, measure: Callable[..., Any]) -> Any:
-    """`measure` (`evaluation.performance` or `evaluation.class_accuracy`) of every row, in one call; numpy arrays."""
+def judge(
+    models: Models, test: EvaluationSet, masked: Masked, alone: np.ndarray | bool, *, layout: Layout
+) -> tuple[Performance, Accuracy]:
+    """`evaluation.performance` of every row, in one call; numpy arrays. alone: of all rows, or bool (n,)."""
 
-    def run(_: Any, masked: Masked) -> Any:
-        return _judged(models, test, masked, layout=layout, measure=measure)
+    def run(_: Any, rows: tuple[Masked, np.ndarray]) -> Any:
+        return _judged(models, test, *rows, layout=layout)
 
-    return evaluation.divided(at_home(run, models, masked.model, masked, layout))
+    rows = (masked, np.broadcast_to(alone, len(masked.label)))
+    return evaluation.divided(at_home(run, models, masked.model, rows, layout))
 
 
-@partial(jax.jit, static_argnames=("layout", "measure"))
-def _judged(models: Models, test: EvaluationSet, masked: Masked, *, layout: Layout, measure: Callable[..., Any]) -> Any:
-    one = partial(measure, narrowing=layout.narrowing)
-    return over_rows(one, layout, models, masked.model, (masked.gates, masked.ablation, masked.label), (test,))
+def judge_both(
+    models: Models, test: EvaluationSet, masked: Masked, by_class: Masked, *, layout: Layout
+) -> tuple[tuple[Performance, Accuracy], np.ndarray]:
+    """n rows on all test images, and the accuracy (m,) of m rows on the images of their class alone.
+
+    One after the other all are worked on in one call, which is then compiled but once. Side by side they are not: rows
+    with few images would take as long there as those with many.
+    """
+    n, run = len(masked.label), partial(judge, models, test, layout=layout)
+    if not layout.one_by_one:
+        return run(masked, alone=False), run(by_class, alone=True)[1].overall
+    found = run(stacked([masked, by_class]), alone=np.arange(n + len(by_class.label)) >= n)
+    return jax.tree.map(lambda leaf: leaf[:n], found), found[1].overall[n:]
+
+
+@partial(jax.jit, static_argnames=("layout",))
+def _judged(models: Models, test: EvaluationSet, masked: Masked, alone: Array, *, layout: Layout) -> Any:
+    one = partial(evaluation.performance, narrowing=layout.narrowing, beside=layout.beside)
+    return over_rows(one, layout, models, masked.model, (masked.gates, masked.ablation, masked.label, alone), (test,))
 
 
 def judge_models(models: Params, test: EvaluationSet, *, layout: Layout) -> Accuracy:
     """M whole models on the test set: (M,), (M, Y)."""
-    return judge(models, test, whole_models(models, ZERO), layout=layout, measure=evaluation.performance)[1]
+    return judge(models, test, whole_models(models, ZERO), alone=False, layout=layout)[1]
 
 
 def judge_decisions(
