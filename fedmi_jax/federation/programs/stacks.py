@@ -5,7 +5,9 @@ Axes: S seeds, M models, N images.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +17,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from fedmi_jax.devices.layout import AXIS, Layout
-from fedmi_jax.devices.lift import deal, gathered
+from fedmi_jax.devices.lift import deal, gathered, lift
 from fedmi_jax.network.images import Images
 from fedmi_jax.network.layers import conv_layers
 from fedmi_jax.network.model import Params
@@ -53,7 +55,7 @@ def finite(models: Params, *, layout: Layout) -> Array:
     def one(params: Params) -> Array:
         return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in params.values()]))
 
-    return gathered(deal(one, layout, (models,), ()), layout)
+    return _of_each(one, models, layout)
 
 
 @partial(jax.jit, static_argnames=("layout",))
@@ -62,7 +64,14 @@ def wiring(models: Params, *, layout: Layout) -> tuple[dict[str, Array], dict[st
 
     Model after model: to compare all weights with 0 at once would take a fourth of the memory of all models, or more.
     """
-    return gathered(deal(_wiring, layout, (models,), ()), layout)
+    return _of_each(_wiring, models, layout)
+
+
+def _of_each(fn: Callable[..., Any], models: Params, layout: Layout) -> Any:
+    """fn of every model, where it is: by the device that has it, or by every device that has them all. So little work
+    is done sooner than it is dealt out, and is compiled five times as fast."""
+    found = lift(fn, layout, models) if layout.homes == 1 else deal(fn, layout, (models,), ())
+    return gathered(found, layout)
 
 
 def _wiring(params: Params) -> tuple[dict[str, Array], dict[str, Array]]:
