@@ -78,6 +78,10 @@ FAULTS = [Fault(*row) for row in (
     ("open channels are cheap", "circuits/objective", "lambda scores, _: settings.l0", "lambda scores, _: -settings.l0", "discovery::test_l0_penalty_is_the_sum_of_sigmoids"),
     ("side by side, the narrowest circuit decides", "circuits/narrowing", "lax.pmax(needed, beside)", "lax.pmin(needed, beside)", "model::test_side_by_side_all_take_the_smallest_model_that_holds_the_widest"),
     ("a model one channel too small is chosen", "circuits/narrowing", "needed <= jnp.array(smaller)", "needed <= jnp.array(smaller) + 1", "model::test_the_smallest_model_that_fits_is_run"),
+    ("a dense model passes for a sparse one", "federation/simulation", "np.concatenate(found)[which].all()", "np.concatenate(found)[which].any()", "homes::test_a_stack_is_sparse_where_all_models_that_are_asked_for_are"),
+    ("other models in a stack pass for sparse ones", "federation/homes", "parts=parts, sparse=False", "parts=parts", "homes::test_a_stack_is_sparse_where_all_models_that_are_asked_for_are"),
+    ("one weight too many is visited", "circuits/narrowing", "jnp.count_nonzero(k) <= n", "jnp.count_nonzero(k) <= n + 1", "model::test_a_model_is_sparse_up_to_an_eighth_of_each_convolution_but_the_first"),
+    ("where the class alone is asked for, all images are looked at", "circuits/evaluation", "jnp.where(alone, some, all_)", "all_", "evaluation"),
     # --- aggregation ---
     ("a weighted sum over the number of clients", "aggregation/fedavg", "total = jnp.sum(weights)", "total = jnp.asarray(len(weights))", "server_methods::test_fedavg_is_the_mean_of_the_clients"),
     ("FedProx pulls away from the start", "aggregation/fedprox", "g + mu * (w - w0)", "g - mu * (w - w0)", "client_methods::test_fedprox_adds_the_gradient_of_its_penalty"),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fedmi_jax.config import Execution
 from fedmi_jax.devices import lift
 from fedmi_jax.devices.layout import resolve
-from fedmi_jax.federation import homes, programs
+from fedmi_jax.federation import homes, programs, simulation
 from fedmi_jax.federation.homes import Stack
 
 HOW = resolve(Execution(shard="clients", client_chunk=1))
@@ -62,6 +62,23 @@ def test_a_stack_counts_its_models_as_if_they_stood_in_one_array(served, count):
 
     found = homes.at_home(partial(program, stack), stack, which, which / 1000, HOW)
     np.testing.assert_allclose(found, one_array[which] + which / 1000, rtol=1e-6)
+
+
+@pytest.mark.parametrize("shard", ["batch", "clients"])
+def test_a_stack_is_sparse_where_all_models_that_are_asked_for_are(shard):
+    """Local models 0 and 1 of three are, 2 is not; the server's is. Others in their place are not known to be."""
+    layout, few = resolve(Execution(shard=shard, client_chunk=1)), np.zeros((4, 3, 3, 8, 16), np.float32)
+    few[2] = 1
+    parts = [{"conv1_kernel": np.ones((n, 3, 3, 1, 8)), "conv2_kernel": k} for n, k in ((3, few[:3]), (1, few[3:]))]
+    stack = Stack((lift.deal_out(parts[0], layout), lift.replicate(parts[1], layout)), (3, 1))
+    setup = SimpleNamespace(layout=layout, facts=SimpleNamespace(stays_sparse=True))
+    for which, sparse in (([0, 1], True), ([0, 3, 3], True), ([1, 2], False), ([2], False), (slice(None), False)):
+        told = simulation.lean(setup, stack, np.array(which) if isinstance(which, list) else which)
+        assert told.sparse == sparse
+        assert told.narrowing(layout) == ("sparse" if sparse else True)
+        assert not told.with_parts(*stack.parts).sparse
+    setup.facts.stays_sparse = False
+    assert not simulation.lean(setup, stack, np.array([0])).sparse
 
 
 @given(st.integers(1, 3), st.integers(1, 20), st.integers(0, 9))

@@ -1,6 +1,7 @@
 """The network: initial weights, gates, fills, and the smaller model."""
 
 import hashlib
+from functools import partial
 
 import chex
 import jax
@@ -12,7 +13,7 @@ import tiny
 from scipy import stats
 
 from fedmi_jax import keys
-from fedmi_jax.circuits.narrowing import WIDTHS, has_outgoing, menu, on_live_channels
+from fedmi_jax.circuits.narrowing import WIDTHS, has_outgoing, is_sparse, menu, on_live_channels
 from fedmi_jax.config import Model
 from fedmi_jax.network import model
 from fedmi_jax.network.ablation import Mean
@@ -223,6 +224,24 @@ def _open(counts):
 def test_the_smallest_model_that_fits_is_run(weights, live, expected):
     found = jax.jit(on_live_channels, static_argnums=0)(_widths, _full_model(weights), _open(live))
     assert tuple(found.tolist()) == expected
+
+
+def test_of_models_known_to_be_sparse_no_other_form_is_compiled():
+    params = _full_model(_one_each)
+    for narrowing, forms in ((True, 4), ("sparse", 3)):
+        chosen = partial(on_live_channels, _widths, narrowing=narrowing)
+        (switch,) = (e for e in jax.make_jaxpr(chosen)(params, _open((1, 1, 1))).eqns if e.primitive.name == "cond")
+        assert len(switch.params["branches"]) == forms
+        for counts, expected in (((17, 1, 1), (-32, -64, -128)), ((16, 17, 1), (-16, -32, -32))):
+            assert tuple(chosen(params, _open(counts)).tolist()) == expected
+
+
+@pytest.mark.parametrize("weights", [0, 1, 2304, 2305])
+def test_a_model_is_sparse_up_to_an_eighth_of_each_convolution_but_the_first(weights):
+    """2304 of 18 432 weights of conv2."""
+    params = {"conv1_kernel": jnp.ones((3, 3, 1, 32)), "conv2_kernel": np.zeros((3, 3, 32, 64))}
+    params["conv2_kernel"].flat[:weights] = -1
+    assert bool(is_sparse(params)) == (weights <= 2304)
 
 
 def test_side_by_side_all_take_the_smallest_model_that_holds_the_widest():

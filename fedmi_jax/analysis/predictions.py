@@ -57,8 +57,8 @@ class Row:
 
     @property
     def seeds(self) -> int:
-        """Of the part that has fewest."""
-        return min((one.estimate.seeds for one in self.parts if not one.beside), default=0)
+        """Of the part that has fewest, of those that have any."""
+        return min((one.estimate.seeds for one in self.parts if not one.beside and one.estimate.seeds), default=0)
 
     def named(self, verdict: str) -> str:
         """As this prediction calls the verdict."""

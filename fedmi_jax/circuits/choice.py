@@ -17,7 +17,7 @@ from jax import Array, lax
 from fedmi_jax.circuits import question as q
 from fedmi_jax.circuits.answers import State, answers
 from fedmi_jax.circuits.discovery import Searched, by_layer
-from fedmi_jax.circuits.narrowing import WIDTHS, heard, on_live_channels, seeing
+from fedmi_jax.circuits.narrowing import WIDTHS, Narrowing, heard, on_live_channels, seeing
 from fedmi_jax.circuits.question import Question
 from fedmi_jax.network.ablation import Deviation, Gates, MeanMap, Zero
 from fedmi_jax.network.images import Images
@@ -76,7 +76,7 @@ def candidates(params: Params) -> dict[str, Array]:
 
 def choose(
     params: Params, searched: Searched, ablation: MeanMap | Zero, judged: Judged, target: Array | float, *,
-    by_size: bool = True, narrowing: bool,
+    by_size: bool = True, narrowing: Narrowing,
 ) -> Choice:  # fmt: skip
     """The smallest circuit of the searched ranking that explains `target`, trimmed.
 
@@ -121,7 +121,7 @@ class _Found(NamedTuple):
 
 def _found(
     params: Params, ranking: _Ranking, ablation: MeanMap | Zero, judged: Judged, target: Array | float, *,
-    narrowing: bool,
+    narrowing: Narrowing,
 ) -> _Found:  # fmt: skip
     """The circuit, and how it was found."""
     (params, folded), sizes = ablation.folded(params), _sizes(params)
@@ -129,7 +129,7 @@ def _found(
     if not narrowing:
         return work(params, None, ranking, folded)
     speaking = folded.may_speak(by_layer(ranking.alive, sizes))
-    return on_live_channels(work, params, speaking, ranking, folded, widths=WIDTHS[:1])
+    return on_live_channels(work, params, speaking, ranking, folded, widths=WIDTHS[:1], narrowing=narrowing)
 
 
 def _choose(

@@ -20,6 +20,7 @@ from jax import Array
 from fedmi_jax.circuits import question as q
 from fedmi_jax.circuits.choice import Choice, Judged, choose
 from fedmi_jax.circuits.discovery import search
+from fedmi_jax.circuits.narrowing import Narrowing
 from fedmi_jax.circuits.objective import Task as Loss
 from fedmi_jax.circuits.objective import class_task, decision_task, fair_gates, objective_of
 from fedmi_jax.config import Discovery
@@ -75,7 +76,7 @@ def compiled_for(settings: Discovery) -> Discovery:
 
 def decide(
     params: Params, images: Images, probed: Probed, task: Task, *, settings: Discovery, searched: int,
-    micro_batch: int, narrowing: bool,
+    micro_batch: int, narrowing: Narrowing,
 ) -> Found:  # fmt: skip
     """The circuit that explains what there is to explain on the P probe images, S = `searched` of them to search on.
 
@@ -99,7 +100,7 @@ def decide(
 
 def attribution(
     params: Params, images: Images, probed: Probed, task: Task, *, settings: Discovery, searched: int,
-    micro_batch: int, narrowing: bool,
+    micro_batch: int, narrowing: Narrowing,
 ) -> Mapping[str, Array]:  # fmt: skip
     """What every channel is worth without a search, {"conv1": (O_1,), ...}: what opening it saves of the search's loss
     while all others are open with probability 1/2, mean over the samples of the task's steps. Args: as of `decide`."""

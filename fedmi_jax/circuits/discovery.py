@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from jax import Array, lax
 
-from fedmi_jax.circuits.narrowing import WIDTHS, Widths, heard, of_channels, on_live_channels
+from fedmi_jax.circuits.narrowing import WIDTHS, Narrowing, Widths, heard, of_channels, on_live_channels
 from fedmi_jax.circuits.objective import Objective, Scores
 from fedmi_jax.data.batches import Plan
 from fedmi_jax.network import model, sparse_layer, sparse_ops
@@ -67,7 +67,7 @@ def search(
     *,
     objective: Objective,
     micro_batch: int,
-    narrowing: bool,
+    narrowing: Narrowing,
     beside: str | None = None,
     widths: Widths = WIDTHS,
     late: float = LATE,
@@ -108,7 +108,10 @@ def search(
 
     def segment(carry: tuple, work: tuple) -> tuple[tuple, None]:
         speaking = ablation.may_speak(objective.mask(carry[0]))
-        return on_live_channels(steps, params, speaking, carry, work, widths=widths, beside=beside), None
+        found = on_live_channels(
+            steps, params, speaking, carry, work, widths=widths, narrowing=narrowing, beside=beside
+        )
+        return found, None
 
     start = {layer: jnp.full(size, objective.start, dtype) for layer, size in sizes.items()}
     carry: Any = (start, objective.optimiser.init(start), jax.tree.map(jnp.zeros_like, start))
@@ -118,7 +121,7 @@ def search(
         carry, _ = lax.scan(segment, carry, segments)
     rest = jax.tree.map(lambda a: a[whole * SEGMENT :], work)
     if total > whole * SEGMENT and narrowing and not objective.closes_for_good:
-        carry = on_live_channels(steps, params, heard(params), carry, rest, widths=widths[:1])
+        carry = on_live_channels(steps, params, heard(params), carry, rest, widths=widths[:1], narrowing=narrowing)
     elif total > whole * SEGMENT:
         carry = steps(params, None, carry, rest)
     counted = int(np.count_nonzero(np.arange(total) / total >= late))

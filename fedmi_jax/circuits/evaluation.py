@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array, lax
 
 from fedmi_jax.circuits import question
-from fedmi_jax.circuits.narrowing import WIDTHS, Widths, of_channels, on_live_channels
+from fedmi_jax.circuits.narrowing import WIDTHS, Narrowing, Widths, of_channels, on_live_channels
 from fedmi_jax.circuits.question import Explained
 from fedmi_jax.network import model
 from fedmi_jax.network.ablation import Ablation, Gates, Mean
@@ -104,7 +104,7 @@ def make_evaluation_set(
 
 def performance(
     params: Params, gates: Gates, ablation: Ablation, target: Array, alone: Array, test: EvaluationSet, *,
-    narrowing: bool, beside: str | None = None,
+    narrowing: Narrowing, beside: str | None = None,
 ) -> tuple[Performance, Accuracy]:  # fmt: skip
     """The model with only these channels open; target () is the circuit's class.
 
@@ -152,7 +152,7 @@ class Asked(NamedTuple):
 
 def decisions(
     params: Params, gates: Gates, ablation: Ablation, target: Array, asked: Asked, test: EvaluationSet, whole: Array, *,
-    narrowing: bool,
+    narrowing: Narrowing,
 ) -> tuple[Performance, Accuracy, Explained]:  # fmt: skip
     """`performance`, and how well the answers are those of a whole model; whole: the logits of all models (M, N, Y)."""
     logits = masked_logits(params, gates, ablation, test.images, test.indices, narrowing)
@@ -193,7 +193,7 @@ def masked_logits(
     ablation: Ablation,
     images: Images,
     index: Array,
-    narrowing: bool,
+    narrowing: Narrowing,
     widths: Widths = WIDTHS[:2],
     count: Array | None = None,
     beside: str | None = None,
@@ -210,7 +210,7 @@ def masked_logits(
     if not narrowing:
         return logits(params, None, gates, ablation, index, count)
     speaking = ablation.may_speak({layer: gate > 0 for layer, gate in gates.items()})
-    return on_live_channels(logits, params, speaking, gates, ablation, index, count, widths=widths)
+    return on_live_channels(logits, params, speaking, gates, ablation, index, count, widths=widths, narrowing=narrowing)
 
 
 def mean_outputs(params: Params, images: Images, index: Array, valid: Array) -> Mean:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from jax import Array, lax
@@ -31,6 +31,9 @@ WIDTHS: Widths = ((0, 0), (1, 2), (1, 3))
 """All are compiled; the smallest that fits is run. Of (32, 64, 128) channels: all, (16, 32, 32) and (16, 16, 16)."""
 DENSEST = 1 / 8
 """Share of a full kernel's weights up to which visiting the non-zero ones is less work than a dense convolution."""
+Narrowing = bool | Literal["sparse"]
+"""Whether to leave out what does not matter. "sparse": no model has more weights than `is_sparse` says, so that nothing
+is compiled for those that have."""
 
 
 def of_channels(values: Gates, channels: Gates | None) -> Gates:
@@ -47,14 +50,14 @@ def menu(full: Sequence[int], widths: Widths) -> list[tuple[int, ...]]:
 
 def on_live_channels(
     fn: Callable[..., Any], params: Params, speaking: Gates, *args: Any, widths: Widths = WIDTHS,
-    beside: str | None = None,
+    narrowing: Narrowing = True, beside: str | None = None,
 ) -> Any:  # fmt: skip
     """fn(model, channels, *args) for the smallest model that holds every channel that can speak and is heard.
 
     speaking: bool {"conv1": (O_1,), ...}, from `Ablation.may_speak`; model: a `SparseModel`, or parameters of full
-    width where too many weights are left; channels: {"conv1": (o_1,), ...}, its channels, those that matter first;
-    beside: the name of the mapped axis along which others are worked on too: then the model is parameters of one width
-    for all of them.
+    width where too many weights are left, unless `narrowing` rules that out; channels: {"conv1": (o_1,), ...}, its
+    channels, those that matter first; beside: the name of the mapped axis along which others are worked on too: then
+    the model is parameters of one width for all of them.
     """
     layers = conv_layers(params)
     live = {layer: speaking[layer] & has_outgoing(params, layer) for layer in layers}
@@ -66,12 +69,23 @@ def on_live_channels(
         fits = jnp.all(lax.pmax(needed, beside) <= jnp.array(smaller), -1)  # the same for all, so one branch is run
         return lax.switch(jnp.sum(fits) - 1, [partial(_first, fn, one) for one in smaller], params, channels, *args)
     convolutions = [params[f"{layer}_kernel"] for layer in layers]
-    most = [convolutions[0].size, *(int(kernel.size * DENSEST) for kernel in convolutions[1:])]  # an image always is
-    few = jnp.all(jnp.stack([jnp.count_nonzero(k) <= n for k, n in zip(convolutions, most, strict=True)]))
-    kernels = fusion_barrier(dict(zip(layers, sparse_ops.compress(convolutions, most), strict=True)))
+    kernels = fusion_barrier(dict(zip(layers, sparse_ops.compress(convolutions, _most(convolutions)), strict=True)))
     smallest = jnp.sum(jnp.all(needed <= jnp.array(smaller), -1))
-    forms = [fn, *(partial(_narrow, fn, one, kernels) for one in smaller)]
-    return lax.switch(jnp.where(few, smallest, 0), forms, params, channels, *args)
+    forms = [partial(_narrow, fn, one, kernels) for one in smaller]
+    if narrowing == "sparse":
+        return lax.switch(smallest - 1, forms, params, channels, *args)
+    return lax.switch(jnp.where(is_sparse(params), smallest, 0), [fn, *forms], params, channels, *args)
+
+
+def is_sparse(params: Params) -> Array:
+    """Whether visiting the non-zero weights of its convolutions is less work than all of them, () bool."""
+    kernels = [params[f"{layer}_kernel"] for layer in conv_layers(params)]
+    return jnp.all(jnp.stack([jnp.count_nonzero(k) <= n for k, n in zip(kernels, _most(kernels), strict=True)]))
+
+
+def _most(kernels: Sequence[Array]) -> list[int]:
+    """How many weights of each convolution can be visited; of the first one, whose input is the image, all."""
+    return [kernels[0].size, *(int(kernel.size * DENSEST) for kernel in kernels[1:])]
 
 
 def _narrow(

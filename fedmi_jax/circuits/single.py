@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 from fedmi_jax.circuits import deciding, given, question
 from fedmi_jax.circuits.deciding import Probed, Task
 from fedmi_jax.circuits.evaluation import groups, masked_logits
+from fedmi_jax.circuits.narrowing import Narrowing, is_sparse
 from fedmi_jax.circuits.survey import survey
 from fedmi_jax.config import Discovery
 from fedmi_jax.data import probe
@@ -112,9 +113,8 @@ def discover(
     plan, draws = probe.search_plan(label, apart, settings, (seed, DECIDE_LOCAL, 0, 0, label), channels)
     chosen, valid = probe.selection(label, apart, settings.probe, FORWARD)
     task = Task(jnp.asarray(label), jnp.asarray(apart), plan, draws, chosen, valid, settings.objective == "contrast")
-    found = _decide(
-        params, drawn, probed, task, settings=deciding.compiled_for(settings), searched=searched, narrowing=_narrowing()
-    )
+    compiled = {"settings": deciding.compiled_for(settings), "searched": searched, "narrowing": _narrowing(params)}
+    found = _decide(params, drawn, probed, task, **compiled)
     found = jax.tree.map(np.asarray, found)
     return _circuit(found, probed, task, np.asarray(drawn.labels), settings)
 
@@ -252,9 +252,14 @@ def means(
 
 def _probed(params: Params, images: Images, searched: int) -> Probed:
     index, valid = groups(np.arange(len(images.pixels)), FORWARD)
-    logits, mean = _survey(params, images, index, valid & (index < searched), narrowing=_narrowing())
+    logits, mean = _survey(params, images, index, valid & (index < searched), narrowing=_narrowing(params))
     return Probed(logits[: len(images.pixels)], mean)
 
 
-def _narrowing() -> bool:
-    return jax.default_backend() == "cpu"
+def _narrowing(params: Params) -> Narrowing:
+    if jax.default_backend() != "cpu":
+        return False
+    return "sparse" if _is_sparse(params) else True
+
+
+_is_sparse = jax.jit(is_sparse)

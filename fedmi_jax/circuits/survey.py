@@ -5,10 +5,12 @@ Axes: N images, G groups of B images, Y classes, h x w positions, O_l channels o
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax.numpy as jnp
 from jax import Array, lax
 
-from fedmi_jax.circuits.narrowing import WIDTHS, heard, on_live_channels
+from fedmi_jax.circuits.narrowing import WIDTHS, Narrowing, heard, on_live_channels
 from fedmi_jax.network import model, sparse_layer
 from fedmi_jax.network.ablation import Gates, MeanMap
 from fedmi_jax.network.images import Images
@@ -17,7 +19,7 @@ from fedmi_jax.network.model import Params, SparseModel
 
 
 def survey(
-    params: Params, images: Images, index: Array, valid: Array, *, narrowing: bool
+    params: Params, images: Images, index: Array, valid: Array, *, narrowing: Narrowing
 ) -> tuple[Array, MeanMap]:  # fmt: skip
     """Logits (G * B, Y) of images (G, B), group after group, and the channels' mean outputs after ReLU and pool.
 
@@ -43,7 +45,8 @@ def survey(
     if not narrowing:
         logits, means = look(params, None, index, shares)
     else:
-        logits, means = on_live_channels(look, params, heard(params), index, shares, widths=WIDTHS[:1])
+        leave_out = partial(on_live_channels, widths=WIDTHS[:1], narrowing=narrowing)
+        logits, means = leave_out(look, params, heard(params), index, shares)
     return logits, MeanMap(means)
 
 

@@ -16,13 +16,14 @@ import numpy as np
 from jax import Array
 from jax.sharding import PartitionSpec as P
 
+from fedmi_jax.circuits.narrowing import Narrowing
 from fedmi_jax.devices import lift
 from fedmi_jax.devices.layout import AXIS, Layout
 from fedmi_jax.network.layers import conv_layers
 from fedmi_jax.network.model import Params
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["parts"], meta_fields=["counts"])
+@partial(jax.tree_util.register_dataclass, data_fields=["parts"], meta_fields=["counts", "sparse"])
 @dataclass(frozen=True)
 class Stack:
     """The models of a round as `Cases.model` counts them, without a copy of any."""
@@ -33,11 +34,20 @@ class Stack:
     D."""
     counts: tuple[int, ...]
     """How many models of every part count: M, S, M."""
+    sparse: bool = False
+    """All that rows are taken from have so few weights that programs need no form for others (`circuits.narrowing`)."""
+
+    def with_parts(self, *parts: Any) -> Stack:
+        """Others in their place, of which nothing is known."""
+        return replace(self, parts=parts, sparse=False)
 
     def specs(self, layout: Layout) -> Stack:
         """How the parts are dealt out."""
         home = P(AXIS) if layout.homes > 1 else P()
         return replace(self, parts=(home, P(), home)[: len(self.parts)])
+
+    def narrowing(self, layout: Layout) -> Narrowing:
+        return "sparse" if self.sparse and layout.narrowing else layout.narrowing
 
     def pick(self, which: Array, layout: Layout) -> Params:
         """One model; within a program whose device has it."""
@@ -67,6 +77,11 @@ def pick(models: Models, which: Array, layout: Layout | None = None) -> Params:
         assert layout is not None
         return models.pick(which, layout)
     return _one(models, which)
+
+
+def narrowing(models: Models, layout: Layout) -> Narrowing:
+    """What programs leave out of these models."""
+    return models.narrowing(layout) if isinstance(models, Stack) else layout.narrowing
 
 
 def specs(models: Models, layout: Layout) -> Any:
@@ -137,7 +152,7 @@ def rewritten(models: Stack, rewrite: Callable[[int, dict[str, np.ndarray]], Non
         return own
 
     drawn = lift.drawn(draw, np.arange(len(local["fc_bias"])), layout)
-    return replace(models, parts=(drawn if layout.homes > 1 else lift.replicate(drawn, layout), *models.parts[1:]))
+    return models.with_parts(drawn if layout.homes > 1 else lift.replicate(drawn, layout), *models.parts[1:])
 
 
 def _of_device(leaf: Array, first: int) -> np.ndarray:

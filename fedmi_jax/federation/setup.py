@@ -18,6 +18,7 @@ from fedmi_jax import aggregation, keys
 from fedmi_jax.aggregation import Method
 from fedmi_jax.circuits import evaluation
 from fedmi_jax.circuits.evaluation import EvaluationSet
+from fedmi_jax.circuits.narrowing import DENSEST
 from fedmi_jax.config import Experiment, participants
 from fedmi_jax.data import batches, datasets, own_split, partition, probe, seen
 from fedmi_jax.data.datasets import Dataset
@@ -134,6 +135,13 @@ class Facts:
         numbers = batch * activations(self.dataset.image_shape, self.experiment.model.channels)
         # at the peak of a pass XLA's programs hold 1.5 (GPU) to 2.4 (CPU) times these numbers
         return 5 * self.params_bytes + int(2.5 * self.dtype.itemsize * numbers)
+
+    @cached_property
+    def stays_sparse(self) -> bool:
+        """Whether models are expected to have so few weights that programs need no form for others, averaged ones too,
+        even if no two clients keep the same weights. A closer look's own models are dense."""
+        kept = (1 - self.experiment.sparsity.target) * participants(self.experiment)
+        return kept <= DENSEST and not self.experiment.thorough
 
     @cached_property
     def steps(self) -> np.ndarray:

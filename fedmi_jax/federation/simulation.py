@@ -233,6 +233,18 @@ def stack(setup: Setup, round_: Round, local: Params, global_models: Params, sta
     return Stack(tuple(parts), tuple(counts))
 
 
+def lean(setup: Setup, models: Stack, which: np.ndarray | slice = slice(None)) -> Stack:
+    """The stack, which says so if all of these of its models are sparse. Models are looked at only where all of a run
+    are expected to be: a program would otherwise be compiled for both."""
+    if not (setup.layout.narrowing and setup.facts.stays_sparse):
+        return models
+    found = [
+        np.asarray(programs.sparse(part, layout=setup.layout))[:count]
+        for part, count in zip(models.parts, models.counts, strict=True)
+    ]
+    return Stack(models.parts, models.counts, bool(np.concatenate(found)[which].all()))
+
+
 def circuits_of(setup: Setup, round_: Round, cases: Cases, found: Found) -> Gates:
     """The circuits of local models as a method sees them: bool (S, P, Y, O_l) a layer, closed where none was found."""
     shape, classes = round_.clients.shape, setup.facts.dataset.num_classes
@@ -265,6 +277,7 @@ def joined(first: Found, second: Found) -> Found:
 def discover(setup: Setup, models: Stack, cases: Cases, number: int) -> Found:
     """Search these circuits on their models (`stack`), once or twice (`controls.searches`)."""
     experiment, searches = setup.facts.experiment, controls.searches(setup.facts.experiment, number)
+    models = lean(setup, models, cases.model)
     if not experiment.discovery.as_published:
         circuits, ablation, decided = instrument.discover(setup, models, cases, searches, number)
         checks.require_scores(experiment, number, cases, [one.score for one in circuits])
@@ -303,7 +316,7 @@ def discovery_plans(
 
 def measure(setup: Setup, round_: Round, models: Stack, cases: Cases, found: Found) -> recording.Record:
     """Section 5's measures of every circuit, on its own model and on the other one, and of every model."""
-    test, mask, ablation = setup.test, found.circuit.mask, found.ablation
+    test, mask, ablation, models = setup.test, found.circuit.mask, found.ablation, lean(setup, models)
     own = Masked(cases.model, controls.gates(mask, setup.facts.dtype), ablation, cases.label)
     crossed = own._replace(model=cases.other, ablation=jax.tree.map(lambda v: v[cases.mirror], ablation))
     # Whole models are judged in the same call as circuits, which is then compiled but once.

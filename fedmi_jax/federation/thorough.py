@@ -163,7 +163,7 @@ def _untrained(setup: Setup, models: Stack) -> Stack:
 
     parts = list(models.parts)
     parts[SERVER] = initial_models(setup)
-    return replace(models, parts=tuple(parts))
+    return models.with_parts(*parts)
 
 
 def _permuted(setup: Setup, models: Stack, cases: Cases, number: int) -> Stack:

@@ -23,12 +23,12 @@ from fedmi_jax.federation.programs.searching import (
     survey_models,
     to_explain,
 )
-from fedmi_jax.federation.programs.stacks import finite, repeated, seen_images, whole, wiring
+from fedmi_jax.federation.programs.stacks import finite, repeated, seen_images, sparse, whole, wiring
 from fedmi_jax.federation.programs.training import aggregate, initial_state, serve_models, train_models
 
 __all__ = [
     "Masked", "aggregate", "attribute", "decide_circuits", "discover_circuits", "empty_masks",
     "finite", "initial_state", "judge", "judge_both", "judge_decisions", "judge_models", "mean_outputs", "over_rows",
-    "readouts", "repeated", "sameness", "seen_images", "serve_models", "stacked", "survey_models", "to_explain",
-    "train_models", "whole", "whole_logits", "whole_models", "wiring",
+    "readouts", "repeated", "sameness", "seen_images", "serve_models", "sparse", "stacked", "survey_models",
+    "to_explain", "train_models", "whole", "whole_logits", "whole_models", "wiring",
 ]  # fmt: skip

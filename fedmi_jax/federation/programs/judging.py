@@ -20,7 +20,7 @@ from fedmi_jax.circuits.evaluation import Accuracy, Asked, EvaluationSet, Perfor
 from fedmi_jax.circuits.question import Explained
 from fedmi_jax.circuits.sameness import Sameness
 from fedmi_jax.devices.layout import Layout
-from fedmi_jax.federation.homes import Models, at_home
+from fedmi_jax.federation.homes import Models, at_home, narrowing
 from fedmi_jax.federation.programs.rows import Masked, of_seed, over_rows, stacked, whole_models
 from fedmi_jax.network.ablation import ZERO, Ablation
 from fedmi_jax.network.images import Images
@@ -58,7 +58,7 @@ def judge_both(
 
 @partial(jax.jit, static_argnames=("layout",))
 def _judged(models: Models, test: EvaluationSet, masked: Masked, alone: Array, *, layout: Layout) -> Any:
-    one = partial(evaluation.performance, narrowing=layout.narrowing, beside=layout.beside)
+    one = partial(evaluation.performance, narrowing=narrowing(models, layout), beside=layout.beside)
     return over_rows(one, layout, models, masked.model, (masked.gates, masked.ablation, masked.label, alone), (test,))
 
 
@@ -85,7 +85,7 @@ def judge_decisions(
 def _judged_decisions(
     models: Models, test: EvaluationSet, masked: Masked, asked: Asked, whole: Array, *, layout: Layout
 ) -> Any:  # fmt: skip
-    one = partial(evaluation.decisions, narrowing=layout.narrowing)
+    one = partial(evaluation.decisions, narrowing=narrowing(models, layout))
     rows = (masked.gates, masked.ablation, masked.label, asked)
     return over_rows(one, layout, models, masked.model, rows, (test, whole))
 
@@ -114,8 +114,10 @@ TOGETHER = 500
 def whole_logits(models: Models, rows: Array, test: EvaluationSet, *, layout: Layout) -> Array:
     """Logits of models `rows` (m,) on the test images, padding included: (m, N, Y)."""
 
+    leave_out = narrowing(models, layout)
+
     def one(params: Params, test: EvaluationSet) -> Array:
-        return evaluation.masked_logits(params, all_open(params), ZERO, test.images, test.indices, layout.narrowing)
+        return evaluation.masked_logits(params, all_open(params), ZERO, test.images, test.indices, leave_out)
 
     return over_rows(one, layout, models, rows, (), (test,))
 
@@ -139,7 +141,7 @@ def readouts(
         each = [params if what == "none" else refit(params, shown, labels, what, classes) for what in REFITS]  # type: ignore[arg-type]
 
         def judge(params: Params) -> Array:
-            logits = evaluation.masked_logits(params, gates, ZERO, test.images, test.indices, layout.narrowing)
+            logits = evaluation.masked_logits(params, gates, ZERO, test.images, test.indices, narrowing(models, layout))
             return evaluation.accuracy_among(logits, classes, test)
 
         return jax.lax.map(judge, jax.tree.map(lambda *leaves: jnp.stack(leaves), *each))

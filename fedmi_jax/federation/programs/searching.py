@@ -24,7 +24,7 @@ from fedmi_jax.circuits.survey import survey
 from fedmi_jax.config import Discovery
 from fedmi_jax.data.batches import Plan
 from fedmi_jax.devices.layout import Layout
-from fedmi_jax.federation.homes import Models
+from fedmi_jax.federation.homes import Models, narrowing
 from fedmi_jax.federation.programs.rows import of_seed, over_rows
 from fedmi_jax.network.ablation import Ablation, Mean, MeanMap
 from fedmi_jax.network.images import Images
@@ -45,7 +45,7 @@ def discover_circuits(
         return discovery.discover(
             params, images, plan, ablation,
             objective=objective_of(settings, class_task(images)), micro_batch=layout.piece(plan.indices.shape[-1]),
-            narrowing=layout.narrowing, beside=layout.beside,
+            narrowing=narrowing(models, layout), beside=layout.beside,
         )  # fmt: skip
 
     return over_rows(one, layout, models, which, (plan, ablation), (images,))
@@ -71,7 +71,7 @@ def survey_models(
     """
 
     def one(params: Params, seed: Array, images: Images, index: Array, valid: Array) -> tuple[Array, MeanMap]:
-        return survey(params, of_seed(images, seed), index, valid, narrowing=layout.narrowing)
+        return survey(params, of_seed(images, seed), index, valid, narrowing=narrowing(models, layout))
 
     return over_rows(one, layout, models, rows, (seeds,), (images, index, valid))
 
@@ -102,7 +102,7 @@ def decide_circuits(
     """
     find = partial(
         deciding.decide, settings=settings, searched=searched, micro_batch=layout.piece(tasks.plan.indices.shape[-1]),
-        narrowing=layout.narrowing,
+        narrowing=narrowing(models, layout),
     )  # fmt: skip
 
     def one(params: Params, seed: Array, probed: Probed, task: Task, images: Images) -> Found:
@@ -119,7 +119,7 @@ def attribute(
     """`deciding.attribution` of n circuits in one call, (n, O_l) a layer. Args: as of `decide_circuits`."""
     find = partial(
         deciding.attribution, settings=settings, searched=searched,
-        micro_batch=layout.piece(tasks.plan.indices.shape[-1]), narrowing=layout.narrowing,
+        micro_batch=layout.piece(tasks.plan.indices.shape[-1]), narrowing=narrowing(models, layout),
     )  # fmt: skip
 
     def one(params: Params, seed: Array, probed: Probed, task: Task, images: Images) -> Mapping[str, Array]:

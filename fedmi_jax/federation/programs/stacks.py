@@ -16,6 +16,7 @@ from jax import Array
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from fedmi_jax.circuits.narrowing import is_sparse
 from fedmi_jax.devices.layout import AXIS, Layout
 from fedmi_jax.devices.lift import deal, gathered, lift
 from fedmi_jax.network.images import Images
@@ -56,6 +57,12 @@ def finite(models: Params, *, layout: Layout) -> Array:
         return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in params.values()]))
 
     return _of_each(one, models, layout)
+
+
+@partial(jax.jit, static_argnames=("layout",))
+def sparse(models: Params, *, layout: Layout) -> Array:
+    """Whether each model has so few weights that it pays to visit those alone (`circuits.narrowing`): (M,) bool."""
+    return _of_each(is_sparse, models, layout)
 
 
 @partial(jax.jit, static_argnames=("layout",))
