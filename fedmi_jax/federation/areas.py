@@ -41,7 +41,7 @@ def areas(
     """`NAMES`, each (n,); NaN where there is nothing to explain, or only one live channel to order, and for the
     attribution where gates are not sampled."""
     defined = decided.status != STATUS.index("undefined")
-    values = attributed(setup, models, cases, decided, number)
+    values = attributed(setup, models, cases, decided, number) if defined.any() else None
     orders = list(_orders(setup, cases, decided, own, defined, values, number))
     tried = [(row, kind, np.unique(decided.sizes[row]), order) for row, kind, order in orders]  # type: ignore[index]
     if not tried:  # no model decides anything, as where every client holds one class
