@@ -18,6 +18,7 @@ from pathlib import Path
 import tyro
 
 from experiments import averages_table, choices, deciding, dirichlet, paper, pieces, table
+from experiments.methods import measured, told
 from fedmi_jax.analysis import claims, runs
 from fedmi_jax.errors import FedmiError
 from fedmi_jax.files import replacing
@@ -26,6 +27,7 @@ from fedmi_jax.report import claims_table, figures
 ROOT = Path(__file__).parent.parent
 STORED = ROOT / "experiments" / "results"
 BEYOND = ROOT / "experiments" / "beyond"
+METHODS = ROOT / "experiments" / "methods"
 ROUNDS = 4
 """Of the stored Dirichlet sweep."""
 
@@ -56,6 +58,8 @@ def main(option: Refresh) -> None:
     rows = averages_table.load(BEYOND / "deciding" / averages_table.FILE)
     averages_table.report(BEYOND / "deciding")
     put(BEYOND / "deciding" / "README.md", "averages", averages_table.judged(rows))
+    points = measured.load(METHODS / "results" / measured.FILE)
+    put(METHODS / "README.md", "two-class", told.verdicts(points, "two-class"))
 
 
 def put(page: Path, name: str, text: str) -> None:
