@@ -53,7 +53,7 @@ def setup(squares):
     experiment = tiny.experiment(
         split=split, participation=0.67, discovery=discovery, evaluation=Evaluation(batch_size=20)
     )
-    layout = SimpleNamespace(forward_batch=20)
+    layout = SimpleNamespace(forward_batch=20, narrowing=False)
     return Setup(prepare(experiment, squares), layout, None, None)  # type: ignore[arg-type]
 
 
@@ -63,14 +63,13 @@ def test_circuits_are_crossed_with_the_other_models_means(setup, monkeypatch):
     cases, models = setup.facts.cases(round_), 4 + 2
     asked = []
 
-    def judge(params, test, masked, layout, measure):
-        asked.append(masked)
+    def judge_both(params, test, masked, by_class, layout):
+        asked.extend((masked, by_class))
         rows, classes = len(masked.model), np.zeros((len(masked.model), 4))
-        if len(asked) > 1:
-            return np.zeros(rows)
-        return Performance(classes, np.zeros(rows), np.zeros(rows), classes), Accuracy(np.zeros(rows), classes)
+        judged = Performance(classes, np.zeros(rows), np.zeros(rows), classes), Accuracy(np.zeros(rows), classes)
+        return judged, np.zeros(len(by_class.model))
 
-    monkeypatch.setattr(programs, "judge", judge)
+    monkeypatch.setattr(programs, "judge_both", judge_both)
     monkeypatch.setattr(programs, "empty_masks", lambda models, which, *_, layout: (np.zeros(len(which)),) * 2)
     params = {"conv1_kernel": np.zeros((models, 3, 3, 1, 5)), "conv1_bias": np.zeros((models, 5))}
     params["fc_bias"] = np.zeros((models, 4))

@@ -18,7 +18,7 @@ def one_form(request, monkeypatch):
     """Programs are compiled without their forms for few channels, which change nothing (`test_choice`,
     `test_discovery`); but for a single path, which is searched as a user's circuit is."""
     if "single_path[mean-map" not in request.node.name:
-        monkeypatch.setattr(single, "_narrowing", lambda: False)
+        monkeypatch.setattr(single, "_narrowing", lambda _: False)
 
 
 def find(params, signals, labels, label=0, objective="decision", **changes):
