@@ -53,7 +53,7 @@ def setup(squares):
     experiment = tiny.experiment(
         split=split, participation=0.67, discovery=discovery, evaluation=Evaluation(batch_size=20)
     )
-    layout = SimpleNamespace(forward_batch=20, narrowing=False)
+    layout = SimpleNamespace(forward_batch=20)
     return Setup(prepare(experiment, squares), layout, None, None)  # type: ignore[arg-type]
 
 

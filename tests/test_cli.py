@@ -372,7 +372,6 @@ def test_show_and_export_of_no_result(tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.usefixtures("pickled_files")
 def test_links_to_runs_are_followed_and_every_run_is_found_once(tmp_path):
     """Also where links lead around in circles, on which there is no end of ways."""
     for place in ("far/run", "here/a", "here/.hidden"):
@@ -386,6 +385,7 @@ def test_links_to_runs_are_followed_and_every_run_is_found_once(tmp_path):
     assert [path.parent for path in runs.find([run, here])] == [run, here / ".hidden", here / "a"]
 
 
+@pytest.mark.usefixtures("pickled_files")
 def test_runs_of_one_name_are_told_apart_at_any_depth(tmp_path, capsys, one_class):
     for place in ("a/seed-0", "b/deeper/seed-0"):
         store.save(one_class.assign_attrs(name=place), tmp_path / place)

@@ -66,7 +66,7 @@ def accuracy_and_circuits(points: Points) -> Figure:
 def _scatter(axes: Axes, points: Points, scenario: str, name: str, measure: str) -> None:
     own = told.own_models(name)
     x = told.per_seed(points, scenario, name, measure)
-    y = told.per_seed(points, scenario, name, "own accuracy" if own else "held accuracy")
+    y = told.per_seed(points, scenario, name, told.accuracy_of(name))
     both = x["seed"].values[np.isin(x["seed"].values, y["seed"].values)]
     colour, marker = (style.BLACK, "*") if name == rows.BASE else style.look(list(rows.METHODS).index(name))
     x, y = x.sel(seed=both), y.sel(seed=both)

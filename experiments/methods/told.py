@@ -179,7 +179,7 @@ def keeps_decisions(points: Points, scenario: str, method: str) -> str:
 def keeps_accuracy(points: Points, scenario: str, method: str) -> str:
     """Yes: the accuracy is not 0.01 or more below FedAvg's. No: it is. On held classes, and where every client gets a
     model of its own, on the client's classes."""
-    return _answer(decide(against(points, scenario, method, _measure(method, "held accuracy")), Criterion(low=-0.01)))
+    return _answer(decide(against(points, scenario, method, accuracy_of(method)), Criterion(low=-0.01)))
 
 
 def _answer(verdict: str) -> str:
@@ -224,30 +224,30 @@ def _scenario(points: Points, scenario: str) -> list[str]:
 
 def verdicts(points: Points, scenario: str) -> str:
     """A table of what is preserved: the numbers that say most, and the three answers."""
-    heads = ["method", "seeds", "the server gets", *FIRST, "keeps circuits (paper's search)", "keeps decisions",
-             "keeps accuracy"]  # fmt: skip
+    said = ("keeps circuits (paper's search)", "keeps decisions", "keeps accuracy")
+    heads = ("method", "seeds", "the server gets", "accuracy, held classes", *FIRST, *said)
     lines = [_line(heads), _line(["---"] * len(heads))]
     for name in there(points, scenario):
-        said = [of(points, scenario, name) for of in (keeps_circuits, keeps_decisions, keeps_accuracy)]
+        answers = [of(points, scenario, name) for of in (keeps_circuits, keeps_decisions, keeps_accuracy)]
         seeds = str(per_seed(points, scenario, name, "held accuracy").size)
-        said = ["-"] * 3 if name == rows.BASE else said
-        measured = [str(estimate(per_seed(points, scenario, name, _measure(name, one)))) for one in FIRST.values()]
-        lines.append(_line([_named(name), seeds, rows.METHODS[name].sends, *measured, *said]))
+        answers = ["-"] * 3 if name == rows.BASE else answers
+        measures = (accuracy_of(name), *FIRST.values())
+        measured = [str(estimate(per_seed(points, scenario, name, one))) for one in measures]
+        lines.append(_line([_named(name), seeds, rows.METHODS[name].sends, *measured, *answers]))
     return "\n".join(lines)
 
 
 FIRST = {
-    "accuracy, held classes": "held accuracy",
     "circuits that decide, right on the averaged model": "decision",
     "cross-evaluation, paper's search": "cross-evaluation",
     "its circuits' calls of other classes": "false positives",
 }
-"""Head of a column, and the measure in it."""
+"""Head of a column, and the measure in it; after the accuracy."""
 
 
-def _measure(method: str, name: str) -> str:
-    """Methods that give every client a model of its own are judged on the client's classes."""
-    return "own accuracy" if name == "held accuracy" and own_models(method) else name
+def accuracy_of(method: str) -> str:
+    """The measure of accuracy: methods that give every client a model of its own are judged on the client's classes."""
+    return "own accuracy" if own_models(method) else "held accuracy"
 
 
 def _table(points: Points, scenario: str, names: list[str], columns: tuple[Column, ...]) -> list[str]:

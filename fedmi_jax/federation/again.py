@@ -135,7 +135,8 @@ def _round(
     round_ = setup.facts.round(number)
     local = lift.deal_out(_local(setup, round_, stored), setup.layout)
     global_models = lift.replicate(_weights(setup, stored, "global"), setup.layout)
-    both, cases = simulation.stack(setup, round_, local, global_models, state), setup.facts.cases(round_)
+    both = simulation.lean(setup, simulation.stack(setup, round_, local, global_models, state))
+    cases = setup.facts.cases(round_)
     progress(number, "discover")
     found = [simulation.discover(setup, both, cases.of(origin), number) for origin in ("local", "global")]
     progress(number, "evaluate")

@@ -100,11 +100,11 @@ def one_round(setup: Setup, state: State, number: int, progress: Progress) -> tu
     local, losses = train(setup, state[0], round_, state[1])
     checks.require_finite_local(setup, round_, local)
     progress(number, "discover")
-    found = discover(setup, stack(setup, round_, local, *state), of_local, number)
+    found = discover(setup, lean(setup, stack(setup, round_, local, *state), of_local.model), of_local, number)
     masks = circuits_of(setup, round_, of_local, found) if setup.facts.method.needs_circuits else None
     global_models, remembered = aggregate(setup, state[1], state[0], local, round_, masks)
     checks.require_finite_global(setup, round_, global_models)
-    models = stack(setup, round_, local, global_models, remembered)
+    models = lean(setup, stack(setup, round_, local, global_models, remembered))
     found = joined(found, discover(setup, models, cases.of("global"), number))
     progress(number, "evaluate")
     record = recording.snapshot(setup, round_, losses, local, global_models)
@@ -277,7 +277,6 @@ def joined(first: Found, second: Found) -> Found:
 def discover(setup: Setup, models: Stack, cases: Cases, number: int) -> Found:
     """Search these circuits on their models (`stack`), once or twice (`controls.searches`)."""
     experiment, searches = setup.facts.experiment, controls.searches(setup.facts.experiment, number)
-    models = lean(setup, models, cases.model)
     if not experiment.discovery.as_published:
         circuits, ablation, decided = instrument.discover(setup, models, cases, searches, number)
         checks.require_scores(experiment, number, cases, [one.score for one in circuits])
@@ -316,7 +315,7 @@ def discovery_plans(
 
 def measure(setup: Setup, round_: Round, models: Stack, cases: Cases, found: Found) -> recording.Record:
     """Section 5's measures of every circuit, on its own model and on the other one, and of every model."""
-    test, mask, ablation, models = setup.test, found.circuit.mask, found.ablation, lean(setup, models)
+    test, mask, ablation = setup.test, found.circuit.mask, found.ablation
     own = Masked(cases.model, controls.gates(mask, setup.facts.dtype), ablation, cases.label)
     crossed = own._replace(model=cases.other, ablation=jax.tree.map(lambda v: v[cases.mirror], ablation))
     # Whole models are judged in the same call as circuits, which is then compiled but once.
