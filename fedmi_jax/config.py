@@ -126,6 +126,8 @@ def _method_problems(e: Experiment) -> list[str]:
         problems.append(
             f"model.channels: owner-channels needs a channel for each of the {e.split.clients} clients; {few} are fewer"
         )
+    if e.aggregation.fedbabu.pruned and not e.sparsity.linear:
+        problems.append("aggregation.fedbabu.pruned: does nothing with sparsity.linear False")
     if kind == "lg-fedavg" and e.aggregation.lg_fedavg.shared_layers > (layers := len(e.model.channels) + 1):
         problems.append(f"aggregation.lg_fedavg.shared_layers: the network has {layers} layers; give no more")
     return problems
@@ -173,7 +175,7 @@ def _unused(e: Experiment) -> list[str]:
         problems.append("discovery.masks: does nothing with step gates, which are not drawn")
     if d.as_published and not e.evaluation.readout_images and _changed(d, "probe"):
         problems.append('discovery.probe: does nothing with discovery.objective "class"')
-    for name in ("ramp", "scope", "floor"):
+    for name in ("ramp", "scope", "floor", "linear"):
         if e.sparsity.target == 0 and _changed(e.sparsity, name):
             problems.append(f"sparsity.{name}: does nothing with sparsity.target 0, which prunes no weight")
     return problems

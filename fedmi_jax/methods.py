@@ -74,6 +74,14 @@ class FedLC:
     """A client's logits are lowered by tau * count_c^(-1/4), and those of classes that it does not hold left out."""
 
 
+@settings("aggregation.fedbabu")
+class FedBABU:
+    """FedBABU (Oh et al. 2022)."""
+
+    pruned: bool = False
+    """Prune the linear layer like the others; every client keeps the same weights of it, for nobody moves them."""
+
+
 @settings("aggregation.lg_fedavg")
 class LgFedAvg:
     """LG-FedAvg (Liang et al. 2020)."""
@@ -198,6 +206,7 @@ class Aggregation:
     fedprox: FedProx = field(default_factory=FedProx)
     fedrs: FedRS = field(default_factory=FedRS)
     fedlc: FedLC = field(default_factory=FedLC)
+    fedbabu: FedBABU = field(default_factory=FedBABU)
     lg_fedavg: LgFedAvg = field(default_factory=LgFedAvg)
     owner_channels: OwnerChannels = field(default_factory=OwnerChannels)
     orthogonality: Orthogonality = field(default_factory=Orthogonality)

@@ -114,6 +114,8 @@ class Sparsity:
     """"layer": each weight tensor on its own (authors' code). "global": one budget for all weights (paper, eq. 1)."""
     floor: Index = 4
     """A convolution filter left with fewer weights keeps its own `floor` largest instead. 0: off."""
+    linear: bool = True
+    """Prune the linear layer, too. The authors do."""
 
 
 @settings("evaluation")

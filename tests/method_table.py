@@ -62,6 +62,7 @@ METHODS = {
     "circuit mean in blocks": of("circuit-mean", blocks=True),
     "fedavgm unmasked": of("fedavgm", masked=False),
     "fedyogi unmasked": of("fedyogi", masked=False),
+    "fedbabu, pruned": of("fedbabu", pruned=True),
     "lg-fedavg of two layers": of("lg-fedavg", shared_layers=2),
     "owner channels, hard": of("owner-channels", form="hard"),
     "owner channels, some common": of("owner-channels", common=0.3),

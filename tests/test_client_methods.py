@@ -96,6 +96,7 @@ def test_clients_start_from_what_they_are_served_with_their_own_state(layout):
 
 FROZEN = {
     "fedbabu": of("fedbabu"),
+    "fedbabu, pruned": of("fedbabu", pruned=True),
     "owner channels": of("owner-channels"),
     "owner channels, hard": of("owner-channels", form="hard"),
 }
@@ -119,7 +120,9 @@ def test_what_a_client_may_not_change_stays_bit_for_bit_and_the_rest_is_trained_
     start = base.served(method, test_local.one(global_models, 0), own)
     mine = {k: np.broadcast_to(v, start[k].shape) for k, v in method.trainable(start, own).items()}
     trained = test_local.one(found, 2)
-    same_bits(*({k: np.asarray(v)[~mine[k]] for k, v in one.items()} for one in (trained, start)))
+    pruned = {k: np.ones_like(v) if method.prunes_all else v for k, v in mine.items()}
+    frozen = {k: ~mine[k] & ((np.asarray(trained[k]) != 0) | ~pruned[k]) for k in mine}
+    same_bits(*({k: np.asarray(v)[frozen[k]] for k, v in one.items()} for one in (trained, start)))
     images, steps = tiny.noise(), int(plan.steps[2])
 
     def loss(params, batch):
@@ -127,10 +130,30 @@ def test_what_a_client_may_not_change_stays_bit_for_bit_and_the_rest_is_trained_
         return plain.cross_entropy(plain.logits(seen, plain.normalised(images, batch)), images.labels[batch])
 
     def prune(params, t):
-        return {k: pruned_alone(k, v, mine[k], plain.ramp(0.7, t, steps)) for k, v in params.items()}
+        return {k: pruned_alone(k, v, pruned[k], plain.ramp(0.7, t, steps)) for k, v in params.items()}
 
     expected, _ = plain.adam(loss, start, test_local.real(test_local.one(plan, 2)), 0.01, prune)
     chex.assert_trees_all_close(trained, expected, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_pruned_linear_layer_that_nobody_trains_is_the_same_on_every_client():
+    """The largest of the initial weights, as they were, on the clients and on the server."""
+    method, global_models = of("fedbabu", pruned=True), tiny.stacked([tiny.params(8)])
+    state = programs.initial_state(global_models, clients=3, layout=tiny.layout(1), method=method)
+    start = (global_models, np.zeros(3, int), state, np.arange(3))
+    sparse = Sparsity(target=0.7, floor=0)
+    found, _, _ = test_local.train([0, 1, 2], layout=tiny.layout(1), method=method, sparse=sparse, start=start)
+    kernel = np.asarray(global_models["fc_kernel"][0])
+    largest = np.sort(np.abs(kernel), axis=None)[-int((1 - 0.7) * kernel.size)]
+    expected = np.where(np.abs(kernel) >= largest, kernel, 0)
+    for one in found["fc_kernel"]:
+        np.testing.assert_array_equal(one, expected)
+    clients = base.Clients(found, np.ones(3), np.ones((3, 10)), np.ones(3), np.arange(3))
+    new, _ = method.apply(base.NO_STATE, test_local.one(global_models, 0), clients)
+    np.testing.assert_array_equal(new["fc_kernel"], expected)
+    np.testing.assert_array_equal(new["fc_bias"], global_models["fc_bias"][0])
+    assert (np.asarray(new["conv1_kernel"]) != np.asarray(global_models["conv1_kernel"][0])).any()
 
 
 def pruned_alone(name, values, mine, sparsity):

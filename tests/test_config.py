@@ -160,6 +160,7 @@ UNUSED = [
     ("sparsity.ramp", {"sparsity": {"target": 0, "ramp": False}}),
     ("sparsity.scope", {"sparsity": {"target": 0, "scope": "global"}}),
     ("sparsity.floor", {"sparsity": {"target": 0, "floor": 0}}),
+    ("sparsity.linear", {"sparsity": {"target": 0, "linear": False}}),
 ]
 USED = [
     {"split": {"kind": "dirichlet", "alpha": 0.1, "min_samples": 3}},

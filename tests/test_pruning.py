@@ -105,6 +105,21 @@ def test_kth_largest_is_that_of_a_sort(values, k):
     assert np.asarray(found) == np.sort(values)[-k]
 
 
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_the_linear_layer_can_be_left_whole(scope):
+    """The convolutions are then pruned as in a network without it."""
+    rng = np.random.default_rng(0)
+    shapes = {"conv1_kernel": (3, 3, 1, 6), "conv2_kernel": (3, 3, 6, 8), "fc_kernel": (32, 3), "fc_bias": (3,)}
+    params = {name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in shapes.items()}
+    sparse = Sparsity(target=0.8, scope=scope, linear=False)
+    alone = {name: leaf for name, leaf in params.items() if name.startswith("conv")}
+    keep = [s.keep_counts(sparse, 1, s.weight_sizes(one, sparse))[0] for one in (params, alone)]
+    found, convolutions = PRUNE(params, keep[0], sparse), PRUNE(alone, keep[1], Sparsity(target=0.8, scope=scope))
+    for name in params:
+        np.testing.assert_array_equal(found[name], convolutions.get(name, params[name]))
+    assert (found["conv2_kernel"] == 0).sum() > 200
+
+
 def test_dense_training_touches_nothing():
     params = {"conv1_kernel": jnp.full((3, 3, 1, 2), 1e-20), "conv1_bias": jnp.zeros(2)}
     kept = s.prune(params, jnp.array([1]), Sparsity(target=0))
@@ -179,7 +194,7 @@ models = st.fixed_dictionaries({k: hnp.arrays(np.float32, shape, elements=values
 @given(models, st.floats(0.01, 0.99), st.sampled_from([0, 1, 4]))
 def test_prune_is_the_plain_one_and_idempotent(params, target, floor):
     sparse = Sparsity(target=target, floor=floor, ramp=False)
-    keep = s.keep_counts(sparse, 1, s.weight_sizes(params))[0]
+    keep = s.keep_counts(sparse, 1, s.weight_sizes(params, sparse))[0]
     pruned = PRUNE(params, keep, sparse_of(floor))
     chex.assert_trees_all_equal(pruned, plain.prune(params, target, floor))
     chex.assert_trees_all_equal(PRUNE(pruned, keep, sparse_of(floor)), pruned)

@@ -25,7 +25,8 @@ def train(start: Params, images: Images, plan: Plan, local: Local, sparse: Spars
     if sparse.scope != "layer" or local.fedrs < 1 or local.fedprox:
         raise ValueError("the PyTorch reference prunes layer by layer and knows neither FedRS nor FedProx")
     params = {name: leaf.clone().requires_grad_() for name, leaf in start.items()}
-    weights = [leaf for name, leaf in params.items() if name.endswith(".weight")]
+    pruned = {name for name in params if name.endswith(".weight") and (sparse.linear or name != "fc.weight")}
+    weights = [params[name] for name in params if name in pruned]
     # fused: one pass over all parameters, on CPU and GPU
     optimiser = torch.optim.Adam(params.values(), lr=local.learning_rate, fused=True)
     batches, steps, losses = rows(plan, images), int(plan.steps), []

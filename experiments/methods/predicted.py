@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import xarray as xr
@@ -36,6 +37,8 @@ class Prediction:
     sure: str
     """How sure it was before the runs."""
     judge: Callable[[Points], list[Part]]
+    family: int = 0
+    """Those of a family were registered together, and are corrected together (Holm 1979)."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +56,13 @@ class Row:
 
 
 def judge(points: Points) -> list[Row]:
-    """Every prediction. All are corrected together (Holm 1979), "holds" and "does not hold" each by itself."""
-    found = [one.judge(points) for one in PREDICTIONS]
-    p = parts.corrected_p(found)
-    return [_row(*one) for one in zip(PREDICTIONS, found, p, strict=True)]
+    """Every prediction, corrected with those of its family, "holds" and "does not hold" each by itself."""
+    return [row for _, family in groupby(PREDICTIONS, lambda one: one.family) for row in _family(list(family), points)]
+
+
+def _family(predictions: list[Prediction], points: Points) -> list[Row]:
+    found = [one.judge(points) for one in predictions]
+    return [_row(*one) for one in zip(predictions, found, parts.corrected_p(found), strict=True)]
 
 
 def _row(prediction: Prediction, found: list[Part], p: tuple[float, float]) -> Row:
@@ -192,6 +198,19 @@ def m11(points: Points) -> list[Part]:
     ]  # fmt: skip
 
 
+def m12(points: Points) -> list[Part]:
+    return [change(points, TWO, "fedbabu-pruned", "held accuracy", Criterion(low=0.10))]
+
+
+def m13(points: Points) -> list[Part]:
+    unpruned = "fedavg-unpruned-linear"
+    return [
+        change(points, TWO, "fedbabu", "held accuracy", Criterion(low=0.10), base=unpruned),
+        change(points, TWO, unpruned, "held accuracy", MORE, beside=True),
+        change(points, TWO, "fedbabu", "held accuracy", MORE, base="fedbabu-pruned", beside=True),
+    ]
+
+
 PREDICTIONS = (
     Prediction("M1", "Matching channels before averaging changes nothing, for nothing has moved",
                "two-class, last round: held accuracy and channels kept of matching within 0.05 of FedAvg's; channels "
@@ -219,6 +238,11 @@ PREDICTIONS = (
     Prediction("M11", "Much of what is lost is lost in the linear layer's rows of classes that a client does not hold",
                "two-class and dirichlet-0.1, last round: held accuracy of head-by-holders minus FedAvg's at least 0.05",
                "50 %", m11),
+    Prediction("M12", "A linear layer that nobody trains helps with as few weights as the other layers, too",
+               "two-class, last round: held accuracy of fedbabu-pruned minus FedAvg's at least 0.10", "65 %", m12, 1),
+    Prediction("M13", "An unpruned linear layer that clients train does not help as much",
+               "two-class, last round: held accuracy of fedbabu minus that of fedavg-unpruned-linear at least 0.10",
+               "50 %", m13, 1),
 )  # fmt: skip
 
 
@@ -226,8 +250,8 @@ PREDICTIONS = (
 
 LEGEND = (
     "A part holds, or does not, when its whole 95 % interval over seeds meets, or misses, its criterion, with three "
-    "seeds or more; a prediction holds when all parts do, and does not when one does not. All are corrected together "
-    "(Holm); p is corrected. Parts marked 'beside' decide nothing."
+    "seeds or more; a prediction holds when all parts do, and does not when one does not. M1 to M11 are corrected "
+    "together (Holm), and so are M12 and M13; p is corrected. Parts marked 'beside' decide nothing."
 )
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from fedmi_jax.config import Experiment, Split, replace
 from fedmi_jax.errors import ConfigError, unknown
-from fedmi_jax.methods import Aggregation, FedAdam, FedProx, Matching, OwnerChannels
+from fedmi_jax.methods import Aggregation, FedAdam, FedBABU, FedProx, Matching, OwnerChannels
 from fedmi_jax.presets import preset
 
 BASE = "fedavg"
@@ -31,10 +31,13 @@ class Method:
     """What goes to the server in a round, and what is remembered."""
     clients: int = 1
     """It needs so many; left out where there are fewer."""
+    prunes_linear: bool = True
+    """Whether clients prune the linear layer like the others."""
 
 
-def _row(kind: str, block: str = ONE, sends: str = "models", clients: int = 1, **settings: object) -> Method:
-    return Method(Aggregation(kind=kind, **settings), block, sends, clients)  # type: ignore[arg-type]
+def _row(kind: str, block: str = ONE, sends: str = "models", clients: int = 1, prunes_linear: bool = True,
+         **settings: object) -> Method:  # fmt: skip
+    return Method(Aggregation(kind=kind, **settings), block, sends, clients, prunes_linear)  # type: ignore[arg-type]
 
 
 _CLASSES, _CIRCUITS = "models, who holds which class", "models, classes held, circuits"
@@ -69,8 +72,11 @@ METHODS: dict[str, Method] = {
     ),
     "fedprox-0.1": _row("fedprox", fedprox=FedProx(mu=0.1)),
     "fedadam-unmasked": _row("fedadam", sends="models; server: 2 models", fedadam=FedAdam(masked=False)),
+    "fedbabu-pruned": _row("fedbabu", CONTROL, fedbabu=FedBABU(pruned=True)),
+    "fedavg-unpruned-linear": _row("fedavg", CONTROL, prunes_linear=False),
 }
-"""In the order in which they are run. The ten that the question is about come first."""
+"""In the order in which they are run. The ten that the question is about come first. The last two tell apart what
+`fedbabu` does at once: its linear layer is not trained, and it is not pruned."""
 
 DIRICHLET = "dirichlet-0.1"
 SCENARIOS = ("two-class", DIRICHLET, "three-class", "iid")
@@ -101,7 +107,9 @@ def for_both_instruments(experiment: Experiment) -> Experiment:
 
 def experiment(common: Experiment, name: str) -> Experiment:
     """This row's, which has the row's name."""
-    return replace(common, name=name, aggregation=METHODS[name].aggregation)
+    row = METHODS[name]
+    sparsity = replace(common.sparsity, linear=row.prunes_linear)
+    return replace(common, name=name, aggregation=row.aggregation, sparsity=sparsity)
 
 
 def wanted(only: tuple[str, ...], common: Experiment) -> list[str]:

@@ -35,7 +35,7 @@ METHODS: dict[str, Callable[[Aggregation, Local], Method]] = {
     "fedprox": lambda server, local: fedprox(server.fedprox.mu, server.weighting),
     "fedrs": lambda server, local: fedrs(server.fedrs.alpha, server.fedrs.form, server.weighting),
     "fedlc": lambda server, local: fedlc(server.fedlc.tau, server.weighting),
-    "fedbabu": lambda server, local: fedbabu(server.weighting),
+    "fedbabu": lambda server, local: fedbabu(server.fedbabu.pruned, server.weighting),
     "fedper": lambda server, local: fedper(server.weighting),
     "lg-fedavg": lambda server, local: lg_fedavg(server.lg_fedavg.shared_layers, server.weighting),
     "owner-channels": lambda server, local: owner_channels(

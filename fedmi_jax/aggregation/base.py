@@ -112,8 +112,11 @@ class Method(NamedTuple):
     """Whether `apply` reads `clients.masks`: circuits are then looked for before the models are aggregated."""
     trainable: Callable[[Params, State], Mapping[str, Array]] | None = None
     """(params that the round began with, state) -> bool arrays that broadcast to the params: what this client changes.
-    All else keeps its values bit for bit and is not pruned, and the amounts to prune are of what it changes.
+    All else keeps its values bit for bit and is not pruned, and the amounts to prune are of what it changes, unless
+    it `prunes_all`.
     `state.clients` is this client's entry. None: everything."""
+    prunes_all: bool = False
+    """Whether a client prunes what it does not change, too."""
     sees: Sees | None = None
     """The images that `apply` finds in `clients.images`. None: none."""
     pooled: bool = False

@@ -48,6 +48,7 @@ def train(
     dtype, start = images.mean.dtype, dict(params)
     counts = jnp.asarray(class_counts, dtype)
     trainable = None if method.trainable is None else method.trainable(start, state)
+    prunable = None if method.prunes_all else trainable
     optimiser = optax.adam(local.learning_rate)
     visiting = visiting and 1 - sparse.target <= DENSEST  # otherwise there is never an occasion to compile for
     gradient_of = partial(value_and_gradient, micro_batch=micro_batch, visiting=visiting)
@@ -68,7 +69,7 @@ def train(
             gradient = {name: jnp.where(trainable[name], gradient[name], 0) for name in params}
         updates, moments = optimiser.update(gradient, moments)
         moved: Any = optax.apply_updates(params, updates)
-        return (pruning.prune(moved, keep, sparse, trainable), moments), value
+        return (pruning.prune(moved, keep, sparse, prunable), moments), value
 
     def no_step(carry: tuple, batch: tuple) -> tuple[tuple, Array]:
         return carry, jnp.zeros((), dtype)

@@ -23,9 +23,10 @@ from fedmi_jax.network.ops import by_platform
 from fedmi_jax.training.radix import kth_largest_of_all, kth_largest_of_filters
 
 
-def weight_sizes(params: Mapping[str, Any]) -> dict[str, int]:
-    """Number of weights of each prunable tensor of ONE model, in pruning order."""
-    return {name: int(np.prod(params[name].shape)) for name in sorted(params) if is_weight(name)}
+def weight_sizes(params: Mapping[str, Any], sparsity: Sparsity) -> dict[str, int]:
+    """Number of weights of each tensor of ONE model that is pruned, in pruning order."""
+    pruned = (name for name in sorted(params) if is_weight(name) and (sparsity.linear or name != "fc_kernel"))
+    return {name: int(np.prod(params[name].shape)) for name in pruned}
 
 
 def schedule(sparsity: Sparsity, steps: int) -> np.ndarray:
@@ -44,7 +45,7 @@ def keep_counts(sparsity: Sparsity, steps: int, sizes: dict[str, int]) -> np.nda
 
 
 def prune(
-    params: Params, keep: Array, sparsity: Sparsity, trainable: Mapping[str, Array] | None = None
+    params: Params, keep: Array, sparsity: Sparsity, prunable: Mapping[str, Array] | None = None
 ) -> dict[str, Array]:
     """The parameters with pruned weights set to 0.
 
@@ -52,19 +53,20 @@ def prune(
     k-th largest stays (ties stay too), then the floor of `sparsity` is applied. Pruning a pruned model with the same
     counts changes nothing, so the authors' additional prune after the last step needs no work of its own.
 
-    trainable: bool, broadcasts to each of params: only these are pruned, to the share of them that `keep` is of all,
+    prunable: bool, broadcasts to each of params: only these are pruned, to the share of them that `keep` is of all,
     rounded down, but to one weight at least. None: all.
     """
     if sparsity.target == 0:
         return dict(params)
-    names, size = list(weight_sizes(params)), {name: jnp.abs(params[name]) for name in params if is_weight(name)}
-    if trainable is not None:
-        size = {name: jnp.where(trainable[name], size[name], 0) for name in names}
-        keep = _own_share(keep, params, trainable, sparsity)
+    sizes = weight_sizes(params, sparsity)
+    size = {name: jnp.abs(params[name]) for name in sizes}
+    if prunable is not None:
+        size = {name: jnp.where(prunable[name], size[name], 0) for name in sizes}
+        keep = _own_share(keep, params, prunable, sparsity)
     kept = by_platform(partial(_kept, sparsity=sparsity), partial(_kept_on_gpu, sparsity=sparsity), size, keep)
     pruned = dict(params)
-    for name in names:
-        own = kept[name] if trainable is None else kept[name] | ~trainable[name]
+    for name in sizes:
+        own = kept[name] if prunable is None else kept[name] | ~prunable[name]
         pruned[name] = jnp.where(own, params[name], 0)
     return pruned
 
@@ -99,10 +101,10 @@ def _kept_on_gpu(size: dict[str, Array], keep: Array, sparsity: Sparsity) -> dic
     return kept
 
 
-def _own_share(keep: Array, params: Params, trainable: Mapping[str, Array], sparsity: Sparsity) -> Array:
-    """Weights to keep, (L,) or (1,), of those that are trained."""
-    sizes = weight_sizes(params)
-    own = [jnp.sum(jnp.broadcast_to(trainable[name], params[name].shape), dtype=jnp.int32) for name in sizes]
+def _own_share(keep: Array, params: Params, prunable: Mapping[str, Array], sparsity: Sparsity) -> Array:
+    """Weights to keep, (L,) or (1,), of those that may be pruned."""
+    sizes = weight_sizes(params, sparsity)
+    own = [jnp.sum(jnp.broadcast_to(prunable[name], params[name].shape), dtype=jnp.int32) for name in sizes]
     total = list(sizes.values())
     if sparsity.scope == "global":
         own, total = [sum(own)], [sum(total)]
