@@ -16,7 +16,7 @@ from fedmi_jax.analysis import runs
 from fedmi_jax.results import summary
 
 COLUMNS = (
-    "experiment", "seeds", "rounds", "global accuracy", "distinctness, local",
+    "experiment", "seeds", "rounds", "accuracy on held classes, local / averaged", "distinctness, local",
     "distinctness, global", "local-to-global IoU", "inter-client IoU, global", "stability, global",
     "cross-evaluation, all rounds / last", "its false positives, last", "degenerate, local / global",
 )  # fmt: skip
@@ -41,7 +41,7 @@ def row(name: str, short: dict[str, Any]) -> list[str]:
         name,
         str(len(short["seeds"])),
         str(short["rounds"]),
-        percent(short["global_accuracy"]),
+        f"{percent(short.get('local_held_accuracy'))} / {percent(short.get('global_held_accuracy'))}",
         layers(short["specialist_distinctness"]["local"], empty["specialist_distinctness"]["local"]),
         layers(short["specialist_distinctness"]["global"], empty["specialist_distinctness"]["global"]),
         layers(short["local_global_iou"], empty["local_global_iou"]),

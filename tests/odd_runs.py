@@ -10,7 +10,7 @@ LONG = "a class with a very long name"
 
 def pages(name, data):
     with style.styled():
-        return figures.ALL[name].draw({data.attrs["name"]: data} if name in figures.PAPER else data)
+        return figures.ALL[name].draw({data.attrs["name"]: data} if name in figures.ACROSS else data)
 
 
 def alike(clients, classes, **how):

@@ -133,11 +133,11 @@ def test_weights_that_are_all_zero_stand_at_the_lower_end():
 def test_every_figure_says_in_what_a_run_is_not_the_papers(monkeypatch, tmp_path):
     said, runs = small_print(monkeypatch), {kind: complete(kind, seeds=1, rounds=2) for kind in KINDS[:-1]}
     runs["sparsity-ablation-0.99"] = complete("sparsity-ablation", seeds=1, rounds=2, sparsity=0.99)
-    for every in (figures.PAPER, figures.PER_RUN):
+    for every in (figures.ACROSS, figures.PER_RUN):
         for name, spec in every.items():
             monkeypatch.setitem(every, name, dataclasses.replace(spec, draw=lambda data: [style.grid(1, 1)[0]]))
     figures.draw_all(runs, tmp_path, (), ("svg",))
-    assert len(said) == len(figures.PAPER) + len(runs) * len(figures.PER_RUN)
+    assert len(said) == len(figures.ACROSS) + len(runs) * len(figures.PER_RUN)
     assert all("unlike the paper's: rounds 2 (" in text for text in said.values())
     monkeypatch.setattr(figures, "differences", lambda name, ds: ["dataset squares (mnist)"])
     figures.draw_all({"one-class": runs["one-class"], "my-own": runs["one-class"]}, tmp_path, (), ("svg",))

@@ -33,7 +33,8 @@ _FREE = (
     "data.data_dir", "data.file",
 )  # fmt: skip
 """Settings in which the seeds of one experiment may differ."""
-_COMMON = ("data", "local", "aggregation", "method", "participation", "discovery", "sparsity.scope", "sparsity.floor")
+_COMMON = ("data", "local", "aggregation", "method", "participation", "discovery", "sparsity.scope", "sparsity.floor",
+           "sparsity.linear")  # fmt: skip
 """Settings in which the experiments of one table must agree."""
 _OWN = (*_FREE, "discovery.classes", "discovery.negatives")
 """But for these."""

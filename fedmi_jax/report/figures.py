@@ -40,8 +40,8 @@ names."""
 
 
 @dataclass(frozen=True)
-class Paper:
-    """A figure of the paper."""
+class Across:
+    """A figure that shows one or several experiments of the paper together."""
 
     kinds: tuple[str, ...]
     """Experiments it shows; it is drawn as soon as one of them is there."""
@@ -66,26 +66,27 @@ class PerRun:
     shows: Shows = "bands"
 
 
-PAPER: dict[str, Paper] = {
-    "fig01": Paper(("iid",), _overlap("inter_client_iou"), paper_figures.fig01),
-    "fig02": Paper(("iid",), _overlap("local_global_iou"), paper_figures.fig02),
-    "fig03": Paper(("one-class",), _overlap("specialist_distinctness"), paper_figures.fig03),
-    "fig04": Paper(("one-class", "two-class"), _CROSS, paper_figures.fig04),
-    "fig05": Paper(("one-class",), _overlap("local_global_iou"), paper_figures.fig05),
-    "fig06": Paper(("three-class",), _overlap("specialist_distinctness"), paper_figures.fig06),
-    "fig07": Paper(("three-class",), _CROSS, paper_figures.fig07),
-    "fig08": Paper(("three-class",), _overlap("local_global_iou"), paper_figures.fig08),
-    "fig09": Paper(("shared-class",), _CROSS, paper_figures.fig09),
-    "fig10": Paper(("iid",), _overlap("stability_iou"), paper_figures.fig10, rounds=2),
-    "fig11": Paper(("iid",), _WIRES, graphs.fig11, shows="first"),
-    "fig12": Paper(("iid",), _WIRES, graphs.fig12, rounds=2, shows="first"),
-    "fig13": Paper(("iid",), _WIRES, graphs.fig13, shows="first"),
-    "fig14": Paper(("two-class",), _overlap("specialist_distinctness"), paper_figures.fig14),
-    "fig15": Paper(("two-class",), _overlap("local_global_iou"), paper_figures.fig15),
-    "fig16": Paper(("two-class",), _overlap("local_global_iou"), paper_figures.fig16),
-    "fig17": Paper(("three-class",), _overlap("local_global_iou"), paper_figures.fig17),
-    "fig18": Paper(("shared-class",), _overlap("local_global_iou"), paper_figures.fig18),
-    "fig19": Paper((ABLATION,), _CROSS, paper_figures.fig19),
+ACROSS: dict[str, Across] = {
+    "fig01": Across(("iid",), _overlap("inter_client_iou"), paper_figures.fig01),
+    "fig02": Across(("iid",), _overlap("local_global_iou"), paper_figures.fig02),
+    "fig03": Across(("one-class",), _overlap("specialist_distinctness"), paper_figures.fig03),
+    "fig04": Across(("one-class", "two-class"), _CROSS, paper_figures.fig04),
+    "fig05": Across(("one-class",), _overlap("local_global_iou"), paper_figures.fig05),
+    "fig06": Across(("three-class",), _overlap("specialist_distinctness"), paper_figures.fig06),
+    "fig07": Across(("three-class",), _CROSS, paper_figures.fig07),
+    "fig08": Across(("three-class",), _overlap("local_global_iou"), paper_figures.fig08),
+    "fig09": Across(("shared-class",), _CROSS, paper_figures.fig09),
+    "fig10": Across(("iid",), _overlap("stability_iou"), paper_figures.fig10, rounds=2),
+    "fig11": Across(("iid",), _WIRES, graphs.fig11, shows="first"),
+    "fig12": Across(("iid",), _WIRES, graphs.fig12, rounds=2, shows="first"),
+    "fig13": Across(("iid",), _WIRES, graphs.fig13, shows="first"),
+    "fig14": Across(("two-class",), _overlap("specialist_distinctness"), paper_figures.fig14),
+    "fig15": Across(("two-class",), _overlap("local_global_iou"), paper_figures.fig15),
+    "fig16": Across(("two-class",), _overlap("local_global_iou"), paper_figures.fig16),
+    "fig17": Across(("three-class",), _overlap("local_global_iou"), paper_figures.fig17),
+    "fig18": Across(("shared-class",), _overlap("local_global_iou"), paper_figures.fig18),
+    "fig19": Across((ABLATION,), _CROSS, paper_figures.fig19),
+    "averaging": Across(KINDS, ("global_class_accuracy", "local_class_accuracy", "samples"), more_figures.averaging),
 }
 PER_RUN: dict[str, PerRun] = {
     "heatmap": PerRun(_CIRCUITS, matrices.heatmap, shows="first"),
@@ -124,8 +125,8 @@ PER_RUN: dict[str, PerRun] = {
 }
 CHOSEN: dict[str, PerRun] = {"circuit": PerRun(_WIRES, graphs.chosen, asked=True, shows="first")}
 """A figure of one place in a run, drawn when it is asked for by name."""
-ALL: dict[str, Paper | PerRun] = PAPER | PER_RUN | CHOSEN
-NAMES = tuple(PAPER | PER_RUN)
+ALL: dict[str, Across | PerRun] = ACROSS | PER_RUN | CHOSEN
+NAMES = tuple(ACROSS | PER_RUN)
 """Those that are drawn where none is named."""
 Place = Mapping[str, int | None]
 """seed, client, class and round; None: not chosen."""
@@ -157,7 +158,8 @@ def draw_all(
             raise ConfigError(f"only: {unknown(name, ALL)}")
     only, drawn, problems = [name.lower() for name in only], [], []
     for name in only or NAMES:
-        figures, missing = _paper(name, runs, bool(only)) if name in PAPER else _per_run(name, runs, bool(only), place)
+        wanted = bool(only)
+        figures, missing = _across(name, runs, wanted) if name in ACROSS else _per_run(name, runs, wanted, place)
         problems += missing
         for stem, draw, data, shown in figures:
             said = [_of(shown, ALL[name].shows), _unlike(shown)]
@@ -255,9 +257,9 @@ _Work = tuple[list[tuple[str, Callable, Any, Runs]], list[str]]
 """Stem of the file, how it is drawn and from what, and which runs that shows; what cannot be drawn."""
 
 
-def _paper(name: str, runs: Runs, wanted: bool) -> _Work:
+def _across(name: str, runs: Runs, wanted: bool) -> _Work:
     """Wanted by name: its experiment must be there."""
-    spec = PAPER[name]
+    spec = ACROSS[name]
     there = {run: ds for run, ds in runs.items() if is_a(run, spec.kinds)}
     if not there:
         how = " or ".join(f"`fedmi run {kind} --out DIR/{kind}`" for kind in spec.kinds)

@@ -1,7 +1,8 @@
-"""Figures that the paper does not have: what every single run can show about itself, over rounds or in bars.
+"""Figures that the paper does not have: what every single run can show about itself, over rounds or in bars, and what
+averaging costs in all of them.
 
-Each takes one result and gives the figure's pages, mostly one (`matrices` has those with cells). Functions raise
-FedmiError where there is nothing to show.
+Each takes one result, or all (`analysis.runs.Runs`), and gives the figure's pages, mostly one (`matrices` has those
+with cells). Functions raise FedmiError where there is nothing to show.
 
 Axes: S seeds, R rounds, K clients, C classes.
 """
@@ -14,12 +15,14 @@ import numpy as np
 import xarray as xr
 
 from fedmi_jax.analysis import alignment, interference, measures, nulls
+from fedmi_jax.analysis.runs import ABLATION, KINDS, Runs, is_a, settings
 from fedmi_jax.errors import FedmiError
 from fedmi_jax.report import style
 from fedmi_jax.report.curves import Curve, Panel, bars, convention, degenerate, draw, names, over_rounds, own_classes
 from fedmi_jax.results.labels import held
 from fedmi_jax.results.schema import conv_layers
 from fedmi_jax.results.statistics import estimate, over_seeds
+from fedmi_jax.results.worth import on_held_classes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -78,6 +81,30 @@ def accuracy(ds: xr.Dataset) -> list[Figure]:
             curves.append(Curve("local models of its holders", own, style.ORIGINS["local"], "s"))
         panels.append(Panel(name, curves))
     return draw(panels, 5, "accuracy", 1.3)
+
+
+def averaging(runs: Runs) -> list[Figure]:
+    """Accuracy of whole models on the classes that clients hold: what averaging costs. Grey: a model that gives one
+    answer to everything."""
+    panels = []
+    for name, ds in sorted(runs.items(), key=lambda run: _place(run[0])):
+        found, known = on_held_classes(ds), settings(ds)
+        title = "ablation" if is_a(name, (ABLATION,)) else name
+        title += f", {100 * known['sparsity']['target']:g} % sparse" if known else ""
+        curves = [
+            Curve(label, over_rounds(found[f"{origin}_held_accuracy"]), style.ORIGINS[origin], marker)
+            for origin, label, marker in (("local", "local models, own classes", "s"),
+                                          ("global", "averaged model, all classes held", "o"))
+        ]  # fmt: skip
+        classes = (ds["samples"] > 0).any("client").sum("true_class")
+        chance = (1 / classes.where(classes > 0)).broadcast_like(found["global_held_accuracy"])
+        panels.append(Panel(title, curves, chance, "an averaged model with one answer to everything"))
+    return draw(panels, 3, "accuracy", 1.3)
+
+
+def _place(name: str) -> tuple[int, str]:
+    """The paper's order."""
+    return next(i for i, kind in enumerate(KINDS) if is_a(name, (kind,))), name
 
 
 def sufficiency(ds: xr.Dataset) -> list[Figure]:

@@ -40,12 +40,22 @@ def accuracies(ds: xr.Dataset) -> dict[str, xr.DataArray]:
     """Of whole models, (S,) each: over all classes, and over those that the client, or any client, holds."""
     last = ds.isel(round=-1)
     found = {name: last[name] for name in ("global_accuracy", "local_accuracy") if name in ds}
-    if "samples" in ds and "local_class_accuracy" in ds:
-        held = ds["samples"] > 0
-        found["local_held_accuracy"] = last["local_class_accuracy"].where(held).mean("true_class")
-    if "samples" in ds and "global_class_accuracy" in ds:
-        found["global_held_accuracy"] = last["global_class_accuracy"].where((ds["samples"] > 0).any("client"))
+    found |= {name: values.isel(round=-1) for name, values in on_held_classes(ds).items()}
     return {name: over_seeds(values) for name, values in found.items()}
+
+
+def on_held_classes(ds: xr.Dataset) -> dict[str, xr.DataArray]:
+    """Accuracy of whole models: local_held_accuracy (S, R, K), over the client's own classes, and global_held_accuracy
+    (S, R), over those that any client holds. Without what the result does not know."""
+    if "samples" not in ds:
+        return {}
+    held = ds["samples"] > 0
+    who = {"local": held, "global": held.any("client")}
+    return {
+        f"{origin}_held_accuracy": ds[f"{origin}_class_accuracy"].astype(float).where(own).mean("true_class")
+        for origin, own in who.items()
+        if f"{origin}_class_accuracy" in ds
+    }
 
 
 def intervals(ds: xr.Dataset, names: tuple[str, ...]) -> dict[str, Any]:
