@@ -52,7 +52,7 @@ class JaxBackend:
         clients, steps, width = index.shape
         width = self.layout.padded(width, self.layout.batch_devices)
         plan = batches.stack([plan_of(one, width) for one in index])
-        sizes = pruning.weight_sizes(start, sparse)
+        sizes = pruning.weight_sizes(start)
         distinct = [pruning.keep_counts(sparse, int(own), sizes) for own in np.asarray(plan.steps)]
         keep = np.stack([np.pad(own, ((0, steps - len(own)), (0, 0)), "edge") for own in distinct])
         starts, which = jax.tree.map(lambda leaf: leaf[None], start), np.zeros(clients, int)

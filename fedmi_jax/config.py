@@ -100,6 +100,8 @@ def _inconsistencies(e: Experiment) -> list[str]:
             f"participation: {e.participation:g} of {split.clients} clients is none; give at least "
             f"{0.5 / split.clients:.2g}"
         )
+    if e.sparsity.linear is not None and e.sparsity.scope == "global":
+        problems.append('sparsity.linear: sparsity.scope "global" has one budget for all layers; give one of the two')
     problems += _method_problems(e)
     if e.discovery.classes is not None and len(set(e.discovery.classes)) != len(e.discovery.classes):
         problems.append(f"discovery.classes: each class once; got {list(e.discovery.classes)}")
@@ -126,8 +128,8 @@ def _method_problems(e: Experiment) -> list[str]:
         problems.append(
             f"model.channels: owner-channels needs a channel for each of the {e.split.clients} clients; {few} are fewer"
         )
-    if e.aggregation.fedbabu.pruned and not e.sparsity.linear:
-        problems.append("aggregation.fedbabu.pruned: does nothing with sparsity.linear False")
+    if e.aggregation.fedbabu.pruned and e.sparsity.linear == 0:
+        problems.append("aggregation.fedbabu.pruned: does nothing with sparsity.linear 0")
     if kind == "lg-fedavg" and e.aggregation.lg_fedavg.shared_layers > (layers := len(e.model.channels) + 1):
         problems.append(f"aggregation.lg_fedavg.shared_layers: the network has {layers} layers; give no more")
     return problems
@@ -175,8 +177,10 @@ def _unused(e: Experiment) -> list[str]:
         problems.append("discovery.masks: does nothing with step gates, which are not drawn")
     if d.as_published and not e.evaluation.readout_images and _changed(d, "probe"):
         problems.append('discovery.probe: does nothing with discovery.objective "class"')
-    for name in ("ramp", "scope", "floor", "linear"):
-        if e.sparsity.target == 0 and _changed(e.sparsity, name):
+    s = e.sparsity
+    idle = () if s.target else ("scope", "floor") if s.linear else ("ramp", "scope", "floor", "linear")
+    for name in idle:
+        if _changed(s, name):
             problems.append(f"sparsity.{name}: does nothing with sparsity.target 0, which prunes no weight")
     return problems
 

@@ -114,8 +114,8 @@ class Sparsity:
     """"layer": each weight tensor on its own (authors' code). "global": one budget for all weights (paper, eq. 1)."""
     floor: Index = 4
     """A convolution filter left with fewer weights keeps its own `floor` largest instead. 0: off."""
-    linear: bool = True
-    """Prune the linear layer, too. The authors do."""
+    linear: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Share of the linear layer's weights set to zero, in place of `target`. 0: it is not pruned. None: `target`."""
 
 
 @settings("evaluation")

@@ -63,7 +63,7 @@ FAULTS = [Fault(*row) for row in (
     ("an open channel is replaced by its mean", "network/ablation", "(1 - gate) * self.outputs", "gate * self.outputs", "model::test_mean_ablation_replaces_closed_channels"),
     # --- training ---
     ("the ramp is late by a step", "training/pruning", "target * t / rise, sparsity.target)", "target * (t - 1) / rise, sparsity.target)", "pruning"),
-    ("the number of weights to keep is rounded", "training/pruning", "np.trunc((1 - schedule", "np.round((1 - schedule", "pruning"),
+    ("the number of weights to keep is rounded", "training/pruning", "np.trunc((1 - s)", "np.round((1 - s)", "pruning"),
     ("biases are pruned", "network/layers", 'return name.endswith("_kernel")', "return True", "local::test_is_the_plain_loop"),
     ("ties do not stay", "training/pruning", "kept[name] = size[name] >= threshold[name]", "kept[name] = size[name] > threshold[name]", "pruning"),
     ("no floor", "training/pruning", "if sparsity.floor and size[name].ndim == 4:\n            kept", "if not sparsity.floor and size[name].ndim == 4:\n            kept", "pruning"),

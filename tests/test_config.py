@@ -76,6 +76,8 @@ INVALID = [
     ("sparsity.target", {"sparsity": {"target": float("nan")}}),
     ("sparsity.floor", {"sparsity": {"floor": -1}}),
     ("sparsity.scope", {"sparsity": {"scope": "filter"}}),
+    ("sparsity.linear", {"sparsity": {"linear": 1.0}}),
+    ("sparsity.linear", {"sparsity": {"linear": 0.5, "scope": "global"}}),
     ("rounds", {"rounds": 0}),
     ("rounds", {"rounds": "many"}),
     ("seeds", {"seeds": []}),
@@ -160,7 +162,7 @@ UNUSED = [
     ("sparsity.ramp", {"sparsity": {"target": 0, "ramp": False}}),
     ("sparsity.scope", {"sparsity": {"target": 0, "scope": "global"}}),
     ("sparsity.floor", {"sparsity": {"target": 0, "floor": 0}}),
-    ("sparsity.linear", {"sparsity": {"target": 0, "linear": False}}),
+    ("sparsity.linear", {"sparsity": {"target": 0, "linear": 0}}),
 ]
 USED = [
     {"split": {"kind": "dirichlet", "alpha": 0.1, "min_samples": 3}},
@@ -169,6 +171,7 @@ USED = [
     {"data": {"name": "cifar10", "data_dir": "x"}},
     {"sparsity": {"ramp": False, "scope": "global", "floor": 0}},
     {"sparsity": {"target": 0}},
+    {"sparsity": {"target": 0, "linear": 0.9, "ramp": False}},
 ]
 
 

@@ -41,7 +41,7 @@ def train(clients, *, layout, local=LOCAL, sparse=SPARSE, extra=(0, 0), method=N
     shape = (longest, width)
     plans = [batches.training_plan({0: CLIENTS[k]}, local.batch_size, local.epochs, k, 1, shape) for k in clients]
     plan = batches.Plan(*(np.concatenate(parts) for parts in zip(*plans, strict=True)))
-    sizes = pruning.weight_sizes(one(models, 0), sparse)
+    sizes = pruning.weight_sizes(one(models, 0))
     keep = [np.pad(pruning.keep_counts(sparse, t, sizes), ((0, longest - t), (0, 0))) for t in steps]
     trained, losses = programs.train_models(
         models, tiny.noise(dtype=dtype), which, plan, np.stack(keep), COUNTS[clients], *seen,

@@ -319,8 +319,8 @@ REFUSED = [
         r"aggregation\.lg_fedavg\.shared_layers: the network has 4 layers",
     ),
     (
-        {"kind": "fedbabu", "fedbabu": FedBABU(pruned=True)}, {"sparsity": config.Sparsity(linear=False)},
-        r"aggregation\.fedbabu\.pruned: does nothing with sparsity\.linear False",
+        {"kind": "fedbabu", "fedbabu": FedBABU(pruned=True)}, {"sparsity": config.Sparsity(linear=0)},
+        r"aggregation\.fedbabu\.pruned: does nothing with sparsity\.linear 0",
     ),
 ]  # fmt: skip
 

@@ -105,19 +105,20 @@ def test_kth_largest_is_that_of_a_sort(values, k):
     assert np.asarray(found) == np.sort(values)[-k]
 
 
-@pytest.mark.parametrize("scope", ["layer", "global"])
-def test_the_linear_layer_can_be_left_whole(scope):
-    """The convolutions are then pruned as in a network without it."""
-    rng = np.random.default_rng(0)
+@pytest.mark.parametrize(("target", "linear"), [(0.8, 0), (0.8, 0.5), (0, 0.9), (0.5, 0.8)])
+def test_the_linear_layer_may_have_a_sparsity_of_its_own(target, linear):
+    """Each layer is then pruned as in a network whose every layer has its sparsity, at every step of the ramp."""
+    rng, steps = np.random.default_rng(0), 7
     shapes = {"conv1_kernel": (3, 3, 1, 6), "conv2_kernel": (3, 3, 6, 8), "fc_kernel": (32, 3), "fc_bias": (3,)}
     params = {name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in shapes.items()}
-    sparse = Sparsity(target=0.8, scope=scope, linear=False)
-    alone = {name: leaf for name, leaf in params.items() if name.startswith("conv")}
-    keep = [s.keep_counts(sparse, 1, s.weight_sizes(one, sparse))[0] for one in (params, alone)]
-    found, convolutions = PRUNE(params, keep[0], sparse), PRUNE(alone, keep[1], Sparsity(target=0.8, scope=scope))
-    for name in params:
-        np.testing.assert_array_equal(found[name], convolutions.get(name, params[name]))
-    assert (found["conv2_kernel"] == 0).sum() > 200
+    ways = [Sparsity(target=target, linear=linear), Sparsity(target=target), Sparsity(target=linear)]
+    for step in range(steps):
+        own, convolutions, alone = (
+            PRUNE(params, s.keep_counts(way, steps, s.weight_sizes(params))[step], way) for way in ways
+        )
+        for name in params:
+            np.testing.assert_array_equal(own[name], (alone if name == "fc_kernel" else convolutions)[name])
+    assert (own["fc_kernel"] == 0).sum() == 96 - int((1 - linear) * 96)
 
 
 def test_dense_training_touches_nothing():
@@ -194,7 +195,7 @@ models = st.fixed_dictionaries({k: hnp.arrays(np.float32, shape, elements=values
 @given(models, st.floats(0.01, 0.99), st.sampled_from([0, 1, 4]))
 def test_prune_is_the_plain_one_and_idempotent(params, target, floor):
     sparse = Sparsity(target=target, floor=floor, ramp=False)
-    keep = s.keep_counts(sparse, 1, s.weight_sizes(params, sparse))[0]
+    keep = s.keep_counts(sparse, 1, s.weight_sizes(params))[0]
     pruned = PRUNE(params, keep, sparse_of(floor))
     chex.assert_trees_all_equal(pruned, plain.prune(params, target, floor))
     chex.assert_trees_all_equal(PRUNE(pruned, keep, sparse_of(floor)), pruned)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.pytorch_reference.model import Images, Params, forward
-from fedmi_jax.config import Local, Sparsity
+from fedmi_jax.config import Local, Sparsity, replace
 from fedmi_jax.data.batches import Plan
 
 
@@ -25,8 +25,8 @@ def train(start: Params, images: Images, plan: Plan, local: Local, sparse: Spars
     if sparse.scope != "layer" or local.fedrs < 1 or local.fedprox:
         raise ValueError("the PyTorch reference prunes layer by layer and knows neither FedRS nor FedProx")
     params = {name: leaf.clone().requires_grad_() for name, leaf in start.items()}
-    pruned = {name for name in params if name.endswith(".weight") and (sparse.linear or name != "fc.weight")}
-    weights = [params[name] for name in params if name in pruned]
+    linear = sparse if sparse.linear is None else replace(sparse, target=sparse.linear)
+    weights = [(leaf, linear if name == "fc.weight" else sparse) for name, leaf in params.items() if leaf.dim() > 1]
     # fused: one pass over all parameters, on CPU and GPU
     optimiser = torch.optim.Adam(params.values(), lr=local.learning_rate, fused=True)
     batches, steps, losses = rows(plan, images), int(plan.steps), []
@@ -36,10 +36,9 @@ def train(start: Params, images: Images, plan: Plan, local: Local, sparse: Spars
         loss.backward()
         optimiser.step()
         losses.append(loss.detach())
-        if sparse.target:
-            amount = sparsity_at(t, steps, sparse)
-            for weight in weights:
-                prune(weight, keep_count(amount, weight.numel()), sparse.floor)
+        for weight, own in weights:
+            if own.target:
+                prune(weight, keep_count(sparsity_at(t, steps, own), weight.numel()), own.floor)
     trained = {name: leaf.detach() for name, leaf in params.items()}
     return trained, torch.stack(losses) if losses else torch.zeros(0)
 

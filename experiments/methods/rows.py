@@ -31,13 +31,13 @@ class Method:
     """What goes to the server in a round, and what is remembered."""
     clients: int = 1
     """It needs so many; left out where there are fewer."""
-    prunes_linear: bool = True
-    """Whether clients prune the linear layer like the others."""
+    linear: float | None = None
+    """Sparsity of the linear layer, where it has one of its own."""
 
 
-def _row(kind: str, block: str = ONE, sends: str = "models", clients: int = 1, prunes_linear: bool = True,
+def _row(kind: str, block: str = ONE, sends: str = "models", clients: int = 1, linear: float | None = None,
          **settings: object) -> Method:  # fmt: skip
-    return Method(Aggregation(kind=kind, **settings), block, sends, clients, prunes_linear)  # type: ignore[arg-type]
+    return Method(Aggregation(kind=kind, **settings), block, sends, clients, linear)  # type: ignore[arg-type]
 
 
 _CLASSES, _CIRCUITS = "models, who holds which class", "models, classes held, circuits"
@@ -73,7 +73,7 @@ METHODS: dict[str, Method] = {
     "fedprox-0.1": _row("fedprox", fedprox=FedProx(mu=0.1)),
     "fedadam-unmasked": _row("fedadam", sends="models; server: 2 models", fedadam=FedAdam(masked=False)),
     "fedbabu-pruned": _row("fedbabu", CONTROL, fedbabu=FedBABU(pruned=True)),
-    "fedavg-unpruned-linear": _row("fedavg", CONTROL, prunes_linear=False),
+    "fedavg-unpruned-linear": _row("fedavg", CONTROL, linear=0.0),
 }
 """In the order in which they are run. The ten that the question is about come first. The last two tell apart what
 `fedbabu` does at once: its linear layer is not trained, and it is not pruned."""
@@ -108,7 +108,7 @@ def for_both_instruments(experiment: Experiment) -> Experiment:
 def experiment(common: Experiment, name: str) -> Experiment:
     """This row's, which has the row's name."""
     row = METHODS[name]
-    sparsity = replace(common.sparsity, linear=row.prunes_linear)
+    sparsity = replace(common.sparsity, linear=row.linear)
     return replace(common, name=name, aggregation=row.aggregation, sparsity=sparsity)
 
 

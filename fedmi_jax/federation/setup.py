@@ -153,7 +153,7 @@ class Facts:
     @cached_property
     def keep(self) -> np.ndarray:
         """(S, K, T, L) weights to keep after each step; a client's own T decides, later entries are never used."""
-        sizes = pruning.weight_sizes(self.shapes, self.experiment.sparsity)
+        sizes = pruning.weight_sizes(self.shapes)
         distinct = {t: pruning.keep_counts(self.experiment.sparsity, t, sizes) for t in np.unique(self.steps)}
         longest = int(self.steps.max())
         padded = {t: np.pad(kept, ((0, longest - t), (0, 0)), "edge") for t, kept in distinct.items()}

@@ -16,17 +16,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from fedmi_jax.config import Sparsity
+from fedmi_jax.config import Sparsity, replace
 from fedmi_jax.network.layers import is_weight
 from fedmi_jax.network.model import Params
 from fedmi_jax.network.ops import by_platform
 from fedmi_jax.training.radix import kth_largest_of_all, kth_largest_of_filters
 
 
-def weight_sizes(params: Mapping[str, Any], sparsity: Sparsity) -> dict[str, int]:
-    """Number of weights of each tensor of ONE model that is pruned, in pruning order."""
-    pruned = (name for name in sorted(params) if is_weight(name) and (sparsity.linear or name != "fc_kernel"))
-    return {name: int(np.prod(params[name].shape)) for name in pruned}
+def weight_sizes(params: Mapping[str, Any]) -> dict[str, int]:
+    """Number of weights of each prunable tensor of ONE model, in pruning order."""
+    return {name: int(np.prod(params[name].shape)) for name in sorted(params) if is_weight(name)}
 
 
 def schedule(sparsity: Sparsity, steps: int) -> np.ndarray:
@@ -40,7 +39,10 @@ def schedule(sparsity: Sparsity, steps: int) -> np.ndarray:
 def keep_counts(sparsity: Sparsity, steps: int, sizes: dict[str, int]) -> np.ndarray:
     """Weights to keep after each step, max(1, int((1 - s) * n)): int32 (T, L), or (T, 1) for the global scope."""
     n = np.array(list(sizes.values()) if sparsity.scope == "layer" else [sum(sizes.values())], np.float64)
-    kept = np.trunc((1 - schedule(sparsity, steps)[:, None]) * n)
+    s = np.repeat(schedule(sparsity, steps)[:, None], len(n), 1)
+    if sparsity.linear is not None:
+        s[:, list(sizes).index("fc_kernel")] = schedule(replace(sparsity, target=sparsity.linear), steps)
+    kept = np.trunc((1 - s) * n)
     return np.maximum(1, kept).astype(np.int32)
 
 
@@ -56,16 +58,15 @@ def prune(
     prunable: bool, broadcasts to each of params: only these are pruned, to the share of them that `keep` is of all,
     rounded down, but to one weight at least. None: all.
     """
-    if sparsity.target == 0:
+    if not (sparsity.target or sparsity.linear):
         return dict(params)
-    sizes = weight_sizes(params, sparsity)
-    size = {name: jnp.abs(params[name]) for name in sizes}
+    names, size = list(weight_sizes(params)), {name: jnp.abs(params[name]) for name in params if is_weight(name)}
     if prunable is not None:
-        size = {name: jnp.where(prunable[name], size[name], 0) for name in sizes}
+        size = {name: jnp.where(prunable[name], size[name], 0) for name in names}
         keep = _own_share(keep, params, prunable, sparsity)
     kept = by_platform(partial(_kept, sparsity=sparsity), partial(_kept_on_gpu, sparsity=sparsity), size, keep)
     pruned = dict(params)
-    for name in sizes:
+    for name in names:
         own = kept[name] if prunable is None else kept[name] | ~prunable[name]
         pruned[name] = jnp.where(own, params[name], 0)
     return pruned
@@ -103,7 +104,7 @@ def _kept_on_gpu(size: dict[str, Array], keep: Array, sparsity: Sparsity) -> dic
 
 def _own_share(keep: Array, params: Params, prunable: Mapping[str, Array], sparsity: Sparsity) -> Array:
     """Weights to keep, (L,) or (1,), of those that may be pruned."""
-    sizes = weight_sizes(params, sparsity)
+    sizes = weight_sizes(params)
     own = [jnp.sum(jnp.broadcast_to(prunable[name], params[name].shape), dtype=jnp.int32) for name in sizes]
     total = list(sizes.values())
     if sparsity.scope == "global":
