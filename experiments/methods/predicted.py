@@ -211,6 +211,14 @@ def m13(points: Points) -> list[Part]:
     ]
 
 
+def m14(points: Points) -> list[Part]:
+    pruned = "fedavg-pruned-linear"
+    return [
+        value(points, TWO, pruned, "held accuracy", Criterion(high=0.70)),
+        change(points, TWO, pruned, "held accuracy", MORE, base="fedavg-unpruned-linear", beside=True),
+    ]
+
+
 PREDICTIONS = (
     Prediction("M1", "Matching channels before averaging changes nothing, for nothing has moved",
                "two-class, last round: held accuracy and channels kept of matching within 0.05 of FedAvg's; channels "
@@ -243,6 +251,10 @@ PREDICTIONS = (
     Prediction("M13", "An unpruned linear layer that clients train does not help as much",
                "two-class, last round: held accuracy of fedbabu minus that of fedavg-unpruned-linear at least 0.10",
                "50 %", m13, 1),
+    Prediction("M14", "A linear layer with few weights is enough for averaging to fail, whatever the convolutions have",
+               "two-class, last round: held accuracy of fedavg-pruned-linear, whose convolutions are dense, at most "
+               "0.70",
+               "65 %", m14, 2),
 )  # fmt: skip
 
 
@@ -251,7 +263,7 @@ PREDICTIONS = (
 LEGEND = (
     "A part holds, or does not, when its whole 95 % interval over seeds meets, or misses, its criterion, with three "
     "seeds or more; a prediction holds when all parts do, and does not when one does not. M1 to M11 are corrected "
-    "together (Holm), and so are M12 and M13; p is corrected. Parts marked 'beside' decide nothing."
+    "together (Holm), and so are M12 and M13; M14 is alone. p is corrected. Parts marked 'beside' decide nothing."
 )
 
 

@@ -6,8 +6,9 @@ Settings are the defaults of the methods' authors (docs/methods.md). A few metho
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
-from fedmi_jax.config import Experiment, Split, replace
+from fedmi_jax.config import Experiment, Sparsity, Split, replace
 from fedmi_jax.errors import ConfigError, unknown
 from fedmi_jax.methods import Aggregation, FedAdam, FedBABU, FedProx, Matching, OwnerChannels
 from fedmi_jax.presets import preset
@@ -21,6 +22,9 @@ NULLS = 2
 """Random masks of each circuit, of the paper's instrument."""
 
 
+Layers = Literal["all", "convolutions", "linear"]
+
+
 @dataclass(frozen=True)
 class Method:
     """One row."""
@@ -31,13 +35,13 @@ class Method:
     """What goes to the server in a round, and what is remembered."""
     clients: int = 1
     """It needs so many; left out where there are fewer."""
-    linear: float | None = None
-    """Sparsity of the linear layer, where it has one of its own."""
+    pruned: Layers = "all"
+    """Layers that clients prune."""
 
 
-def _row(kind: str, block: str = ONE, sends: str = "models", clients: int = 1, linear: float | None = None,
+def _row(kind: str, block: str = ONE, sends: str = "models", clients: int = 1, pruned: Layers = "all",
          **settings: object) -> Method:  # fmt: skip
-    return Method(Aggregation(kind=kind, **settings), block, sends, clients, linear)  # type: ignore[arg-type]
+    return Method(Aggregation(kind=kind, **settings), block, sends, clients, pruned)  # type: ignore[arg-type]
 
 
 _CLASSES, _CIRCUITS = "models, who holds which class", "models, classes held, circuits"
@@ -73,9 +77,10 @@ METHODS: dict[str, Method] = {
     "fedprox-0.1": _row("fedprox", fedprox=FedProx(mu=0.1)),
     "fedadam-unmasked": _row("fedadam", sends="models; server: 2 models", fedadam=FedAdam(masked=False)),
     "fedbabu-pruned": _row("fedbabu", CONTROL, fedbabu=FedBABU(pruned=True)),
-    "fedavg-unpruned-linear": _row("fedavg", CONTROL, linear=0.0),
+    "fedavg-unpruned-linear": _row("fedavg", CONTROL, pruned="convolutions"),
+    "fedavg-pruned-linear": _row("fedavg", CONTROL, pruned="linear"),
 }
-"""In the order in which they are run. The ten that the question is about come first. The last two tell apart what
+"""In the order in which they are run. The ten that the question is about come first. The last three are about what
 `fedbabu` does at once: its linear layer is not trained, and it is not pruned."""
 
 DIRICHLET = "dirichlet-0.1"
@@ -108,8 +113,14 @@ def for_both_instruments(experiment: Experiment) -> Experiment:
 def experiment(common: Experiment, name: str) -> Experiment:
     """This row's, which has the row's name."""
     row = METHODS[name]
-    sparsity = replace(common.sparsity, linear=row.linear)
-    return replace(common, name=name, aggregation=row.aggregation, sparsity=sparsity)
+    return replace(common, name=name, aggregation=row.aggregation, sparsity=_sparsity(common.sparsity, row.pruned))
+
+
+def _sparsity(common: Sparsity, pruned: Layers) -> Sparsity:
+    """The same for these layers, and none for the others."""
+    if pruned == "convolutions":
+        return replace(common, linear=0.0)
+    return common if pruned == "all" else replace(common, target=0.0, linear=common.target)
 
 
 def wanted(only: tuple[str, ...], common: Experiment) -> list[str]:
