@@ -55,16 +55,11 @@ def row(name: str, short: dict[str, Any]) -> list[str]:
 
 def table(ours: runs.Runs, theirs: runs.Runs) -> str:
     rows = [list(COLUMNS), ["---"] * len(COLUMNS)]
-    for name, ds in sorted(ours.items(), key=lambda pair: _place(pair[0])):
+    for name, ds in sorted(ours.items(), key=lambda pair: runs.place(pair[0])):
         rows.append(row(name, summary.summary(ds)))
         if name in theirs:
             rows.append(row("*authors*", summary.summary(theirs[name])))
     return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
-
-
-def _place(name: str) -> tuple[int, str]:
-    """The paper's order."""
-    return next((i for i, kind in enumerate(runs.KINDS) if name.startswith(kind)), len(runs.KINDS)), name
 
 
 def main() -> None:

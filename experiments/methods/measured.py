@@ -16,6 +16,7 @@ from fedmi_jax import files
 from fedmi_jax.analysis import interference, measures, nulls, skew, units
 from fedmi_jax.config import from_json
 from fedmi_jax.errors import FedmiError
+from fedmi_jax.results.worth import on_held_classes
 
 FILE = "points.csv"
 AXES = ("scenario", "method", "seed", "round", "measure")
@@ -45,12 +46,12 @@ def _mean(values: xr.DataArray) -> xr.DataArray:
 def _accuracy(ds: xr.Dataset) -> Numbers:
     """Of whole models, among all ten answers."""
     own = (ds["samples"] > 0).transpose("seed", "client", "true_class")
-    one, given = ds["global_class_accuracy"], ds.get("served_class_accuracy", ds["global_class_accuracy"])
+    given, whole = ds.get("served_class_accuracy", ds["global_class_accuracy"]), on_held_classes(ds)
     refitted = ds["readout_accuracy_global"]
     return {
-        "held accuracy": _mean(one.where(own.any("client"))),
+        "held accuracy": whole["global_held_accuracy"],
         "own accuracy": _mean(given.where(own).mean("true_class")),
-        "own accuracy, before": _mean(ds["local_class_accuracy"].where(own).mean("true_class")),
+        "own accuracy, before": _mean(whole["local_held_accuracy"]),
         "among held": refitted.sel(refit="none", drop=True),
         "among held, scale and biases refitted": refitted.sel(refit="scale-and-biases", drop=True),
         "among held, linear layer refitted": refitted.sel(refit="linear", drop=True),

@@ -112,6 +112,11 @@ def levels(runs: Runs) -> list[str]:
     return sorted((name for name in runs if is_a(name, (ABLATION,))), key=sparsity_level)
 
 
+def place(name: str) -> tuple[int, str]:
+    """To sort names of `Runs` by, in the paper's order; what it does not have comes last."""
+    return next((i for i, kind in enumerate(KINDS) if name.startswith(kind)), len(KINDS)), name
+
+
 def paper(name: str) -> Experiment:
     """What the paper ran under this name of `Runs`; of a level that it does not have, the sparsest one."""
     return PRESETS.get(name, PRESETS[f"{ABLATION}-0.995"]).experiments[0]

@@ -156,9 +156,8 @@ def draw_all(
     for name in only:
         if name.lower() not in ALL:
             raise ConfigError(f"only: {unknown(name, ALL)}")
-    only, drawn, problems = [name.lower() for name in only], [], []
+    only, wanted, drawn, problems = [name.lower() for name in only], bool(only), [], []
     for name in only or NAMES:
-        wanted = bool(only)
         figures, missing = _across(name, runs, wanted) if name in ACROSS else _per_run(name, runs, wanted, place)
         problems += missing
         for stem, draw, data, shown in figures:

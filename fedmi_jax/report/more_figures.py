@@ -15,7 +15,7 @@ import numpy as np
 import xarray as xr
 
 from fedmi_jax.analysis import alignment, interference, measures, nulls
-from fedmi_jax.analysis.runs import ABLATION, KINDS, Runs, is_a, settings
+from fedmi_jax.analysis.runs import ABLATION, Runs, is_a, place, settings
 from fedmi_jax.errors import FedmiError
 from fedmi_jax.report import style
 from fedmi_jax.report.curves import Curve, Panel, bars, convention, degenerate, draw, names, over_rounds, own_classes
@@ -87,7 +87,7 @@ def averaging(runs: Runs) -> list[Figure]:
     """Accuracy of whole models on the classes that clients hold: what averaging costs. Grey: a model that gives one
     answer to everything."""
     panels = []
-    for name, ds in sorted(runs.items(), key=lambda run: _place(run[0])):
+    for name, ds in sorted(runs.items(), key=lambda run: place(run[0])):
         found, known = on_held_classes(ds), settings(ds)
         title = "ablation" if is_a(name, (ABLATION,)) else name
         title += f", {100 * known['sparsity']['target']:g} % sparse" if known else ""
@@ -100,11 +100,6 @@ def averaging(runs: Runs) -> list[Figure]:
         chance = (1 / classes.where(classes > 0)).broadcast_like(found["global_held_accuracy"])
         panels.append(Panel(title, curves, chance, "an averaged model with one answer to everything"))
     return draw(panels, 3, "accuracy", 1.3)
-
-
-def _place(name: str) -> tuple[int, str]:
-    """The paper's order."""
-    return next(i for i, kind in enumerate(KINDS) if is_a(name, (kind,))), name
 
 
 def sufficiency(ds: xr.Dataset) -> list[Figure]:
