@@ -128,8 +128,6 @@ def _method_problems(e: Experiment) -> list[str]:
         problems.append(
             f"model.channels: owner-channels needs a channel for each of the {e.split.clients} clients; {few} are fewer"
         )
-    if e.aggregation.fedbabu.pruned and e.sparsity.linear == 0:
-        problems.append("aggregation.fedbabu.pruned: does nothing with sparsity.linear 0")
     if kind == "lg-fedavg" and e.aggregation.lg_fedavg.shared_layers > (layers := len(e.model.channels) + 1):
         problems.append(f"aggregation.lg_fedavg.shared_layers: the network has {layers} layers; give no more")
     return problems
@@ -182,6 +180,9 @@ def _unused(e: Experiment) -> list[str]:
     for name in idle:
         if _changed(s, name):
             problems.append(f"sparsity.{name}: does nothing with sparsity.target 0, which prunes no weight")
+    linear, asked = ("target", s.target) if s.linear is None else ("linear", s.linear)
+    if e.aggregation.fedbabu.pruned and not asked:
+        problems.append(f"aggregation.fedbabu.pruned: does nothing with sparsity.{linear} 0")
     return problems
 
 

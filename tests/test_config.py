@@ -153,6 +153,7 @@ def test_an_invalid_field_is_named(field, values):
             c.from_json(json.dumps(values))
 
 
+PRUNED_HEAD = {"kind": "fedbabu", "fedbabu": {"pruned": True}}
 UNUSED = [
     ("split.alpha", {"split": {"alpha": 0.1}}),
     ("split.min_samples", {"split": {"kind": "shards", "min_samples": 3}}),
@@ -163,6 +164,8 @@ UNUSED = [
     ("sparsity.scope", {"sparsity": {"target": 0, "scope": "global"}}),
     ("sparsity.floor", {"sparsity": {"target": 0, "floor": 0}}),
     ("sparsity.linear", {"sparsity": {"target": 0, "linear": 0}}),
+    ("aggregation.fedbabu.pruned", {"sparsity": {"linear": 0}, "aggregation": PRUNED_HEAD}),
+    ("aggregation.fedbabu.pruned", {"sparsity": {"target": 0}, "aggregation": PRUNED_HEAD}),
 ]
 USED = [
     {"split": {"kind": "dirichlet", "alpha": 0.1, "min_samples": 3}},
@@ -172,6 +175,7 @@ USED = [
     {"sparsity": {"ramp": False, "scope": "global", "floor": 0}},
     {"sparsity": {"target": 0}},
     {"sparsity": {"target": 0, "linear": 0.9, "ramp": False}},
+    {"sparsity": {"target": 0, "linear": 0.9}, "aggregation": PRUNED_HEAD},
 ]
 
 

@@ -45,7 +45,7 @@ from fedmi_jax.errors import ConfigError, FedmiError
 from fedmi_jax.federation import programs
 from fedmi_jax.federation.setup import prepare
 from fedmi_jax.keeping.checkpoint import OnDisk
-from fedmi_jax.methods import FedBABU, LgFedAvg
+from fedmi_jax.methods import LgFedAvg
 
 
 @pytest.fixture(params=METHODS)
@@ -317,10 +317,6 @@ REFUSED = [
     (
         {"kind": "lg-fedavg", "lg_fedavg": LgFedAvg(shared_layers=5)}, {},
         r"aggregation\.lg_fedavg\.shared_layers: the network has 4 layers",
-    ),
-    (
-        {"kind": "fedbabu", "fedbabu": FedBABU(pruned=True)}, {"sparsity": config.Sparsity(linear=0)},
-        r"aggregation\.fedbabu\.pruned: does nothing with sparsity\.linear 0",
     ),
 ]  # fmt: skip
 
