@@ -300,6 +300,12 @@ def test_both_instruments_search_the_same_models(runner, tmp_path, monkeypatch):
     assert "| **C1** " in (tmp_path / "claims.md").read_text()
     deciding.main(option)
     assert len(runner.asked) == 4
+    deciding.main(replace(option, seeds=1, presets=("dense",)))  # two-class, but for its sparsity
+    assert runner.asked.pop() == ("dense", (0,))
+    assert searched.pop()[0] == "decision"
+    told = (tmp_path / "claims.md").read_text()  # the paper has no such experiment
+    assert "two-class" in told
+    assert "sparsity.target" not in told
     deciding.main(replace(option, seeds=1, presets=("iid",), objectives=("decision", "contrast")))
     assert runner.asked[4:] == [("iid", (0,))]
     assert [objective for objective, *_ in searched[4:]] == ["contrast"]

@@ -11,7 +11,8 @@ from made_up import decided, result
 from rich.console import Console
 from scipy import stats
 
-from fedmi_jax.analysis import instruments, parts, predicted, predicted_sizes, predictions
+from fedmi_jax import config
+from fedmi_jax.analysis import instruments, parts, predicted, predicted_sizes, predictions, runs
 from fedmi_jax.analysis.instruments import Found, Key
 from fedmi_jax.analysis.parts import IN_PART, holm, missing, one_sided, part
 from fedmi_jax.analysis.predictions import PREDICTIONS
@@ -333,6 +334,17 @@ def test_where_the_instrument_does_not_work_nothing_about_circuits_is_judged():
     assert found["P5"].before == OPEN
     assert "two-class: P0 does not hold in two-class" in found["P5"].lacks
     assert found["P2"].before == FAILS  # is about models
+    assert (found["P5-refit"].before, found["P5-refit"].gate) == (HOLDS, "")  # so is this,
+    assert [one.verdict for one in found["P3"].parts] == [HOLDS, OPEN, OPEN]  # and the first part of this
+
+
+@pytest.mark.parametrize(("away", "expected"), [(0.0, HOLDS), (0.002, FAILS)])
+def test_what_is_exactly_at_a_limit_meets_it_whatever_its_rounding(away, expected):
+    """Two shares of 500 images that differ by 25 images are 0.05 apart; in single precision it may be more."""
+    works, competence = np.float32(0.944), np.float32(0.994)
+    assert float(competence) - float(works) > 0.05
+    found = row(both("two-class", decision_accuracy=float(works) - away, competence=float(competence)), "P0")
+    assert found.parts[0].verdict == expected
 
 
 def test_a_gate_for_each_kind_of_circuit():
@@ -462,6 +474,25 @@ def test_results_are_told_apart_by_what_they_were_asked():
         "sparsity-ablation-0.97 (decision, negatives own)": [0, 1],
     }
     assert not found.left_out
+
+
+def otherwise(ds, **sparsity):
+    """The result as if pruned in another way."""
+    experiment = config.from_json(ds.attrs["config"])
+    changed = config.replace(experiment, sparsity=config.replace(experiment.sparsity, **sparsity))
+    return ds.assign_attrs(config=config.to_json(changed))
+
+
+def test_what_is_pruned_otherwise_is_another_experiment_and_is_told_as_such():
+    """Dense convolutions under a pruned linear layer are no dense model, and are not the paper's two-class."""
+    head, dense, usual = otherwise(small(), target=0.0, linear=0.995), small(sparsity=0.0), small()
+    found = loaded(a=head, b=dense, c=usual).results
+    assert {key.experiment for key in found} == {"two-class-0-linear-0.995", "two-class-0", "two-class"}
+    together = runs.sort_out([(Path(str(i)), ds) for i, ds in enumerate((head, dense, usual))])
+    assert set(together) == {f"two-class{how}-decision" for how in ("", "-0", "-0-linear-0.995")}
+    assert set(runs.sort_out([(Path("b"), dense)])) == {"two-class-decision"}  # one kind alone needs no other name
+    unlike = runs.differences("two-class-0-linear-0.995", head)
+    assert {"sparsity.target 0.0 (0.995)", "sparsity.linear 0.995 (None)"} <= set(unlike)
 
 
 def test_what_is_no_result_of_theirs_is_left_out_and_said():

@@ -14,7 +14,6 @@ import xarray as xr
 
 from fedmi_jax import config
 from fedmi_jax.analysis import runs
-from fedmi_jax.analysis.runs import is_a
 from fedmi_jax.config import Experiment
 
 PILOT = (100, 101)
@@ -25,7 +24,7 @@ class Key(NamedTuple):
     """What a result is about, and which search found its circuits."""
 
     experiment: str
-    """As in `runs.Runs`; one at another sparsity than the paper's has its level behind it."""
+    """As in `runs.Runs`; one that is pruned otherwise than the paper's has that behind it."""
     objective: str
     negatives: str
     """The classes that a class is told from; in IID, where every client holds all, always "probe"."""
@@ -89,9 +88,6 @@ def _unfit_search(ds: xr.Dataset, experiment: Experiment) -> str:
 
 def key(ds: xr.Dataset) -> Key:
     """Of a result that is not `unfit`."""
-    experiment, name = config.from_json(ds.attrs["config"]), str(runs.kind(ds))
-    level = experiment.sparsity.target
-    if not is_a(name, (runs.ABLATION,)) and level != runs.paper(name).sparsity.target:
-        name = f"{name}-{level:g}"
-    negatives = "probe" if name.startswith("iid") else experiment.discovery.negatives
-    return Key(name, experiment.discovery.objective, negatives)
+    discovery, name = config.from_json(ds.attrs["config"]).discovery, f"{runs.kind(ds)}{runs.pruned_otherwise(ds)}"
+    negatives = "probe" if name.startswith("iid") else discovery.negatives
+    return Key(name, discovery.objective, negatives)

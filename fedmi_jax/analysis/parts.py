@@ -46,7 +46,7 @@ class Part:
     beside: bool = False
     """Told, but decides nothing."""
     about: tuple[str, ...] = ("local",)
-    """Origins of the models whose circuits it is about."""
+    """Origins of the models whose circuits it is about; none: it is about whole models."""
 
 
 Answer = Callable[[Estimate], str]
@@ -98,11 +98,12 @@ def one_sided(values: np.ndarray, criterion: Criterion) -> tuple[float, float]:
     return tuple(float(stats.ttest_1samp(away, 0, alternative=side).pvalue) for side in ("greater", "less"))  # type: ignore
 
 
-def missing(label: str, experiments: str | Sequence[str], lacks: str, beside: bool = False) -> Part:
+def missing(
+    label: str, experiments: str | Sequence[str], lacks: str, beside: bool = False, about: tuple[str, ...] = ("local",)
+) -> Part:
     """A part that cannot be measured."""
-    return Part(
-        label, (experiments,) if isinstance(experiments, str) else tuple(experiments), lacks=lacks, beside=beside
-    )
+    names = (experiments,) if isinstance(experiments, str) else tuple(experiments)
+    return Part(label, names, lacks=lacks, beside=beside, about=about)
 
 
 # --- of several parts, and of several predictions ---

@@ -25,6 +25,8 @@ COMPETENT = 0.75
 """Balanced accuracy from which on a model is."""
 WEAK = 0.75
 """Balanced accuracy on the global model under which P5 asks what is left of a circuit."""
+ABOUT_MODELS: tuple[str, ...] = ()
+"""What a part says of whole models stands whether or not circuits can be found (P0)."""
 ON_OWN, ON_OTHER = "decision_accuracy", "cross_evaluation_decision_accuracy"
 RANDOM_ON_OTHER = f"random_live_{ON_OTHER}"
 
@@ -36,15 +38,15 @@ def asked(experiment: str) -> str:
 
 def on(
     results: Results, key: Key, needs: Sequence[str], label: str, measure: Callable[[xr.Dataset], Part],
-    beside: bool = False,
+    beside: bool = False, about: tuple[str, ...] = ("local",),
 ) -> Part:  # fmt: skip
-    """The part, or what is missing for it."""
+    """The part, or what is missing for it. about: as `parts.part` has it."""
     ds = results.get(key)
     if ds is None:
-        return missing(label, key.experiment, f"{key} is not there", beside)
+        return missing(label, key.experiment, f"{key} is not there", beside, about)
     absent = [name for name in needs if name not in ds]
     if absent:
-        return missing(label, key.experiment, f"{key} has no {', '.join(absent)}", beside)
+        return missing(label, key.experiment, f"{key} has no {', '.join(absent)}", beside, about)
     return measure(ds)
 
 
@@ -92,7 +94,7 @@ def _gate(results: Results, key: Key) -> list[Part]:
 def _faithful(ds: xr.Dataset, origin: str, prefix: str) -> xr.DataArray:
     """1 for circuits that explain the decision and work as well as the whole model, 0 for others, NaN for none."""
     explains, works = (units.of(ds, prefix + name, origin) for name in ("explained", ON_OWN))
-    good = (explains >= FAITHFUL) & (np.abs(works - units.of(ds, "competence", origin)) <= AS_WELL)
+    good = (explains >= FAITHFUL) & (np.abs(works - units.of(ds, "competence", origin)) <= AS_WELL + units.ROUNDING)
     return good.astype(float).where(explains.notnull() & works.notnull())
 
 
@@ -115,7 +117,8 @@ def p1(results: Results, objective: str) -> list[Part]:
 
 
 def _competent(ds: xr.Dataset, label: str, experiment: str, criterion: Criterion, beside: bool = False) -> Part:
-    return part(label, experiment, 1 - over_seeds(units.undefined(ds, "local")), criterion, beside=beside)
+    return part(label, experiment, 1 - over_seeds(units.undefined(ds, "local")), criterion, beside=beside,
+                about=ABOUT_MODELS)  # fmt: skip
 
 
 def p2(results: Results, objective: str) -> list[Part]:
@@ -123,7 +126,8 @@ def p2(results: Results, objective: str) -> list[Part]:
     for name, beside in (("one-class", False), ("two-class", True)):
         label = f"{name}, local models competent"
         key = Key(name, objective, "probe")
-        found.append(on(results, key, (), label, lambda ds, at=(label, name, few, beside): _competent(ds, *at), beside))
+        at = (label, name, few, beside)
+        found.append(on(results, key, (), label, lambda ds, at=at: _competent(ds, *at), beside, ABOUT_MODELS))
     return found
 
 
@@ -142,7 +146,8 @@ def p3(results: Results, objective: str) -> list[Part]:
     if all(ds is not None and ON_OWN in ds for ds in both):
         more = f"seed by seed {paired(*(over_seeds(units.of(ds, ON_OWN)) for ds in both if ds is not None))} more"
     return [
-        on(results, key, (), labels[0], lambda ds: _competent(ds, labels[0], name, Criterion(low=0.95))),
+        on(results, key, (), labels[0], lambda ds: _competent(ds, labels[0], name, Criterion(low=0.95)),
+           about=ABOUT_MODELS),
         on(results, key._replace(objective="class"), (ON_OWN,), labels[1],
            lambda ds: works(ds, labels[1], Criterion(high=0.6))),
         on(results, key, (ON_OWN,), labels[2], lambda ds: works(ds, labels[2], Criterion(low=0.95), more)),
@@ -191,7 +196,7 @@ def between(found: Estimate) -> str:
 
 def p5(results: Results, objective: str) -> list[Part]:
     def evidence(ds: xr.Dataset, name: str, beside: bool) -> Part:
-        weak = units.of(ds, ON_OTHER) < WEAK
+        weak = units.of(ds, ON_OTHER) < WEAK - units.ROUNDING
         random = "random_live_cross_evaluation_auc"
         null = over_seeds(_mean_sample(units.of(ds, random)).where(weak)) if random in ds else None
         left = int(weak.sum()), int(units.competent(ds).sel(origin="local").sum())
@@ -215,14 +220,14 @@ def p5_refit(results: Results, objective: str) -> list[Part]:
         before, after = (over_seeds(last["readout_accuracy_global"].sel(refit=one)) for one in ("none", refit))
         whole = last["readout_accuracy_local"].sel(refit="none")
         said = f"global {float(before.mean()):.2f}, refitted {float(after.mean()):.2f}, local {float(whole.mean()):.2f}"
-        return part(refit, "two-class", value, Criterion(low=0.5), detail=said, beside=beside)
+        return part(refit, "two-class", value, Criterion(low=0.5), detail=said, beside=beside, about=ABOUT_MODELS)
 
     needs = ("readout_accuracy_local", "readout_accuracy_global")
     # It is about models, which are the same under both searches, and measured once.
     either = [Key("two-class", which, "own") for which in (objective, "class")]
     key = next((key for key in either if key in results and set(needs) <= set(results[key])), either[0])
     return [
-        on(results, key, needs, refit, lambda ds, at=(refit, beside): back(ds, *at), beside)
+        on(results, key, needs, refit, lambda ds, at=(refit, beside): back(ds, *at), beside, ABOUT_MODELS)
         for refit, beside in (("scale-and-biases", False), ("linear", True))
     ]
 
@@ -234,7 +239,7 @@ def p6(results: Results, objective: str) -> list[Part]:
         out, silent = (values.sel({"class": classes}) for values in (units.out(ds), units.silent(ds)))
         lost, working = (over_seeds((silent + 0 * out).where(out == state)) for state in (1, 0))
         judged = ds["competence"].sel({"origin": "global", "class": classes}, drop=True)
-        unable = int(((judged < COMPETENT) & (out == 1)).sum())
+        unable = int(((judged < COMPETENT - units.ROUNDING) & (out == 1)).sum())
         detail = (
             f"{int((out == 1).sum())} of {int(out.notnull().sum())} are out; of {unable} of these the global model "
         )

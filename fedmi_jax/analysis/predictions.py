@@ -29,8 +29,6 @@ class Prediction:
     """What the three verdicts are called."""
     counts: bool = True
     """Whether it is corrected together with the others."""
-    of_circuits: bool = True
-    """Whether it is judged only where P0 does not fail."""
     beyond_chance: bool = False
     """Whether holding says less where random sets meet the criterion too, so that it is part of the answer."""
 
@@ -80,13 +78,13 @@ def judge(results: Results, objective: str = "decision", by_origin: bool = False
     """
     gate, *others = PREDICTIONS
     gates = gate.judge(results, objective)
-    measured = {one.id: _gated(one, one.judge(results, objective), gates, by_origin) for one in others}
+    measured = {one.id: _gated(one.judge(results, objective), gates, by_origin) for one in others}
     family = [one for one in others if one.counts]
     p = parts.corrected_p([measured[one.id] for one in family])
     fixed = dict(zip([one.id for one in family], p, strict=True))
     rows = [_row(gate, gates, None, "")]
     for one in others:
-        said = _unclear(measured[one.id], gates, by_origin) if one.of_circuits else ""
+        said = _unclear(measured[one.id], gates, by_origin)
         rows.append(_row(one, measured[one.id], fixed.get(one.id), said))
     return rows
 
@@ -99,16 +97,16 @@ def _row(prediction: Prediction, found: list[Part], p: tuple[float, float] | Non
     return Row(prediction, found, before, parts.corrected(before, *p), of, gate)
 
 
-def _gated(prediction: Prediction, found: list[Part], gates: list[Part], by_origin: bool) -> list[Part]:
+def _gated(found: list[Part], gates: list[Part], by_origin: bool) -> list[Part]:
     """Parts of an experiment in which the instrument does not work are not judged, if they are about circuits."""
-    if not prediction.of_circuits:
-        return found
     closed = [_experiments(_concerning(one, gates, by_origin), FAILS) & set(one.experiments) for one in found]
     return [_closed(one, names) for one, names in zip(found, closed, strict=True)]
 
 
 def _concerning(one: Part, gates: list[Part], by_origin: bool) -> list[Part]:
-    """The parts of P0 that can close this part."""
+    """The parts of P0 that can close this part: none where it is about whole models."""
+    if not one.about:
+        return []
     return [gate for gate in gates if not by_origin or gate.about != ("global",) or "global" in one.about]
 
 
@@ -122,7 +120,7 @@ def _closed(one: Part, experiments: set[str]) -> Part:
 def _unclear(found: list[Part], gates: list[Part], by_origin: bool) -> str:
     """In which of their experiments P0 cannot be told yet."""
     unclear: set[str] = set()
-    for one in [one for one in found if not one.beside and not one.lacks]:
+    for one in [one for one in found if one.about and not one.beside and not one.lacks]:
         asked, used = _concerning(one, gates, by_origin), set(one.experiments)
         unclear |= used & (_experiments(asked, OPEN) - _experiments(asked, FAILS))
         unclear |= used - {name for gate in asked for name in gate.experiments}
@@ -142,7 +140,7 @@ PREDICTIONS = (
                "share of local circuits without any channel, each at most 0.05", "95 %", predicted.p1),
     Prediction("P2", "Clients of one class learn no decision",
                "share of local models that are competent, told from all other classes, at most 0.10", "85 %",
-               predicted.p2, of_circuits=False),
+               predicted.p2),
     Prediction("P3", "Clients of two classes learn one, and the paper's search does not find it",
                "local models competent, at least 0.95; the paper's circuits work, at most 0.60; circuits that decide "
                "do, at least 0.95", "90 %", predicted.p3),

@@ -41,9 +41,13 @@ _OWN = (*_FREE, "discovery.classes", "discovery.negatives")
 _OF_LEVELS = ("evaluation.images_per_class",)
 """In which the levels of an ablation must agree besides, as in the number of rounds."""
 
+_Loaded = list[tuple[Path, xr.Dataset]]
+"""Results, each with its place."""
+
 Runs = Mapping[str, xr.Dataset]
 """One dataset per experiment: its kind, or sparsity-ablation-LEVEL; of other experiments the name. Where circuits were
-searched with another objective than the paper's, it stands behind the name."""
+searched with another objective than the paper's, it stands behind the name. Where runs that are pruned otherwise than
+the paper's are beside these, that stands behind their kind."""
 
 
 def kind(ds: xr.Dataset) -> str | None:
@@ -81,6 +85,17 @@ def _ablation(ds: xr.Dataset) -> str:
         return f"{ABLATION}-{known['sparsity']['target']:g}"
     said = re.match(rf"{ABLATION}-(0(?:\.\d+)?)(?!\d)", name)  # an imported file knows its level by its name only
     return f"{ABLATION}-{float(said[1]):g}" if said else "two-class"
+
+
+def pruned_otherwise(ds: xr.Dataset) -> str:
+    """How a result of one of the paper's experiments is pruned otherwise than there, to stand behind its name, as in
+    two-class-0-linear-0.995; empty: as there, or not known."""
+    sparsity, name = (settings(ds) or {}).get("sparsity"), kind(ds)
+    if sparsity is None or name is None:
+        return ""
+    target, linear = sparsity["target"], sparsity["linear"]
+    level = "" if target == paper(name).sparsity.target or is_a(name, (ABLATION,)) else f"-{target:g}"
+    return level + ("" if linear is None else f"-linear-{linear:g}")
 
 
 def settings(ds: xr.Dataset) -> dict[str, Any] | None:
@@ -126,7 +141,7 @@ def differences(name: str, ds: xr.Dataset) -> list[str]:
     """In what a run is not what the paper ran, as `field value (the paper's)`: its images and its settings. Of an
     imported file the number of rounds is all that is known. A run that is none of the paper's experiments is compared
     by its images only."""
-    foreign = _foreign(ds)
+    foreign, name = _foreign(ds), name.removesuffix(pruned_otherwise(ds))
     images = [f"dataset {foreign} ({MNIST.name})"] if foreign else []
     if not is_a(name, KINDS):
         return images
@@ -182,7 +197,7 @@ def load(folders: Iterable[Path]) -> list[tuple[Path, xr.Dataset]]:
 
 def sort_out(loaded: Iterable[tuple[Path, xr.Dataset]], *, paper_only: bool = False) -> dict[str, xr.Dataset]:
     """`gather`, of results that are loaded already."""
-    groups: dict[str, list[tuple[Path, xr.Dataset]]] = {}
+    groups: dict[str, _Loaded] = {}
     for path, ds in loaded:
         name, search = kind(ds), objective(ds)
         if name is None and paper_only:
@@ -191,12 +206,30 @@ def sort_out(loaded: Iterable[tuple[Path, xr.Dataset]], *, paper_only: bool = Fa
             groups.setdefault(name or _other(ds, path), []).append((path, ds))
         elif not paper_only:
             groups.setdefault(f"{name or _other(ds, path)}-{search}", []).append((path, ds))
+    if not paper_only:
+        groups = dict(_pruned_alike(groups))
     if paper_only:
         firsts = [group[0] for group in groups.values()]
         for other in firsts[1:]:
             _require_same(firsts[0], other, lambda field: not _within(field, _COMMON) or _within(field, _OWN))
         _require_comparable([group[0] for name, group in groups.items() if is_a(name, (ABLATION,))])
     return {name: joined(group) for name, group in groups.items()}
+
+
+def _pruned_alike(groups: Mapping[str, _Loaded]) -> Iterator[tuple[str, _Loaded]]:
+    """Each group as it is, or where its results are not pruned alike, those that are as in the paper and every other
+    by itself."""
+    for name, group in groups.items():
+        ways = {pruned_otherwise(ds) for _, ds in group}
+        for way in sorted(ways):
+            alike = [(path, ds) for path, ds in group if pruned_otherwise(ds) == way]
+            yield name if len(ways) == 1 else _with(name, way, alike[0][1]), alike
+
+
+def _with(name: str, way: str, ds: xr.Dataset) -> str:
+    """The name with how the results are pruned, before what they were searched with."""
+    search = "" if objective(ds) == "class" else f"-{objective(ds)}"
+    return name.removesuffix(search) + way + search
 
 
 def not_the_papers(ds: xr.Dataset) -> str:
@@ -215,7 +248,7 @@ def _other(ds: xr.Dataset, path: Path) -> str:
     return re.sub(r"[^\w.+-]+", "-", name)
 
 
-def _require_comparable(levels: list[tuple[Path, xr.Dataset]]) -> None:
+def _require_comparable(levels: _Loaded) -> None:
     for (a, one), (b, two) in ((levels[0], other) for other in levels[1:]):
         _require_same((a, one), (b, two), lambda field: field not in _OF_LEVELS)
         x, y = one.sizes["round"], two.sizes["round"]
@@ -223,7 +256,7 @@ def _require_comparable(levels: list[tuple[Path, xr.Dataset]]) -> None:
             raise FedmiError(f"{b}: {y} rounds, but {x} in {a}; levels of one ablation need as many")
 
 
-def joined(group: list[tuple[Path, xr.Dataset]]) -> xr.Dataset:
+def joined(group: _Loaded) -> xr.Dataset:
     """Results of one experiment as one, along `seed`, with the variables, and as many random masks, as all have."""
     for other in group[1:]:
         _require_same_images(group[0], other)
