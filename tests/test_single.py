@@ -76,6 +76,15 @@ def test_a_class_without_images_has_no_call_rate():
     assert np.isfinite(found[:3]).all()
 
 
+@pytest.mark.parametrize("scale", [0.0, 1e-3])
+def test_a_model_that_decides_nothing_has_no_decision_to_explain(scale):
+    """Any mask gives its answers, so that to explain them would be no merit."""
+    silent = other("fc_kernel", np.float32(scale) * ARRAYS["fc_kernel"])
+    found = fedmi_jax.evaluate(silent, circuit(), PIXELS, LABELS)
+    assert np.isnan(found.explained)
+    assert np.isfinite([found.auc, found.balanced_accuracy]).all()
+
+
 # --- bad arguments: one line that names the argument ---
 
 

@@ -76,7 +76,8 @@ class Evaluation(NamedTuple):
     """What a circuit does on images that it was not searched on."""
 
     explained: float
-    """Share of the model's own decision: 1 for the very answers, at most 0 for a constant answer."""
+    """Share of the model's own decision: 1 for the very answers, at most 0 for a constant answer. NaN where the model
+    decides nothing about the class: its answers on these images are nearly one constant answer."""
     auc: float
     """Of the class's log-odds, the class against the others."""
     balanced_accuracy: float
@@ -168,8 +169,9 @@ def evaluate(
     weights = question.balanced(jnp.asarray(known), label, jnp.asarray(circuit.others), masked.dtype)
     compared = _compare(masked, whole, jnp.asarray(known), label, jnp.asarray(circuit.others))
     called = np.argmax(masked, -1) == circuit.label
+    decides = float(question.spread(whole, jnp.asarray(known), label, jnp.asarray(circuit.others)))
     return Evaluation(
-        explained=float(compared.explained),
+        explained=float(compared.explained) if decides >= question.LEAST_SPREAD else np.nan,
         auc=float(compared.auc),
         balanced_accuracy=float(compared.accuracy),
         call_rate=np.array(
