@@ -13,8 +13,7 @@ import xarray as xr
 from fedmi_jax.analysis import runs
 from fedmi_jax.config import flat
 from fedmi_jax.errors import FedmiError
-from fedmi_jax.results import store, worth
-from fedmi_jax.results.labels import held
+from fedmi_jax.results import store, undefined, worth
 from fedmi_jax.results.schema import ORIGINS
 from fedmi_jax.results.similarity import MEASURES
 from fedmi_jax.results.statistics import Estimate, estimate, over_seeds, paired
@@ -98,13 +97,14 @@ def differing(first: xr.Dataset, second: xr.Dataset) -> list[tuple[str, Any, Any
 
 def numbers(ds: xr.Dataset) -> dict[Key, xr.DataArray]:
     """One number per seed, (S,) each: accuracies of whole models, every measure of circuits by origin, sizes and
-    similarities by layer too."""
-    last, there = ds.isel(round=-1), held(ds).isel(round=-1)
+    similarities by layer too; without circuits of models that decide nothing (`undefined`)."""
+    ds = undefined.left_out(ds)
+    last, there = ds.isel(round=-1), undefined.defined(ds).isel(round=-1)
     found = {Key(name): values for name, values in worth.accuracies(ds).items()}
     for name in ("cross_evaluation", *_AVERAGES):
         if name in ds:
             found |= {Key(name, o): over_seeds(last[name].sel(origin=o)) for o in ORIGINS}
-    found |= {Key("degenerate", o): over_seeds(last["degenerate"].sel(origin=o).where(there)) for o in ORIGINS}
+    found |= {Key("degenerate", o): over_seeds(last["degenerate"].where(there).sel(origin=o)) for o in ORIGINS}
     sizes = last["size"].where(there)
     for name, values in {"size": sizes, **{name: last[name] for name in MEASURES if name in ds}}.items():
         if "other_class" in values.dims:

@@ -16,6 +16,7 @@ from fedmi_jax.analysis.runs import ABLATION, KINDS, Runs, differences, is_a, ob
 from fedmi_jax.errors import ConfigError, FedmiError, unknown
 from fedmi_jax.presets import PRESETS
 from fedmi_jax.report import deciding_figures, graphs, matrices, more_figures, paper_figures, style
+from fedmi_jax.results import undefined
 from fedmi_jax.results.schema import ORIGINS, conv_layers
 from fedmi_jax.results.statistics import COVERAGE
 
@@ -157,6 +158,7 @@ def draw_all(
         if name.lower() not in ALL:
             raise ConfigError(f"only: {unknown(name, ALL)}")
     only, wanted, drawn, problems = [name.lower() for name in only], bool(only), [], []
+    runs = {name: undefined.left_out(ds) for name, ds in runs.items()}
     for name in only or NAMES:
         figures, missing = _across(name, runs, wanted) if name in ACROSS else _per_run(name, runs, wanted, place)
         problems += missing

@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 
 from fedmi_jax.results.labels import held
-from fedmi_jax.results.schema import CIRCUIT_DIMS, VARIABLES, conv_layers
+from fedmi_jax.results.schema import CIRCUIT_DIMS, ORIGINS, VARIABLES, conv_layers
 
 Pair = tuple[np.ndarray, np.ndarray]
 """A measure and the share of its pairs that were both empty."""
@@ -47,8 +47,10 @@ def sizes(ds: xr.Dataset) -> xr.Dataset:
     )
 
 
-def measures(ds: xr.Dataset) -> xr.Dataset:
+def measures(ds: xr.Dataset, there: np.ndarray | None = None) -> xr.Dataset:
     """`ds` with every similarity measure, per layer, on local and on global circuits alike.
+
+    there: bool (S, R, O, K, C), which circuits there are; None: all that are `held`.
 
     The paper's authors compute consistency, stability and distinctness on the circuits of the *global* model only,
     where all clients share one set of weights, so agreement is partly built in; `origin` tells the two apart.
@@ -70,8 +72,10 @@ def measures(ds: xr.Dataset) -> xr.Dataset:
       different clients and so equals inter_client_iou.
     - empty_pairs_X for each of these (X without "_iou"): share of those pairs in which both sets are empty.
     """
-    layers, there, rounds = conv_layers(ds), held(ds).values, ds["round"].values
+    layers, rounds = conv_layers(ds), ds["round"].values
     origins = [str(origin) for origin in ds["origin"].values]
+    if there is None:
+        there = np.repeat(held(ds).values[:, :, None], len(origins), axis=2)
     found = [_of_layer(_mask(ds, layer), there, rounds, origins) for layer in layers]
     ds = ds.assign_coords(layer=list(layers), other_class=ds["class"].values)
     for name in MEASURES:
@@ -94,16 +98,18 @@ def _mask(ds: xr.Dataset, layer: str) -> np.ndarray:
 
 
 def _of_layer(mask: np.ndarray, held: np.ndarray, rounds: np.ndarray, origins: list[str]) -> dict[str, Pair]:
-    """Every measure of one layer from mask[S,R,O,K,C,ch] and held[S,R,K,C], without the layer axis."""
-    circuit_held = held[:, :, None]  # [S,R,1,K,C]
-    union, holds_any = np.any(mask & circuit_held[..., None], axis=4), np.any(circuit_held, axis=-1)
+    """Every measure of one layer from mask[S,R,O,K,C,ch] and held[S,R,O,K,C], without the layer axis."""
+    union, holds_any = np.any(mask & held[..., None], axis=4), np.any(held, axis=-1)
+    (local, local_held), (other, other_held) = (
+        (mask[:, :, place], held[:, :, place]) for place in map(origins.index, ORIGINS)
+    )
     return {
-        "inter_client_iou": _among(mask.swapaxes(3, 4), circuit_held.swapaxes(3, 4)),
-        "stability_iou": _stability(mask, circuit_held, rounds),
-        "local_global_iou": _one_to_one(mask[:, :, origins.index("local")], mask[:, :, origins.index("global")], held),
+        "inter_client_iou": _among(mask.swapaxes(3, 4), held.swapaxes(3, 4)),
+        "stability_iou": _stability(mask, held, rounds),
+        "local_global_iou": _one_to_one(local, other, local_held & other_held),
         "specialist_distinctness": _among(np.asarray(union), np.asarray(holds_any)),
-        "inter_class_iou": _among(mask, circuit_held),
-        "class_pair_iou": _class_pairs(mask, circuit_held),
+        "inter_class_iou": _among(mask, held),
+        "class_pair_iou": _class_pairs(mask, held),
     }
 
 

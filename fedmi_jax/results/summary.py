@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from fedmi_jax.data import identity
-from fedmi_jax.results import store, worth
+from fedmi_jax.results import store, undefined, worth
 from fedmi_jax.results.labels import class_names, held
 from fedmi_jax.results.schema import CIRCUIT_DIMS, ORIGINS, VARIABLES
 from fedmi_jax.results.similarity import MEASURES
@@ -18,6 +18,7 @@ def summary(ds: xr.Dataset) -> dict[str, Any]:
     """The result in short, as JSON values; fractions, not percentages; None where there is nothing to average.
 
     Every figure is of the last round, the mean over seeds (and over what else it has), except cross_evaluation.mean.
+    Circuits of models that decide nothing (`undefined`) are part of none.
     The entries of `_AVERAGES` are there only when the result has the variable.
 
     - name, seeds, rounds (how many), clients (how many), classes (names, see `labels.class_names`)
@@ -42,7 +43,8 @@ def summary(ds: xr.Dataset) -> dict[str, Any]:
     - beyond_control: control, and sufficiency and cross_evaluation minus the control's {origin: interval}; see
       `fedmi_jax.results.worth`
     """
-    last, there, images = ds.isel(round=-1), held(ds).isel(round=-1), store.images(ds)
+    ds = undefined.left_out(ds)
+    last, there, images = ds.isel(round=-1), undefined.defined(ds).isel(round=-1), store.images(ds)
     found: dict[str, Any] = {
         "name": str(ds.attrs.get("name", "custom")),
         "seeds": [int(seed) for seed in ds["seed"].values],

@@ -1,0 +1,91 @@
+"""A model that decides nothing has no circuit: it is no circuit without channels in anything that is averaged."""
+
+import itertools
+
+import numpy as np
+import pytest
+from made_up import CHANNELS, decided
+
+from fedmi_jax.analysis.compare import Key, numbers
+from fedmi_jax.results import schema, similarity
+from fedmi_jax.results.summary import summary
+from fedmi_jax.results.undefined import defined, left_out
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture
+def ds():
+    """Random masks; a third of the models decides nothing, whose circuits have no channel in the file."""
+    made = decided("two-class", seeds=2, rounds=3)
+    dims, analysed = made["status"].dims, made["status"] > 0
+    nothing = analysed & (RNG.random(made["status"].shape) < 1 / 3)
+    made["status"] = made["status"].where(~nothing, schema.STATUS.index("undefined"))
+    for layer in schema.conv_layers(made):
+        mask = RNG.random((*made["status"].shape, CHANNELS)) < 0.3
+        made[f"mask_{layer}"] = ((*dims, f"channel_{layer}"), mask & (analysed & ~nothing).values[..., None])
+    return similarity.measures(similarity.sizes(made))
+
+
+def circuits(ds, **place):
+    """{(client, class): channels of the first layer} of the circuits that there are."""
+    one = ds["mask_conv1"].sel(place)
+    state = ds["status"].sel(place)
+    return {
+        (k, c): frozenset(np.flatnonzero(one.sel({"client": k, "class": c}).values))
+        for k, c in itertools.product(ds["client"].values, ds["class"].values)
+        if state.sel({"client": k, "class": c}) == schema.STATUS.index("found")
+    }
+
+
+def jaccard(a, b):
+    return len(a & b) / len(a | b)
+
+
+def mean(values):
+    values = list(values)
+    return np.mean(values) if values else np.nan
+
+
+def test_overlaps_are_of_the_circuits_that_there_are(ds):
+    """Against Python's sets; as the file has them they are others, for there the rest counts as empty."""
+    found = left_out(ds)
+    for seed, number in itertools.product(ds["seed"].values, ds["round"].values):
+        at = {"seed": seed, "round": number}
+        local, server = (circuits(ds, **at, origin=origin) for origin in schema.ORIGINS)
+        kept = found["local_global_iou"].sel(at, drop=True).sel(layer="conv1")
+        for place in {*local, *server}:
+            both = place in local and place in server
+            expected = jaccard(local[place], server[place]) if both else np.nan
+            np.testing.assert_equal(float(kept.sel({"client": place[0], "class": place[1]})), expected)
+        unions = {}
+        for (client, _), channels in local.items():
+            unions[client] = unions.get(client, frozenset()) | channels
+        apart = mean(jaccard(a, b) for a, b in itertools.combinations(unions.values(), 2))
+        told = found["specialist_distinctness"].sel(at).sel(origin="local", layer="conv1")
+        np.testing.assert_allclose(told, apart)
+    assert not found["local_global_iou"].equals(ds["local_global_iou"])
+
+
+def test_measures_are_of_the_circuits_that_there_are(ds):
+    found, there = left_out(ds), defined(ds)
+    assert 0 < int(there.sum()) < int((ds["status"] > 0).sum())
+    for name in ("sufficiency", "rediscovery_iou", "cross_evaluation"):
+        assert found[name].equals(ds[name].where(there))
+    assert found["drift_gap"].equals(ds["drift_gap"].where(there.all("origin")))
+    last = ds.isel(round=-1).sel(origin="global")
+    places = circuits(ds, round=3, origin="global", seed=0), circuits(ds, round=3, origin="global", seed=1)
+    alone = [
+        mean(float(last["sufficiency"].sel({"seed": s, "client": k, "class": c})) for k, c in of)
+        for s, of in enumerate(places)
+    ]
+    np.testing.assert_allclose(numbers(ds)[Key("sufficiency", "global")], alone, rtol=1e-6)
+    sizes = [len(channels) for of in places for channels in of.values()]
+    assert summary(ds)["circuit_size"]["global"]["conv1"] == pytest.approx(np.mean(sizes))
+
+
+def test_the_papers_search_finds_a_circuit_in_every_model(ds):
+    paper = decided("two-class", "class", seeds=1, rounds=2)
+    paper["status"] = paper["status"].where(paper["status"] == 0, schema.STATUS.index("undefined"))
+    assert left_out(paper) is paper
+    assert bool((defined(paper) == (paper["status"] > 0)).all())
