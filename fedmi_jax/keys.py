@@ -16,6 +16,7 @@ REDISCOVER_LOCAL, REDISCOVER_GLOBAL, RANDOM_MASK_LOCAL, RANDOM_MASK_GLOBAL = ran
 PROBE, DECIDE_LOCAL, DECIDE_GLOBAL, REDECIDE_LOCAL, REDECIDE_GLOBAL, LIVE_MASK_LOCAL, LIVE_MASK_GLOBAL = range(11, 18)
 UNTRAINED, PERMUTED, SHUFFLED, HALF_LOCAL, HALF_GLOBAL = range(18, 23)
 ORDER_LOCAL, ORDER_GLOBAL, ATTRIBUTE_LOCAL, ATTRIBUTE_GLOBAL = range(23, 27)
+PERMUTE = 27  # weights; what is searched in such models is drawn with PERMUTED
 SEEN = 50  # by a method's server
 HELD_OUT = 51  # for testing, of images that come without a test set; no draw of a run
 STUDY = 100  # of a stored run: no draw of a run has this purpose

@@ -539,6 +539,11 @@ def test_the_command(tmp_path, capsys):
     assert [one["seeds"] for one in found["results"]] == [[0, 1, 2], [0, 1, 2]]
     table = (tmp_path / "table.md").read_text("utf-8")
     assert "| **P5** Of circuits that averaging breaks" in table
+    assert not found["by_origin"]
+    assert main(["predictions", str(folder), "--by-origin", "--json"]) == 0
+    by_origin = json.loads(capsys.readouterr().out)
+    assert by_origin["by_origin"]
+    assert "for its seeds 5 to 9" in by_origin["legend"]
     assert main(["predictions", str(folder)]) == 0
     assert "Predictions about circuits found with objective decision" in capsys.readouterr().out
 

@@ -1,6 +1,6 @@
 """Which methods are compared, with which settings, and where. All of it was fixed before the runs; nothing was tuned.
 
-Settings are the defaults of the methods' authors (docs/methods.md). A few methods have one alternative, named here.
+Settings are the defaults of the methods, whose sources docs/methods.md names. A few have one alternative, named here.
 """
 
 from __future__ import annotations

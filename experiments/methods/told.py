@@ -37,7 +37,7 @@ class Column(NamedTuple):
     head: str
     measure: str
     null: str = ""
-    """The measure that stands for chance, in the head of the column."""
+    """The measure that stands for chance, in brackets behind the row's own number."""
     reduce: Reduce = last
 
 
@@ -54,7 +54,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("cross-evaluation", "cross-evaluation", "cross-evaluation, random masks"),
         Column("of those that work on their own model", "cross-evaluation, works at home"),
         Column("share out, all rounds", "out", reduce=over_rounds),
-        Column("collapses per step", "collapses"),
+        Column("collapses per step, all rounds", "collapses"),
         Column("balanced accuracy, own model", "balanced, own model"),
         Column("balanced accuracy", "balanced"),
         Column("false-positive rate", "false positives"),
@@ -200,9 +200,9 @@ def markdown(points: Points, problems: list[str]) -> str:
 
 LEGEND = (
     "95 % intervals over seeds; below each mean the difference to FedAvg, seed by seed. Last round, but where it says "
-    "otherwise. In the head of a column, in brackets: what chance gives, with FedAvg. Means are over clients, the "
-    "classes that each holds, and layers. Two empty sets count as 1 in IoU. One seed has no interval, and under three "
-    "nothing is said to be preserved.\n\n"
+    "otherwise. In brackets: what chance gives in the same models. Means are over clients, the classes that each holds, "
+    "and layers. What is found again is an IoU as measured, in which two empty sets count as 1; where it is corrected "
+    "for chance, such a pair has no say. One seed has no interval, and under three nothing is said to be preserved.\n\n"
     "Methods in italics give every client a model of its own. Their circuits are measured on that one, in place of the "
     "averaged model, and of the columns of accuracy only the second is theirs: the others, density and channels moved "
     "are of the mean of all clients' models, which no client is given.\n\n"
@@ -251,7 +251,7 @@ def accuracy_of(method: str) -> str:
 
 
 def _table(points: Points, scenario: str, names: list[str], columns: tuple[Column, ...]) -> list[str]:
-    heads = ["method", *(column.head + _null(points, scenario, column) for column in columns)]
+    heads = ["method", *(column.head + (" (by chance)" if column.null else "") for column in columns)]
     lines = [_line(heads), _line(["---"] * len(heads))]
     return lines + [
         _line([_named(name), *(_cell(points, scenario, name, column) for column in columns)]) for name in names
@@ -260,15 +260,16 @@ def _table(points: Points, scenario: str, names: list[str], columns: tuple[Colum
 
 def _cell(points: Points, scenario: str, method: str, column: Column) -> str:
     own = str(estimate(per_seed(points, scenario, method, column.measure, column.reduce)))
+    own += _null(points, scenario, method, column)
     if method == rows.BASE:
         return own
     return f"{own}<br>{against(points, scenario, method, column.measure, column.reduce)}"
 
 
-def _null(points: Points, scenario: str, column: Column) -> str:
+def _null(points: Points, scenario: str, method: str, column: Column) -> str:
     if not column.null:
         return ""
-    found = estimate(per_seed(points, scenario, rows.BASE, column.null, column.reduce)).mean
+    found = estimate(per_seed(points, scenario, method, column.null, column.reduce)).mean
     return "" if np.isnan(found) else f" ({found:.2f})"
 
 

@@ -156,7 +156,7 @@ def _unions(ds: xr.Dataset) -> sizes.Sets:
 
 def _damage(ds: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray]:
     """Accuracy of the whole global model less that without a client's circuit: on the circuit's class, and the mean of
-    all other classes that are analysed; (S, R, K, C)."""
+    all other classes that are analysed; (S, R, K, C). The second is of some of the images that the first is of."""
     lost = ds["global_class_accuracy"] - units.of(ds, "removed_class_accuracy", "global")
     lost = lost.sel(true_class=ds["class"].values).transpose("seed", "round", "client", "class", "true_class")
     own = xr.DataArray(np.eye(ds.sizes["class"], dtype=bool), dims=("class", "true_class"))

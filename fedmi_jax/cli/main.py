@@ -218,9 +218,9 @@ def _predictions(option: Predictions) -> int:
     found = instruments.gather(option.folders)
     rows = predictions.judge(found.results, option.objective, option.by_origin)
     if option.json:
-        print(json.dumps(predictions_table.as_values(rows, found, option.objective), indent=2))
+        print(json.dumps(predictions_table.as_values(rows, found, option.objective, option.by_origin), indent=2))
     else:
-        terminal.console().print(predictions_table.render(rows, found, option.objective))
+        terminal.console().print(predictions_table.render(rows, found, option.objective, option.by_origin))
     if option.out is not None:
         with files.replacing(option.out) as temporary:
             table = predictions_table.markdown(rows, found, option.objective, option.by_origin)

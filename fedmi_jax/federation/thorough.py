@@ -177,7 +177,7 @@ def _permuted(setup: Setup, models: Stack, cases: Cases, number: int) -> Stack:
         case = first[which]
         seed, client = setup.facts.experiment.seeds[cases.seed[case]], int(cases.client[case])
         for place, name in enumerate([*(f"{layer}_kernel" for layer in conv_layers(params)), "fc_kernel"]):
-            rng, kernel = keys.generator(seed, keys.PERMUTED, number, client, place), params[name]
+            rng, kernel = keys.generator(seed, keys.PERMUTE, number, client, place), params[name]
             kernel[...] = rng.permuted(kernel.reshape(-1, kernel.shape[-1]), axis=0).reshape(kernel.shape)
 
     return rewritten(models, permute, setup.layout)

@@ -23,15 +23,25 @@ LEGEND = (
     "holds when all parts do, and does not when one does not. P1 to P9 are corrected together (Holm); p is "
     "corrected, and where nothing stands it is said how the prediction stood before. Null: the same number for "
     "random live sets; * where it meets the criterion too. Parts marked 'beside' decide nothing. All rules "
-    "were fixed before any run over seeds (docs/evidence.md)."
+    "were fixed before any run over seeds; they were registered for seeds 0 to 4 of two-class (docs/evidence.md)."
+)
+BY_ORIGIN = (
+    "What P0 says of circuits of global models closes only what is about these. This gate was registered when seeds 0 to "
+    "4 of two-class had been judged, for its seeds 5 to 9 (docs/evidence.md)."
 )
 
 
-def as_values(rows: list[Row], found: Found, objective: str) -> dict[str, Any]:
+def legend(by_origin: bool) -> str:
+    """How to read the table, and what was registered when."""
+    return f"{LEGEND} {BY_ORIGIN}" if by_origin else LEGEND
+
+
+def as_values(rows: list[Row], found: Found, objective: str, by_origin: bool = False) -> dict[str, Any]:
     """JSON values: fractions; None where there is nothing."""
     return {
-        "legend": LEGEND,
+        "legend": legend(by_origin),
         "objective": objective,
+        "by_origin": by_origin,
         "results": [
             {**key._asdict(), "seeds": ds["seed"].values.tolist(), "rounds": ds.sizes["round"],
              "not_the_papers": differences(key.experiment, ds)}
@@ -88,7 +98,7 @@ def _number(part: Part) -> str:
     return str(part.estimate) if part.estimate.seeds else "no data"
 
 
-def render(rows: list[Row], found: Found, objective: str) -> Group:
+def render(rows: list[Row], found: Found, objective: str, by_origin: bool = False) -> Group:
     """For the terminal: the predictions, and below each its parts."""
     names = ("prediction", "measured", "criterion", "null", "seeds", "verdict")
     title = f"Predictions about circuits found with objective {objective}"
@@ -101,7 +111,7 @@ def render(rows: list[Row], found: Found, objective: str) -> Group:
             cells = (_number(part), part.criterion, _null(part), "", Text(_mark(part), style="dim"))
             table.add_row(Text(label, style="dim"), *cells)
         table.add_section()
-    return Group(table, *(Text(line) for line in (*_used(found), LEGEND)))
+    return Group(table, *(Text(line) for line in (*_used(found), legend(by_origin))))
 
 
 def _mark(part: Part) -> str:
@@ -127,11 +137,6 @@ def _unlike(fields: list[str]) -> str:
     return f"; unlike the paper's: {', '.join(other)}" if other else ""
 
 
-BY_ORIGIN = (
-    "What P0 says of circuits of global models closes only what is about these (second registration, docs/evidence.md)."
-)
-
-
 def markdown(rows: list[Row], found: Found, objective: str, by_origin: bool = False) -> str:
     """The verdicts; every part behind them; then the rules, and the results. by_origin: as they were judged."""
     head = ["| prediction | confidence before | seeds | verdict |", "|---|---|---|---|"]
@@ -143,11 +148,11 @@ def markdown(rows: list[Row], found: Found, objective: str, by_origin: bool = Fa
     every += [_part_row(row, part) for row in rows for part in row.parts]
     rules = [f"- {row.prediction.id}: {row.prediction.rule}." for row in rows]
     parts = [
-        f"Circuits found with objective {objective}.{f' {BY_ORIGIN}' if by_origin else ''}",
+        f"Circuits found with objective {objective}.",
         "",
         *head,
         "",
-        LEGEND.replace("*", r"\*"),
+        legend(by_origin).replace("*", r"\*"),
         "",
         "Every part:",
     ]

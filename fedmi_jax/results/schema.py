@@ -138,8 +138,9 @@ def _similarity(iou: str, dims: tuple[str, ...], text: str) -> dict[str, Variabl
     return _rows((*dims, "layer"), "float64", rows)
 
 
-_DECIDES = "with an objective other than class"
-_THOROUGH = f"{_DECIDES} and evaluation.null_samples; in the last round"
+_SIZED = "with an objective other than class"
+_DECIDES = f"{_SIZED}, or with evaluation.decisions"
+_THOROUGH = f"{_SIZED} and evaluation.null_samples; in the last round"
 _RANDOM, _AGAIN = "with evaluation.null_samples", "with discovery.repeat"
 _SERVED = "with a method that serves every client a model of its own"
 _WEIGHTS, _COMPACT = "with execution.save_weights", "in place of weights, see `fedmi_jax.analysis.compact`"
@@ -193,7 +194,8 @@ VARIABLES: dict[str, Variable] = {
         "does not decide about the class; 0 no such circuit",
     }, _DECIDES),
     **_rows(CIRCUIT_DIMS, "float32", {
-        "spread": "what there was to explain: distance of the best constant answer from the model's, on probe images",
+        "spread": "what there was to explain: distance of the best constant answer from the model's, on probe images; for "
+        "circuits of the paper's search on test images",
     }, _DECIDES, "nat"),
     **_rows(CIRCUIT_DIMS, "float32", {
         "competence": "balanced accuracy of the whole model on the class, against the classes it is told from",
@@ -211,7 +213,7 @@ VARIABLES: dict[str, Variable] = {
     }, _DECIDES),
     **_rows(CIRCUIT_DIMS, "int64", {
         "untrimmed_size": "channels of the circuit before those that could go were left out",
-    }, _DECIDES),
+    }, _SIZED),
     **_rows((*CIRCUIT_DIMS, "layer"), "int64", {
         "live": "channels of the circuit's model with a path of weights from the image to the linear layer",
     }, _DECIDES),
@@ -221,11 +223,11 @@ VARIABLES: dict[str, Variable] = {
     **_rows((*CIRCUIT_DIMS, _CHANNEL), "int16", {
         "rank_{layer}": "place of the channel of {layer} in the order that sizes were tried in, over all layers, 1 the "
         "best; 0 without such a path",
-    }, _DECIDES),
-    **_rows((*CIRCUIT_DIMS, "tried_size"), "int64", {"curve_size": "sizes of circuits that were tried"}, _DECIDES),
+    }, _SIZED),
+    **_rows((*CIRCUIT_DIMS, "tried_size"), "int64", {"curve_size": "sizes of circuits that were tried"}, _SIZED),
     **_rows((*CIRCUIT_DIMS, "tried_size"), "float32", {
         "curve": "share of the decision that so many of the best channels explain, on probe images",
-    }, _DECIDES),
+    }, _SIZED),
     **_rows((*CIRCUIT_DIMS, "true_class"), "float32", {
         "removed_call_rate": "call_rate of the model without the circuit",
         "removed_class_accuracy": "accuracy of the model without the circuit on each class, on the same images",
