@@ -141,10 +141,11 @@ def test_results_that_are_there_replace_points_of_the_same_run_only():
 
 
 def test_a_cell_is_the_mean_and_the_difference_of_the_same_seeds():
-    made = points({(None, "ties", "kept"): lambda s, r: 0.5 + 0.001 * s + 0.2}, ("fedavg", "ties", "fedper"))
+    kept = {(None, "ties", "kept"): lambda s, r: 0.5 + 0.001 * s + 0.2, (None, "ties", "kept, by chance"): 0.37}
+    made = points(kept, ("fedavg", "ties", "fedper"))
     made.loc[{"method": "fedavg", "seed": 2}] = np.nan
     (line,) = [row for row in told.markdown(made, []).splitlines() if row.startswith("| ties |") and "0.70" in row]
-    assert "| 0.70 [0.70, 0.70]<br>0.20 [0.20, 0.20] |" in line
+    assert "| 0.70 [0.70, 0.70] (0.37)<br>0.20 [0.20, 0.20] |" in line  # with its own chance, not FedAvg's
     found = told.against(made, "two-class", "ties", "kept")
     assert (found.seeds, found.mean) == (2, pytest.approx(0.2))
 
