@@ -272,7 +272,8 @@ PREDICTIONS = (
 LEGEND = (
     "A part holds, or does not, when its whole 95 % interval over seeds meets, or misses, its criterion, with three "
     "seeds or more; a prediction holds when all parts do, and does not when one does not. M1 to M11 are corrected "
-    "together (Holm), and so are M12 and M13; M14 and M15 are each alone. p is corrected. Parts marked 'beside' decide nothing."
+    "together (Holm), and so are M12 and M13; M14 and M15 are each alone. p is corrected. Parts "
+    "marked 'beside' decide nothing."
 )
 
 

@@ -26,8 +26,8 @@ LEGEND = (
     "were fixed before any run over seeds; they were registered for seeds 0 to 4 of two-class (docs/evidence.md)."
 )
 BY_ORIGIN = (
-    "What P0 says of circuits of global models closes only what is about these. This gate was registered when seeds 0 to "
-    "4 of two-class had been judged, for its seeds 5 to 9 (docs/evidence.md)."
+    "What P0 says of circuits of global models closes only what is about these. This gate was registered when seeds 0 "
+    "to 4 of two-class had been judged, for its seeds 5 to 9 (docs/evidence.md)."
 )
 
 

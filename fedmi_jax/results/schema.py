@@ -194,8 +194,8 @@ VARIABLES: dict[str, Variable] = {
         "does not decide about the class; 0 no such circuit",
     }, _DECIDES),
     **_rows(CIRCUIT_DIMS, "float32", {
-        "spread": "what there was to explain: distance of the best constant answer from the model's, on probe images; for "
-        "circuits of the paper's search on test images",
+        "spread": "what there was to explain: distance of the best constant answer from the model's, on probe images; "
+        "for circuits of the paper's search on test images",
     }, _DECIDES, "nat"),
     **_rows(CIRCUIT_DIMS, "float32", {
         "competence": "balanced accuracy of the whole model on the class, against the classes it is told from",

@@ -25,7 +25,7 @@ def defined(ds: xr.Dataset) -> xr.DataArray:
 
 
 def left_out(ds: xr.Dataset) -> xr.Dataset:
-    """The result with NaN for every measure of an undefined circuit, and measures of similarity over pairs of others."""
+    """The result with NaN for every measure of an undefined circuit, and similarity over pairs of the others."""
     if not _some_are_not(ds):
         return ds
     there = defined(ds)
