@@ -10,7 +10,7 @@ Its stored models are then searched for circuits that decide. A class is told fr
 `iid` and `one-class` from all others, as docs/evidence.md says for each prediction. `dense` is `two-class` without
 sparsity. Writes OUT/EXPERIMENT/seed-N for the paper's search and OUT/EXPERIMENT-OBJECTIVE/seed-N for the other, then
 OUT/predictions.md and OUT/predictions-by-origin.md (by the first and the second registration of docs/evidence.md),
-OUT/claims.md (without `dense`, which the paper does not have) and OUT/figures of all that is there. What is there is not
+OUT/claims.md (without `dense`, which the paper has not) and OUT/figures of all that is there. What is there is not
 made again, and the command can be stopped and repeated. Weights are not kept, so that another objective trains again.
 
 On two CPU cores a round takes about 60 s to train and 40 s to search and measure with both instruments.

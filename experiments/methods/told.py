@@ -200,7 +200,7 @@ def markdown(points: Points, problems: list[str]) -> str:
 
 LEGEND = (
     "95 % intervals over seeds; below each mean the difference to FedAvg, seed by seed. Last round, but where it says "
-    "otherwise. In brackets: what chance gives in the same models. Means are over clients, the classes that each holds, "
+    "otherwise. In brackets: what chance gives in the same models. Means are over clients, the classes of each, "
     "and layers. What is found again is an IoU as measured, in which two empty sets count as 1; where it is corrected "
     "for chance, such a pair has no say. One seed has no interval, and under three nothing is said to be "
     "preserved.\n\n"
