@@ -151,7 +151,7 @@ def test_rounds_that_not_all_seeds_have_are_dotted():
     ds = result("two-class", seeds=2, rounds=4, local=lambda s, r, k, c: -1 if s == 0 and r > 1 else 0)
     with style.styled():
         figure = page_of("kept", ds)
-    assert "dotted: the circuits of fewer seeds, the others' are empty" in figure.get_supxlabel()
+    assert "dotted: the circuits of fewer seeds, the others have none" in figure.get_supxlabel()
     lines = [line for line in figure.axes[0].lines if line.get_color() == style.BLUE and len(line.get_xdata()) == 4]
     solid = [line for line in lines if not line.is_dashed() and line.get_zorder() == 3]
     assert [np.isfinite(line.get_ydata()).tolist() for line in solid] == [[True, False, False, False]]

@@ -7,9 +7,11 @@ import pytest
 from made_up import CHANNELS, decided
 
 from fedmi_jax.analysis.compare import Key, numbers
+from fedmi_jax.report.curves import degenerate
+from fedmi_jax.report.figures import _unlike
 from fedmi_jax.results import schema, similarity
 from fedmi_jax.results.summary import summary
-from fedmi_jax.results.undefined import defined, left_out
+from fedmi_jax.results.undefined import defined, left_out, share
 
 RNG = np.random.default_rng(0)
 
@@ -82,6 +84,20 @@ def test_measures_are_of_the_circuits_that_there_are(ds):
     np.testing.assert_allclose(numbers(ds)[Key("sufficiency", "global")], alone, rtol=1e-6)
     sizes = [len(channels) for of in places for channels in of.values()]
     assert summary(ds)["circuit_size"]["global"]["conv1"] == pytest.approx(np.mean(sizes))
+
+
+def test_a_model_that_decides_nothing_has_no_degenerate_circuit(ds):
+    """Nor is it said to be one where circuits of both models are looked at together."""
+    there, empty = defined(ds), ds["degenerate"]
+    assert bool((empty & ~there).any())
+    for origin in schema.ORIGINS:
+        flags = degenerate(ds, origin)
+        assert flags.notnull().equals(there.sel(origin=origin, drop=True))
+        assert flags.fillna(0).astype(bool).equals((empty & there).sel(origin=origin, drop=True))
+    assert degenerate(ds, None).notnull().equals(there.any("origin"))
+    assert share(ds) == pytest.approx(1 - int(there.sum()) / int((ds["status"] > 0).sum()))
+    small_print = _unlike({"two-class-decision": ds})
+    assert f"(without {share(ds):.0%} of them, whose models decide nothing)" in small_print
 
 
 def test_the_papers_search_finds_a_circuit_in_every_model(ds):

@@ -16,7 +16,8 @@ import xarray as xr
 from fedmi_jax.analysis import measures, nulls
 from fedmi_jax.errors import FedmiError
 from fedmi_jax.report import style
-from fedmi_jax.results.labels import class_names, held
+from fedmi_jax.results import undefined
+from fedmi_jax.results.labels import class_names
 from fedmi_jax.results.statistics import band, estimate
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def _small_print(figure: Figure, axes: list[Axes], panels: Sequence[Panel]) -> N
         axes[0].plot([], [], "o", mfc="white", mec=style.BLACK, mew=0.8, label=style.DEGENERATE)
         style.say(figure, style.HOLLOW)
     if any(_partial(curve).any() for curve in curves):
-        style.say(figure, "dotted: the circuits of fewer seeds, the others' are empty")
+        style.say(figure, "dotted: the circuits of fewer seeds, the others have none")
     for note in sorted({panel.note for panel in panels if panel.note}):
         style.say(figure, note)
     style.say(figure, _without_values(panels))
@@ -255,9 +256,12 @@ def own_classes(ds: xr.Dataset, client: int) -> list[int]:
 def degenerate(ds: xr.Dataset, origin: str | None) -> xr.DataArray:
     """1 where a circuit of this origin (None: of any) is degenerate, NaN where there is none (seed, round, client,
     class)."""
-    flags = ds["degenerate"]
-    one = flags.sel(origin=origin, drop=True) if origin else flags.any("origin")
-    return one.where(held(ds)).astype(float)
+    there = undefined.defined(ds)
+    flags = ds["degenerate"] & there
+    one, known = (
+        values.sel(origin=origin, drop=True) if origin else values.any("origin") for values in (flags, there)
+    )
+    return one.where(known).astype(float)
 
 
 def overlap(title: str, ds: xr.Dataset, measure: str, origin: str | None, at: dict[str, object]) -> Panel:

@@ -219,9 +219,10 @@ def _unlike(runs: Runs) -> str:
 def _differs(name: str, ds: xr.Dataset) -> str:
     found = differences(name, ds)
     if (search := objective(ds)) != "class":
-        return ", ".join(
-            [f"circuits searched with objective {search}", *(one for one in found if one.startswith("data"))]
-        )
+        share = undefined.share(ds)
+        without = f" (without {share:.0%} of them, whose models decide nothing)" if share else ""
+        said = f"circuits searched with objective {search}{without}"
+        return ", ".join([said, *(one for one in found if one.startswith("data"))])
     if is_a(name, KINDS):
         return f"unlike the paper's: {', '.join(found)}" if found else ""
     return ", ".join(["none of the paper's experiments", *(one for one in found if one.startswith("data"))])

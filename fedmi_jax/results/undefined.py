@@ -37,6 +37,12 @@ def left_out(ds: xr.Dataset) -> xr.Dataset:
     return similarity.measures(ds.assign(kept), there.values)
 
 
+def share(ds: xr.Dataset) -> float:
+    """Of the circuits that are looked for, in models of both origins, those that are undefined."""
+    looked_for = int(held(ds).sum()) * ds.sizes["origin"]
+    return 1 - int(defined(ds).sum()) / looked_for if looked_for else 0.0
+
+
 def _some_are_not(ds: xr.Dataset) -> bool:
     if "status" not in ds or "config" not in ds.attrs:
         return False
