@@ -10,6 +10,7 @@ LEFT_OUT = {
     "method_runs": "whole runs of one method each; test_methods and test_client_methods have the methods",
     "own_method::test_a_run_with_a_method_of_ones_own_is_resumed_exactly_and_with_it_only": "three whole runs",
     "simulation::test_side_by_side_is_one_by_one": "a whole run in another layout; test_local has the layouts",
+    "studies_served": "the same once more where every client has a model of its own",
     "studies": "every study on stacks of models; test_single and test_sameness have what they share",
     "deciding::test_dense_models_trained_with_other_logits_are_searched_too": "a whole run of the second instrument",
     "environment": "whole runs and processes under unusual settings",

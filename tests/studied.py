@@ -4,9 +4,12 @@ Axes: S seeds, R rounds, K clients, C classes with circuits, O_l channels of con
 """
 
 import numpy as np
+import tiny
 import xarray as xr
 
-from fedmi_jax.data import datasets
+from fedmi_jax.config import Execution
+from fedmi_jax.data import datasets, identity
+from fedmi_jax.methods import Aggregation
 from fedmi_jax.network.layers import CONV_LAYERS
 from fedmi_jax.results import connectivity, schema, similarity, store
 from fedmi_jax.results.schema import CIRCUIT_DIMS
@@ -65,6 +68,32 @@ def result(density=0.5):
                 data[f"connected_{origin}_{name[:5]}"] = (ends, (values != 0).any((-4, -3)).swapaxes(-1, -2))
     ds = similarity.measures(similarity.sizes(xr.Dataset(data, coords)))
     return store.stamp(connectivity.edges(ds), name="studied")
+
+
+OWN_LAYERS = {"fedper": ("fc",), "lg-fedavg": CONV_LAYERS, "alone": (*CONV_LAYERS, "fc")}
+"""Which layers a client keeps to itself, by method."""
+
+
+def served(kind, **settings):
+    """The same result as if it were of a method whose server gives every client a model of its own."""
+    kept = Execution(client_chunk=1, precision="float64", save_weights=True)
+    experiment = tiny.experiment(
+        seeds=SEEDS, execution=kept, aggregation=Aggregation(kind=kind, **settings), rounds=len(ROUNDS)
+    )
+    ds = result()
+    shape = (len(SEEDS), len(ROUNDS), len(OWN))
+    ds["participates"] = (("seed", "round", "client"), np.ones(shape, bool))
+    ds["served_accuracy"] = (("seed", "round", "client"), np.zeros(shape))
+    ds = store.stamp(ds, experiment, dataset=identity.describe(images()))
+    return ds.assign_attrs(method=kind)
+
+
+def given(ds, seed, number, client):
+    """The model that the server gave this client: the global one, but for the layers that are the client's own."""
+    own = OWN_LAYERS.get(ds.attrs.get("method"), ())
+    mine = model(ds, seed, number, client)
+    kept = {name: value for name, value in mine.items() if name.partition("_")[0] in own}
+    return model(ds, seed, number) | kept
 
 
 def model(ds, seed, number, client=None):

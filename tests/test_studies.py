@@ -70,8 +70,9 @@ def experts_circuits(run, at):
 
 @pytest.mark.parametrize("at", MOMENTS)
 def test_ablation(at, found, run, images):
-    rows, (x, labels), params = found("ablation"), studied.inputs(images), studied.model(run, *at)
+    rows, (x, labels) = found("ablation"), studied.inputs(images)
     for label, circuit in experts_circuits(run, at).items():
+        params = studied.given(run, *at, EXPERTS[label])
         kept = studied.without(params, {k: ~own for k, own in circuit.items()})
         before, after = (studied.accuracy(model, x, labels, label) for model in (params, kept))
         same(value(rows, at, "global_accuracy", **{"class": label}), before)
@@ -113,15 +114,15 @@ def test_what_circuits_share(found, run):
 
 @pytest.mark.parametrize("at", MOMENTS)
 def test_dominator(at, found, run, images):
-    rows, (x, labels), params = found("dominator"), studied.inputs(images), studied.model(run, *at)
-    circuits = experts_circuits(run, at)
-    accuracies = {label: studied.accuracy(params, x, labels, label) for label in EXPERTS}
+    rows, (x, labels), circuits = found("dominator"), studied.inputs(images), experts_circuits(run, at)
+    given = {label: studied.given(run, *at, client) for label, client in EXPERTS.items()}
+    accuracies = {label: studied.accuracy(params, x, labels, label) for label, params in given.items()}
     first = max(accuracies, key=lambda label: accuracies[label])
     gone = {
         layer: circuits[first][layer] & ~np.any([circuits[c][layer] for c in EXPERTS if c != first], 0)
         for layer in CONV_LAYERS
     }
-    for label in EXPERTS:
+    for label, params in given.items():
         assert value(rows, at, "dominator", **{"class": label}) == (label == first)
         before, after = (statistics(model, x, labels, label) for model in (params, studied.without(params, gone)))
         for name in before:
@@ -193,12 +194,13 @@ def test_ensemble(at, found, run, images):
 
 @pytest.mark.parametrize("at", MOMENTS)
 def test_injection(at, found, run, images):
-    rows, (x, labels), params = found("injection"), studied.inputs(images), studied.model(run, *at)
+    rows, (x, labels) = found("injection"), studied.inputs(images)
     circuits = experts_circuits(run, at).values()
     shared = {layer: np.sum([own[layer] for own in circuits], 0) > 1 for layer in CONV_LAYERS}
     for client in (0, 1):
-        changed = studied.overwritten(params, studied.model(run, *at, client), shared)
-        for label in EXPERTS:
+        for label, expert in EXPERTS.items():
+            params = studied.given(run, *at, expert)
+            changed = studied.overwritten(params, studied.model(run, *at, client), shared)
             before, after = (studied.accuracy(model, x, labels, label) for model in (params, changed))
             of = {"class": label, "source": client}
             same(value(rows, at, "accuracy", **of), after)
@@ -300,10 +302,10 @@ def test_a_tie_is_nobodys(run, images):
 
 
 def patched(run, at, user, images, layer, channel):
-    """Of the images of the user's class that the global model gets wrong: which its own model gets right, and which the
+    """Of the images of the user's class that its global model gets wrong: which its own model gets right, and which the
     global one does with the channel patched, and with the whole layer."""
     (label, client), (x, labels) = user, studied.inputs(images)
-    params, own = studied.model(run, *at), studied.model(run, *at, client)
+    params, own = studied.given(run, *at, client), studied.model(run, *at, client)
     x = x[labels == label]
     x = x[studied.logits(params, x).argmax(1) != label]
     if not len(x):

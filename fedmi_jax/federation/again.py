@@ -1,6 +1,7 @@
-"""Another search on the models of a stored run: what a second instrument finds, without training them again.
+"""Another search on the models of a stored run: what a second instrument finds, without training them again. And the
+models that clients got from the server, where each got one of its own and they follow from the stored ones.
 
-Axes: S seeds, K clients, M models of a round, R rounds.
+Axes: S seeds, K clients, of which P took part in a round, M = S * P models of a round, R rounds.
 """
 
 from __future__ import annotations
@@ -12,18 +13,18 @@ import numpy as np
 import xarray as xr
 
 from fedmi_jax import config
-from fedmi_jax.aggregation import NO_STATE, State, chosen
+from fedmi_jax.aggregation import NO_STATE, Clients, State, chosen
 from fedmi_jax.config import Discovery, Evaluation, Experiment, replace
-from fedmi_jax.data import datasets, identity, own_split
+from fedmi_jax.data import batches, datasets, identity, own_split
 from fedmi_jax.data.datasets import Dataset
 from fedmi_jax.data.own_split import OwnSplit
 from fedmi_jax.devices import lift
-from fedmi_jax.devices.layout import described
+from fedmi_jax.devices.layout import Layout, described
 from fedmi_jax.devices.session import session
 from fedmi_jax.errors import FedmiError
-from fedmi_jax.federation import metrics, recording, simulation
+from fedmi_jax.federation import metrics, programs, recording, simulation
 from fedmi_jax.federation.metrics import OnRound
-from fedmi_jax.federation.setup import Facts, Round, Setup, place, prepare
+from fedmi_jax.federation.setup import Facts, Setup, place, prepare
 from fedmi_jax.network.model import Params
 from fedmi_jax.results import store
 
@@ -48,7 +49,7 @@ def search_again(
         images = dataset or datasets.load(experiment.data)
         _require_images(result, images)
         setup = place(_prepared(experiment, images, split))
-        for number, state in _states(setup, result):
+        for number, state in _states(result, experiment, simulation.initial_models(setup), setup.layout):
             if number not in wanted:
                 continue
             began = time.monotonic()
@@ -79,19 +80,35 @@ def _wanted(result: xr.Dataset, rounds: Collection[int] | None) -> list[int]:
     return sorted(set(rounds))
 
 
-def _states(setup: Setup, result: xr.Dataset) -> Iterator[tuple[int, State]]:
+def _states(result: xr.Dataset, experiment: Experiment, start: Params, layout: Layout) -> Iterator[tuple[int, State]]:
     """Every round of the result, and what the method remembers after it. Of a method that serves every client a model
-    of its own the server's steps are made again, from the stored models; others need no memory here."""
-    global_models, state = simulation.initial_state(setup)
-    for number in result["round"].values.tolist():
-        if setup.facts.method.serve is None:
-            yield number, NO_STATE
-            continue
-        stored, round_ = result.sel(round=number), setup.facts.round(number)
-        local = lift.deal_out(_local(setup, round_, stored), setup.layout)
-        _, state = simulation.aggregate(setup, state, global_models, local, round_)
-        global_models = lift.replicate(_weights(setup, stored, "global"), setup.layout)
+    of its own the server's steps are made again, from the stored models; others need no memory here.
+
+    start: the models before the first round, (S, ...).
+    """
+    method, rounds = chosen(experiment.aggregation, experiment.local), result["round"].values.tolist()
+    if method.serve is None:
+        yield from ((number, NO_STATE) for number in rounds)
+        return
+    global_models, clients = start, result.sizes["client"]
+    state = programs.initial_state(start, clients=clients, layout=layout, method=method)
+    for number in rounds:
+        stored = result.sel(round=number)
+        seen = _clients(stored, experiment, layout)
+        _, state = programs.aggregate(state, global_models, seen, layout=layout, method=method)
+        global_models = lift.replicate(_weights(experiment, stored, "global"), layout)
         yield number, state
+
+
+def _clients(stored: xr.Dataset, experiment: Experiment, layout: Layout) -> Clients:
+    """What the server saw of the clients of a round, but for images and circuits."""
+    local, there = experiment.local, _there(stored)
+    numbers = there[1].reshape(stored.sizes["seed"], -1)
+    counts = stored["samples"].values[there].reshape(*numbers.shape, -1)
+    samples = counts.sum(-1)
+    steps = np.vectorize(batches.local_steps, otypes=[int])(samples, local.batch_size, local.epochs)
+    models = lift.deal_out(_local(experiment, stored), layout)
+    return Clients(models, samples, counts, steps, numbers)  # type: ignore[arg-type]
 
 
 def experiment_of(result: xr.Dataset) -> Experiment:
@@ -103,20 +120,36 @@ def experiment_of(result: xr.Dataset) -> Experiment:
             "result: has no weights, so there are no models to search; make it with `fedmi run ... "
             "--execution.save-weights`"
         )
-    experiment = config.from_json(result.attrs["config"])
-    if "served_accuracy" in result and not _follows(experiment, result):
+    if "served_accuracy" in result and not follows(result):
         raise FedmiError(
             f"result: of {result.attrs.get('method', 'a method')}, whose clients' own models from the server are not "
             "stored; run it again instead"
         )
-    return experiment
+    return config.from_json(result.attrs["config"])
 
 
-def _follows(experiment: Experiment, result: xr.Dataset) -> bool:
-    """Whether the models that the server gave its clients follow from those that are stored."""
-    method, rounds = chosen(experiment.aggregation, experiment.local), result["round"].values.tolist()
-    from_the_first = rounds == list(range(1, len(rounds) + 1))
-    return method.serve is not None and not method.needs_circuits and from_the_first
+def follows(result: xr.Dataset) -> bool:
+    """Whether the models that the server gave each client, of its own, follow from those that are stored."""
+    if "config" not in result.attrs:
+        return False
+    experiment, rounds = config.from_json(result.attrs["config"]), result["round"].values.tolist()
+    method, from_the_first = chosen(experiment.aggregation, experiment.local), list(range(1, len(rounds) + 1))
+    return method.serve is not None and not method.needs_circuits and rounds == from_the_first
+
+
+def served(result: xr.Dataset, layout: Layout) -> Iterator[tuple[int, Params]]:
+    """Every round of a result of which `follows` holds, and what the server gave every client after it, (S, K, ...); of
+    clients that sat the round out, anything. To be called within `devices.session`."""
+    experiment, shape = config.from_json(result.attrs["config"]), (result.sizes["seed"], result.sizes["client"])
+    method, which = chosen(experiment.aggregation, experiment.local), np.indices(shape).reshape(2, -1)
+
+    def global_models(number: int) -> Params:
+        return lift.replicate(_weights(experiment, result.sel(round=number), "global"), layout)
+
+    # whatever it starts with: a client that took part has what it trained itself
+    for number, state in _states(result, experiment, global_models(int(result["round"][0])), layout):
+        each = programs.serve_models(global_models(number), state, *which, layout=layout, method=method)
+        yield number, {name: leaf.reshape(*shape, *leaf.shape[1:]) for name, leaf in each.items()}
 
 
 def changed(result: xr.Dataset, discovery: Discovery | None, evaluation: Evaluation | None) -> Experiment:
@@ -133,8 +166,8 @@ def _round(
     setup: Setup, stored: xr.Dataset, number: int, state: State, progress: simulation.Progress
 ) -> recording.Record:
     round_ = setup.facts.round(number)
-    local = lift.deal_out(_local(setup, round_, stored), setup.layout)
-    global_models = lift.replicate(_weights(setup, stored, "global"), setup.layout)
+    local = lift.deal_out(_local(setup.facts.experiment, stored), setup.layout)
+    global_models = lift.replicate(_weights(setup.facts.experiment, stored, "global"), setup.layout)
     both = simulation.lean(setup, simulation.stack(setup, round_, local, global_models, state))
     cases = setup.facts.cases(round_)
     progress(number, "discover")
@@ -146,16 +179,22 @@ def _round(
     return record | simulation.judged(setup, round_, both, cases, simulation.joined(*found))
 
 
-def _local(setup: Setup, round_: Round, stored: xr.Dataset) -> Params:
+def _there(stored: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Seed slot and client of every model of a round, (M,) each."""
+    return np.nonzero(stored["participates"].values)  # type: ignore[return-value]
+
+
+def _local(experiment: Experiment, stored: xr.Dataset) -> Params:
     """(M, ...) of the round's clients."""
-    seed, client = round_.models
-    return {name: leaf[seed, client] for name, leaf in _weights(setup, stored, "local").items()}
+    there = _there(stored)
+    return {name: leaf[there] for name, leaf in _weights(experiment, stored, "local").items()}
 
 
-def _weights(setup: Setup, stored: xr.Dataset, origin: str) -> Params:
+def _weights(experiment: Experiment, stored: xr.Dataset, origin: str) -> Params:
     """(S, ...) of the global models, (S, K, ...) of the local ones."""
-    names = setup.facts.shapes
-    return {name: stored[f"weights_{origin}_{name}"].values.astype(setup.facts.dtype) for name in names}  # type: ignore[return-value]
+    start, dtype = f"weights_{origin}_", np.dtype(experiment.execution.precision)
+    names = [str(name).removeprefix(start) for name in stored if str(name).startswith(start)]
+    return {name: stored[start + name].values.astype(dtype) for name in names}  # type: ignore[return-value]
 
 
 def _require_images(result: xr.Dataset, dataset: Dataset) -> None:

@@ -76,6 +76,11 @@ def study(
     found: Study = import_module(f"fedmi_jax.studies.{name}").STUDY
     options = Options(nulls, limit, experts)
     asked = Stored(result, chosen(result, "seed", seeds), chosen(result, "round", rounds), options)
+    if found.one_global_model and asked.served_each:
+        raise FedmiError(
+            f"{name}: asks one model of all clients about all classes, and {asked.method} gave every client a model of "
+            "its own; ask ablation, dominator, injection or patching, which ask each client's"
+        )
     if asked.has_weights:
         return Findings(name, found, _with_weights(found, asked, dataset))
     if found.masks is None:

@@ -1,28 +1,22 @@
-"""Single-circuit ablation: of the global model only one expert's circuit is left; does it still know its class?
+"""Single-circuit ablation: of an expert's global model only its circuit is left; does it still know its class?
 
 To zero a channel's kernel and bias is to close its gate, so the accuracy is the paper's cross-evaluation. The authors'
 script is `circuit_ablation.py`; where a circuit is missing it goes on with the whole model, this one refuses.
 
-Axes: N random sets, Y classes of the network.
+Axes: N random sets.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
-from fedmi_jax.circuits.evaluation import EvaluationSet, Fraction, performance
 from fedmi_jax.config import from_json
-from fedmi_jax.network.ablation import ZERO
-from fedmi_jax.network.model import Params
 from fedmi_jax.studies.base import Column, Panel, Series, Study, Table
 from fedmi_jax.studies.bench import Bench
 from fedmi_jax.studies.chance import Channels, generator, like
-from fedmi_jax.studies.stored import Moment, Stored, others
+from fedmi_jax.studies.stored import Case, Moment, Stored, others
 from fedmi_jax.studies.tidy import Row
 
 
@@ -62,7 +56,7 @@ def accuracies(stored: Stored, moment: Moment, label: int) -> list[Row]:
     """As the result has them. Cross-evaluation counts only where closed channels gave 0, as here."""
     if "config" in stored.ds.attrs and from_json(stored.ds.attrs["config"]).discovery.ablation != "zero":
         return []
-    before = stored.accuracy("global_class_accuracy", moment, label)
+    before = stored.global_accuracy(moment, label)
     after = float(stored.of_circuit("cross_evaluation", moment, label))
     random = stored.of_circuit("random_cross_evaluation", moment, label)
     wrong = float(stored.of_circuit("cross_evaluation_false_positive_rate", moment, label))
@@ -86,18 +80,15 @@ def _rows(
 def weights(stored: Stored, bench: Bench) -> list[Row]:
     """The same from the weights, with random circuits of the same sizes."""
     known = [row for row in masks(stored) if row.measure not in MEASURED]
-    cases = [(m, label) for m, moment in enumerate(stored.moments) for label in moment.experts]
-    whole = bench.answers(range(len(stored.moments)), bench.whole(len(stored.moments)), range(len(bench.images)))
-    kept = bench.answers(
-        [m for m, _ in cases], [stored.moments[m].circuits[label] for m, label in cases], range(len(bench.images))
-    )
+    cases = stored.cases
+    whole = bench.own_answers(cases, bench.whole(len(cases))).top1
+    kept = bench.answers(cases, [stored.moments[m].circuits[label] for m, label in cases])
     random = _random(stored, bench, cases)
     rows = []
     for i, (m, label) in enumerate(cases):
         called = kept.called[i][:, label]
         wrong = _wrong(called, bench.images, label)
-        before, after = whole.called[m, label, label], called[label]
-        rows += _rows(stored.moments[m], label, float(before), float(after), random[i], wrong)
+        rows += _rows(stored.moments[m], label, float(whole[i]), float(called[label]), random[i], wrong)
     return known + rows
 
 
@@ -110,22 +101,17 @@ def _wrong(called: np.ndarray, images: np.ndarray, label: int) -> float:
     return float(np.average(called[others], weights=images[others])) if len(others) else np.nan
 
 
-def _random(stored: Stored, bench: Bench, cases: list[tuple[int, int]]) -> np.ndarray | list[None]:
+def _random(stored: Stored, bench: Bench, cases: list[Case]) -> np.ndarray | list[None]:
     """Accuracy of N random circuits for every case, (cases, N)."""
     if not stored.options.nulls:
         return [None] * len(cases)
-    drawn = [_random_circuit(stored.moments[m], label, n) for m, label in cases for n in stored.samples()]
-    model_index, labels = (np.repeat(column, stored.options.nulls) for column in zip(*cases, strict=True))
-    found = bench.judge(_accuracy, bench.global_models, model_index, (bench.gates(drawn), labels), (bench.test,))
-    return found.reshape(len(cases), -1)
+    each = [(case, n) for case in cases for n in stored.samples()]
+    drawn = [_random_circuit(stored.moments[m], label, n) for (m, label), n in each]
+    return bench.own_answers([case for case, _ in each], drawn).top1.reshape(len(cases), -1)
 
 
 def _random_circuit(moment: Moment, label: int, n: int) -> dict[str, np.ndarray]:
     return like(moment.circuits[label], generator(moment.seed, "ablation", moment.round, n, 1, label))
-
-
-def _accuracy(params: Params, gates: Any, label: Array, test: EvaluationSet, *, narrowing: bool) -> Fraction:
-    return performance(params, gates, ZERO, label, jnp.array(True), test, narrowing=narrowing)[1].overall
 
 
 STUDY = Study(

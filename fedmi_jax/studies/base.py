@@ -68,5 +68,7 @@ class Study:
     panels: tuple[Panel, ...]
     caption: str
     """How to read the figure, for its small print."""
+    one_global_model: bool = False
+    """It asks what all classes are called by one model that all clients got; where each got its own it is refused."""
     needs_images: bool = True
     """Else weights are enough, and no bench is made."""

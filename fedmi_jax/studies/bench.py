@@ -1,5 +1,8 @@
 """A stored run's models and test images on the devices, and judging many changed models in one compiled call.
 
+A client's global model is what the server gave it: one model for all, or of some methods one for each, as
+`Bench.given` knows.
+
 Axes: M moments (one round of one seed each), K clients, n rows (models to be judged), c classes whose images are
 looked at, g * B images of a class (padded), Y classes of the network, O_l channels of convolution l.
 """
@@ -9,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -26,15 +29,15 @@ from fedmi_jax.devices import lift
 from fedmi_jax.devices.layout import Layout, resolve
 from fedmi_jax.devices.session import session
 from fedmi_jax.errors import FedmiError
-from fedmi_jax.federation import programs
+from fedmi_jax.federation import again, programs
 from fedmi_jax.federation.setup import activations
 from fedmi_jax.network.ablation import ZERO
 from fedmi_jax.network.images import Images
-from fedmi_jax.network.layers import conv_layers
 from fedmi_jax.network.model import Params
 from fedmi_jax.results import store
 from fedmi_jax.results.authors import CLASS_NAMES
-from fedmi_jax.studies.stored import Stored
+from fedmi_jax.studies.chance import Channels
+from fedmi_jax.studies.stored import Case, Stored
 
 
 class Answers(NamedTuple):
@@ -48,23 +51,43 @@ class Answers(NamedTuple):
     """(c,): mean softmax of the own class."""
 
 
+class Own(NamedTuple):
+    """The same of one class alone and its own answer: (n,) each."""
+
+    top1: np.ndarray
+    top3: np.ndarray
+    softmax: np.ndarray
+
+
 @dataclass(frozen=True, eq=False)
 class Bench:
     """All that judging needs."""
 
+    stored: Stored
     layout: Layout
     test: EvaluationSet
-    global_models: Params
-    """(M, ...)."""
     local_models: Params
     """(M * K, ...); NaN for clients that did not take part."""
-    clients: list[int]
     images: np.ndarray
     """(Y,): how many test images there are of each class."""
 
+    @cached_property
+    def global_models(self) -> Params:
+        """(M, ...); where the server gave every client a model of its own (M * K, ...), of those that took part."""
+        models = _served(self.stored, self.layout) if self.stored.served_each else _models(self.stored, "global")
+        return lift.replicate(models, self.layout)
+
     def local(self, moment: int, client: int) -> int:
         """The place of a client's model in `local_models`."""
-        return moment * len(self.clients) + self.clients.index(client)
+        return moment * len(self.stored.clients) + self.stored.clients.index(client)
+
+    def given(self, moment: int, client: int) -> int:
+        """The place in `global_models` of the one that the server gave this client."""
+        return self.local(moment, client) if self.stored.served_each else moment
+
+    def given_to_experts(self, cases: Sequence[Case]) -> list[int]:
+        """The place in `global_models` of the one that each class's expert got."""
+        return [self.given(m, self.stored.moments[m].experts[label]) for m, label in cases]
 
     def judge(self, fn: Callable[..., Any], models: Params, model_index: Any, rows: tuple, shared: tuple) -> Any:
         """fn(params, *one of rows, *shared, narrowing=...) of every row, as host arrays; fn: a module's function."""
@@ -75,18 +98,24 @@ class Bench:
 
     def gates(self, sets: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
         """Rows of gates (n, O_l) that keep these channels."""
-        dtype = self.global_models["fc_bias"].dtype
-        return {
-            layer: np.stack([one[layer] for one in sets]).astype(dtype) for layer in conv_layers(self.global_models)
-        }
+        dtype = self.local_models["fc_bias"].dtype
+        return {layer: np.stack([one[layer] for one in sets]).astype(dtype) for layer in self.stored.layers}
 
-    def answers(self, moments: Any, sets: Sequence[Mapping[str, np.ndarray]], classes: Any) -> Answers:
-        """Of the global models of these moments with only these channels open: leading axis n."""
-        return self.judge(answers, self.global_models, moments, (self.gates(sets),), (np.asarray(classes), self.test))
+    def answers(self, cases: Sequence[Case], sets: Sequence[Channels]) -> Answers:
+        """Of the global models that the cases' experts got, with only these channels open, to the images of all
+        classes: leading axis n."""
+        models, every = self.given_to_experts(cases), np.arange(len(self.images))
+        return self.judge(answers, self.global_models, models, (self.gates(sets),), (every, self.test))
+
+    def own_answers(self, cases: Sequence[Case], sets: Sequence[Channels]) -> Own:
+        """As `answers`, to the images of each case's own class alone."""
+        models, labels = self.given_to_experts(cases), np.array([label for _, label in cases])
+        found = self.judge(answers, self.global_models, models, (self.gates(sets), labels[:, None]), (self.test,))
+        return Own(found.called[np.arange(len(cases)), 0, labels], found.top3[:, 0], found.softmax[:, 0])
 
     def whole(self, count: int) -> list[dict[str, np.ndarray]]:
         """So many sets of all channels."""
-        widths = {layer: self.global_models[f"{layer}_bias"].shape[-1] for layer in conv_layers(self.global_models)}
+        widths = {layer: self.local_models[f"{layer}_bias"].shape[-1] for layer in self.stored.layers}
         return [{layer: np.ones(width, bool) for layer, width in widths.items()}] * count
 
 
@@ -173,14 +202,27 @@ FORWARD = 500
 
 
 def _place(stored: Stored, dataset: Dataset, layout: Layout, per_class: int | None) -> Bench:
-    local_models, global_models = (_models(stored, origin) for origin in ("local", "global"))
-    local_models = {name: value.reshape(-1, *value.shape[2:]) for name, value in local_models.items()}
-    dtype = global_models["fc_bias"].dtype
+    local_models = {k: value.reshape(-1, *value.shape[2:]) for k, value in _models(stored, "local").items()}
+    dtype = local_models["fc_bias"].dtype
     moments = (np.asarray(moment, dtype) for moment in (dataset.mean, dataset.std))
     images = Images(dataset.test_images, dataset.test_labels, *moments)  # type: ignore[arg-type]
     test = make_evaluation_set(images, dataset.test_labels, dataset.num_classes, layout.forward_batch, per_class)
-    test, global_models, local_models = lift.replicate((test, global_models, local_models), layout)
-    return Bench(layout, test, global_models, local_models, stored.clients, np.asarray(test.class_valid).sum((1, 2)))
+    test, local_models = lift.replicate((test, local_models), layout)
+    return Bench(stored, layout, test, local_models, np.asarray(test.class_valid).sum((1, 2)))
+
+
+def _served(stored: Stored, layout: Layout) -> dict[str, np.ndarray]:
+    """(M * K, ...), made again from the stored models."""
+    if not again.follows(stored.ds):
+        raise FedmiError(
+            f"{stored.method} gave every client a model of its own, which is not stored and can be made again only for "
+            "a method that `fedmi list` names, from all rounds; give the whole result of such a run, or ask pairwise, "
+            "centroids or linear"
+        )
+    wanted = {moment.round for moment in stored.moments}
+    found = {n: {k: np.asarray(v) for k, v in one.items()} for n, one in again.served(stored.ds, layout) if n in wanted}
+    each = [{k: value[moment.at[0]] for k, value in found[moment.round].items()} for moment in stored.moments]
+    return {k: np.concatenate([one[k] for one in each]) for k in each[0]}
 
 
 def _models(stored: Stored, origin: str) -> dict[str, np.ndarray]:

@@ -197,5 +197,6 @@ STUDY = Study(
             "accuracy",
         ),
     ),
+    one_global_model=True,
     caption="random sets: the cascade of random circuits of the same sizes",
 )  # fmt: skip

@@ -1,7 +1,8 @@
 """Dominator: the class that the global model knows best; what becomes of all classes without the channels that only its
-circuit uses? The authors' script is `dominator_circuit.py`; it gives no change of top-3, and no null.
+circuit uses? Every class is asked about in the global model that its expert got. The authors' script is
+`dominator_circuit.py`; it gives no change of top-3, and no null.
 
-Axes: M moments, N random sets, Y classes of the network.
+Axes: N random sets.
 """
 
 from __future__ import annotations
@@ -12,12 +13,10 @@ import numpy as np
 
 from fedmi_jax.errors import FedmiError
 from fedmi_jax.studies.base import Column, Panel, Series, Study, Table
-from fedmi_jax.studies.bench import Answers, Bench
+from fedmi_jax.studies.bench import Bench, Own
 from fedmi_jax.studies.chance import Channels, generator, like
 from fedmi_jax.studies.stored import Moment, Stored, others
 from fedmi_jax.studies.tidy import Row
-
-STATISTICS = ("top1", "top3", "softmax")
 
 
 def own_channels(circuits: Mapping[int, Channels], label: int) -> dict[str, np.ndarray]:
@@ -34,9 +33,7 @@ def dominator(accuracy: Mapping[int, float]) -> int | None:
 
 def masks(stored: Stored) -> list[Row]:
     """Of every class the channels that would go if it were the dominator; which one is, where the result says so."""
-    known = [
-        {c: stored.accuracy("global_class_accuracy", moment, c) for c in moment.experts} for moment in stored.moments
-    ]
+    known = [{c: stored.global_accuracy(moment, c) for c in moment.experts} for moment in stored.moments]
     return [row for moment, own in zip(stored.moments, known, strict=True) for row in _of_moment(stored, moment, own)]
 
 
@@ -61,19 +58,20 @@ def _random_own(moment: Moment, label: int, n: int) -> dict[str, np.ndarray]:
 
 def weights(stored: Stored, bench: Bench) -> list[Row]:
     """Before and after: top-1, top-3 and mean softmax of every expert's class. Null: as many random channels go."""
-    moments, every = stored.moments, range(len(bench.images))
-    before = bench.answers(range(len(moments)), bench.whole(len(moments)), every)
-    known = [{c: float(before.called[m, c, c]) for c in moment.experts} for m, moment in enumerate(moments)]
+    moments, cases = stored.moments, stored.cases
+    before = bench.own_answers(cases, bench.whole(len(cases)))
+    known = [{} for _ in moments]
+    for (m, label), accuracy in zip(cases, before.top1, strict=True):
+        known[m][label] = float(accuracy)
     gone = [_gone(moment, own) for moment, own in zip(moments, known, strict=True)]
-    random = [_random_gone(stored, moment, own) for moment, own in zip(moments, gone, strict=True)]
-    sets = [closed for m in range(len(moments)) for closed in (gone[m], *random[m])]
-    model_index = np.repeat(np.arange(len(moments)), 1 + stored.options.nulls)
-    after = bench.answers(model_index, [{k: ~mask for k, mask in closed.items()} for closed in sets], every)
-    after = Answers(*(part.reshape(len(moments), -1, *part.shape[1:]) for part in after))
-    rows = []
-    for m, moment in enumerate(moments):
-        rows += [row for row in _of_moment(stored, moment, known[m]) if row.measure != "top1"]
-        rows += [row for label in moment.experts for row in _changes(moment, m, label, before, after)]
+    sets = [[own, *_random_gone(stored, moment, own)] for moment, own in zip(moments, gone, strict=True)]
+    each = [(case, {k: ~mask for k, mask in closed.items()}) for case in cases for closed in sets[case[0]]]
+    after = bench.own_answers(*zip(*each, strict=True))
+    rows = [row for moment, own in zip(moments, known, strict=True) for row in _of_moment(stored, moment, own)]
+    rows = [row for row in rows if row.measure != "top1"]
+    for i, (m, label) in enumerate(cases):
+        own = (Own(*(part.reshape(len(cases), -1)[i] for part in some)) for some in (before, after))
+        rows += _changes(moments[m], label, *own)
     return rows
 
 
@@ -88,18 +86,14 @@ def _random_gone(stored: Stored, moment: Moment, gone: Channels) -> list[dict[st
     return [like(gone, generator(moment.seed, "dominator", moment.round, n, 1)) for n in stored.samples()]
 
 
-def _changes(moment: Moment, m: int, label: int, before: Answers, after: Answers) -> list[Row]:
+def _changes(moment: Moment, label: int, before: Own, after: Own) -> list[Row]:
+    """before (1,), after (1 + N,) each."""
     at, of, rows = (moment.seed, moment.round), {"class": label}, []
-    for name in STATISTICS:
-        first, then = (_statistic(part, name, label)[m] for part in (before, after))
+    for name, (first,), then in zip(Own._fields, before, after, strict=True):
         rows.append(Row(*at, name, float(first), of))
         rows.append(Row(*at, f"{name}_after", float(then[0]), of, then[1:]))
         rows.append(Row(*at, f"{name}_change", float(then[0] - first), of, then[1:] - first))
     return rows
-
-
-def _statistic(answers: Answers, name: str, label: int) -> np.ndarray:
-    return answers.called[..., label, label] if name == "top1" else getattr(answers, name)[..., label]
 
 
 STUDY = Study(

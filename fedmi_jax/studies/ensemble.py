@@ -130,5 +130,6 @@ STUDY = Study(
             (Series("ensemble", "class_accuracy"), Series("global model", "global_class_accuracy")), "accuracy",
         ),
     ),
+    one_global_model=True,
     caption="both answer among the experts' classes only",
 )  # fmt: skip

@@ -1,16 +1,15 @@
 """Injection: the channels that several experts' circuits use are overwritten with one client's own; who gains?
 
-Kernels and biases of all layers' shared channels at once; what the next layers do with them stays. The authors' script
-is `shared_neurons.py`. Shared is counted by class, as there, so that two classes of one client count; how many channels
-several *clients* use stands beside it.
+Kernels and biases of all layers' shared channels at once; what the next layers do with them stays. Every class is asked
+about in the global model that its expert got. The authors' script is `shared_neurons.py`. Shared is counted by class,
+as there, so that two classes of one client count; how many channels several *clients* use stands beside it.
 
-Axes: n rows, Y classes of the network, O_l channels of convolution l.
+Axes: N random sets, O_l channels of convolution l.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from jax import Array
@@ -60,7 +59,7 @@ def _random(moment: Moment, n: int) -> dict[int, dict[str, np.ndarray]]:
 
 
 def _injected(
-    params: Params, source: Array, channels: Mapping[str, Array], local_models: Params, classes: Array,
+    params: Params, source: Array, channels: Mapping[str, Array], classes: Array, local_models: Params,
     test: EvaluationSet, *, narrowing: bool,
 ) -> Answers:  # fmt: skip
     changed = replaced(params, pick(local_models, source), channels)
@@ -70,47 +69,41 @@ def _injected(
 def weights(stored: Stored, bench: Bench) -> list[Row]:
     """Accuracy of every expert's class before, and after every expert client's channels are put in. Null: as many
     random channels are put in."""
-    moments, every = stored.moments, np.arange(len(bench.images))
-    before = bench.answers(range(len(moments)), bench.whole(len(moments)), every)
-    cases = [(m, client) for m, moment in enumerate(moments) for client in dict.fromkeys(moment.experts.values())]
-    sets = [
-        channels
-        for m, client in cases
-        for channels in (shared(moments[m].circuits), *(_channels(moments[m], n) for n in stored.samples()))
-    ]
-    model_index, source = (
-        np.repeat(column, 1 + stored.options.nulls)
-        for column in ([m for m, _ in cases], [bench.local(m, client) for m, client in cases])
-    )
-    found = bench.judge(
-        _injected,
-        bench.global_models,
-        model_index,
-        (source, bench.gates(sets)),
-        (bench.local_models, every, bench.test),
-    )
-    called = found.called.reshape(len(cases), -1, *found.called.shape[1:])
-    rows = [row for m, moment in enumerate(moments) for row in _before(moment, before.called[m])]
-    for (m, client), own in zip(cases, called, strict=True):
-        rows += _rows(moments[m], client, before.called[m], own)
+    moments, cases = stored.moments, stored.cases
+    before = dict(zip(cases, bench.own_answers(cases, bench.whole(len(cases))).top1, strict=True))
+    rows = []
+    for (m, label), accuracy in before.items():
+        rows.append(Row(moments[m].seed, moments[m].round, "global_accuracy", float(accuracy), {"class": label}))
+    for (m, client), after in _after(stored, bench).items():
+        rows += _rows(moments[m], client, {c: before[m, c] for c in after}, after)
     return masks(stored) + rows
+
+
+def _after(stored: Stored, bench: Bench) -> dict[tuple[int, int], dict[int, np.ndarray]]:
+    """By moment and source: of every expert's class, the accuracy with its channels, and with random ones, (1 + N,)."""
+    put = [[shared(moment.circuits), *(_channels(moment, n) for n in stored.samples())] for moment in stored.moments]
+    asked = [(m, client, c) for m, c in stored.cases for client in dict.fromkeys(stored.moments[m].experts.values())]
+    each = [(m, client, c, channels) for m, client, c in asked for channels in put[m]]
+    models = bench.given_to_experts([(m, c) for m, _, c, _ in each])
+    source, label = (np.array(column) for column in zip(*((bench.local(m, k), c) for m, k, c, _ in each), strict=True))
+    rows = (source, bench.gates([channels for *_, channels in each]), label[:, None])
+    found = bench.judge(_injected, bench.global_models, models, rows, (bench.local_models, bench.test))
+    own = found.called[np.arange(len(each)), 0, label].reshape(len(asked), -1)
+    after: dict[tuple[int, int], dict[int, np.ndarray]] = {}
+    for (m, client, c), accuracy in zip(asked, own, strict=True):
+        after.setdefault((m, client), {})[c] = accuracy
+    return after
 
 
 def _channels(moment: Moment, n: int) -> dict[str, np.ndarray]:
     return like(shared(moment.circuits), generator(moment.seed, "injection", moment.round, n, 1))
 
 
-def _before(moment: Moment, called: np.ndarray) -> list[Row]:
-    return [
-        Row(moment.seed, moment.round, "global_accuracy", float(called[c, c]), {"class": c}) for c in moment.experts
-    ]
-
-
-def _rows(moment: Moment, client: int, before: np.ndarray, after: Any) -> list[Row]:
+def _rows(moment: Moment, client: int, before: Mapping[int, float], after: Mapping[int, np.ndarray]) -> list[Row]:
     at, rows = (moment.seed, moment.round), []
-    gains = {c: after[:, c, c] - before[c, c] for c in moment.experts}
-    for c, gain in gains.items():
-        of, then = {"class": c, "source": client}, after[:, c, c]
+    gains = {c: then - before[c] for c, then in after.items()}
+    for c, then in after.items():
+        of, gain = {"class": c, "source": client}, gains[c]
         rows.append(Row(*at, "accuracy", float(then[0]), of, then[1:]))
         rows.append(Row(*at, "gain", float(gain[0]), of, gain[1:]))
     for measure, own in (("gain_of_own", True), ("gain_of_others", False)):

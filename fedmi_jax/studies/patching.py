@@ -1,4 +1,4 @@
-"""Activation patching: where did the signal get lost? A client's own activations are put into the global model.
+"""Activation patching: where did the signal get lost? A client's own activations are put into its global model.
 
 Candidates are the (layer, channel) that circuits of more than one client use, found on the *global* model, most
 circuits first. On images of a user's class that the global model gets wrong and the client's own model right, the own
@@ -29,7 +29,7 @@ from fedmi_jax.network.layers import conv_layers
 from fedmi_jax.network.model import Params, all_open
 from fedmi_jax.network.ops import conv_windows, relu_pool, windows
 from fedmi_jax.studies.base import Column, Panel, Series, Study, Table
-from fedmi_jax.studies.bench import Bench, logits_of
+from fedmi_jax.studies.bench import Bench, logits_of, of_classes
 from fedmi_jax.studies.chance import generator, of_size
 from fedmi_jax.studies.stored import Moment, Stored
 from fedmi_jax.studies.tidy import Row
@@ -149,9 +149,9 @@ def _patched(
     )
 
 
-def _called(params: Params, classes: Array, test: EvaluationSet, *, narrowing: bool) -> Array:
-    """What the model calls every image of these classes, (c, N)."""
-    return jnp.argmax(logits_of(params, all_open(params), classes, test, narrowing), -1)
+def _called(params: Params, label: Array, test: EvaluationSet, *, narrowing: bool) -> Array:
+    """What the model calls every image of this class, (N,)."""
+    return jnp.argmax(logits_of(params, all_open(params), label[None], test, narrowing)[0], -1)
 
 
 class Rescue(NamedTuple):
@@ -192,23 +192,20 @@ def weights(stored: Stored, bench: Bench) -> list[Row]:
 def _rescues(stored: Stored, bench: Bench, users: list[tuple[int, User]]) -> list[Rescue]:
     if not users:
         return []
-    classes = sorted({label for _, (_, label) in users})
-    every = (np.array(classes), bench.test)
-    global_answers = bench.judge(_called, bench.global_models, range(len(stored.moments)), (), every)
-    source = [bench.local(m, client) for m, (client, _) in users]
-    local_answers = bench.judge(_called, bench.local_models, source, (), every)
-    place, valid = (np.asarray(part)[classes] for part in (bench.test.class_indices, bench.test.class_valid))
-    place, valid = place.reshape(len(classes), -1), valid.reshape(len(classes), -1)
-    slots = [classes.index(label) for _, (_, label) in users]
-    wrong = [valid[c] & (global_answers[m, c] != label) for (m, (_, label)), c in zip(users, slots, strict=True)]
-    fair = [local_answers[i, c][wrong[i]] == classes[c] for i, c in enumerate(slots)]
-    batch = bench.test.indices.shape[1]
-    most = max(1, -(-max(int(one.sum()) for one in wrong) // batch))
-    index = np.stack([groups(place[c][one], batch, most)[0] for c, one in zip(slots, wrong, strict=True)])
-    columns = (np.array(source), np.array([label for _, (_, label) in users]), index)
-    channels, whole = bench.judge(
-        _patched, bench.global_models, [m for m, _ in users], columns, (bench.local_models, bench.test)
+    labels, test = np.array([label for _, (_, label) in users]), bench.test
+    given, source = ([place(m, client) for m, (client, _) in users] for place in (bench.given, bench.local))
+    global_answers, local_answers = (
+        bench.judge(_called, models, which, (labels,), (test,))
+        for models, which in ((bench.global_models, given), (bench.local_models, source))
     )
+    place, valid = (np.asarray(part)[labels] for part in of_classes(jnp.asarray(labels), test))
+    wrong = valid & (global_answers != labels[:, None])
+    fair = [own[missed] == label for own, missed, label in zip(local_answers, wrong, labels, strict=True)]
+    batch = test.indices.shape[1]
+    most = max(1, -(-int(wrong.sum(1).max()) // batch))
+    index = np.stack([groups(own[missed], batch, most)[0] for own, missed in zip(place, wrong, strict=True)])
+    columns = (np.array(source), labels, index)
+    channels, whole = bench.judge(_patched, bench.global_models, given, columns, (bench.local_models, test))
     return [
         Rescue(own, *({k: v[i][..., : len(own)] for k, v in part.items()} for part in (channels, whole)))
         for i, own in enumerate(fair)

@@ -42,6 +42,10 @@ class Options:
                 raise ConfigError(f"{name}: give at least {least}; got {getattr(self, name)}")
 
 
+Case = tuple[int, int]
+"""A moment's place among those asked for, and the class of an expert."""
+
+
 @dataclass(frozen=True, eq=False)
 class Moment:
     """One round of one seed."""
@@ -117,6 +121,11 @@ class Stored:
             for number in self.rounds
         ]
 
+    @cached_property
+    def cases(self) -> list[Case]:
+        """Every class of every moment."""
+        return [(m, label) for m, moment in enumerate(self.moments) for label in moment.experts]
+
     def _moment(self, seed: int, number: int, at: tuple[int, int]) -> Moment:
         experts = self._experts(seed, number, at)
         labels, local = self.ds["class"].values.tolist(), self.masks("local")
@@ -177,11 +186,24 @@ class Stored:
     def has_weights(self) -> bool:
         return "weights_local_fc_bias" in self.ds
 
-    def accuracy(self, name: str, moment: Moment, label: int) -> float:
-        """What the result says of the class, of the global model (`global_class_accuracy`); NaN where it does not."""
+    @property
+    def served_each(self) -> bool:
+        """Whether the server gave every client a model of its own, which circuits of global origin are then of."""
+        return "served_accuracy" in self.ds
+
+    @property
+    def method(self) -> str:
+        """The federated method of the run."""
+        return self.ds.attrs.get("method", "its method")
+
+    def global_accuracy(self, moment: Moment, label: int) -> float:
+        """What the result says of the class in the global model that its expert got; NaN where it does not."""
+        name, at = "global_class_accuracy", {"true_class": label}
+        if self.served_each:
+            name, at = "served_class_accuracy", {"client": moment.experts[label], **at}
         if name not in self.ds or label not in self.ds["true_class"].values:
             return np.nan
-        return float(self.ds[name].isel(seed=moment.at[0], round=moment.at[1]).sel(true_class=label))
+        return float(self.ds[name].isel(seed=moment.at[0], round=moment.at[1]).sel(at))
 
     def of_circuit(self, name: str, moment: Moment, label: int) -> np.ndarray:
         """What the result says of the expert's local circuit: a number, or several; NaN where it does not."""
