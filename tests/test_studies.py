@@ -78,12 +78,19 @@ def test_ablation(at, found, run, images):
         same(value(rows, at, "global_accuracy", **{"class": label}), before)
         same(value(rows, at, "circuit_accuracy", **{"class": label}), after)
         same(value(rows, at, "drop", **{"class": label}), before - after)
-        wrong = np.mean(studied.logits(kept, x[labels != label]).argmax(-1) == label)
-        same(value(rows, at, "false_positive_rate", **{"class": label}), wrong)
-        for n, random in enumerate(null(rows, at, "circuit_accuracy", **{"class": label})):
+        same(value(rows, at, "false_positive_rate", **{"class": label}), called_wrongly(kept, x, labels, label))
+        random = [null(rows, at, name, **{"class": label}) for name in ("circuit_accuracy", "false_positive_rate")]
+        assert np.shape(random) == (2, NULLS)
+        for n, (right, wrong) in enumerate(zip(*random, strict=True)):
             drawn = chance.like(circuit, chance.generator(at[0], "ablation", at[1], n, 1, label))
             closed = studied.without(params, {k: ~own for k, own in drawn.items()})
-            same(random, studied.accuracy(closed, x, labels, label))
+            same(right, studied.accuracy(closed, x, labels, label))
+            same(wrong, called_wrongly(closed, x, labels, label))
+
+
+def called_wrongly(params, x, labels, label):
+    """Share of the images of other classes that are called this one."""
+    return np.mean(studied.logits(params, x[labels != label]).argmax(-1) == label)
 
 
 def test_ablation_on_a_run_is_what_the_run_measured(counted_run, squares):

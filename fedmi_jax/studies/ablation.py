@@ -3,7 +3,7 @@
 To zero a channel's kernel and bias is to close its gate, so the accuracy is the paper's cross-evaluation. The authors'
 script is `circuit_ablation.py`; where a circuit is missing it goes on with the whole model, this one refuses.
 
-Axes: N random sets.
+Axes: n circuits (an expert's, then random ones), Y classes of the network.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from fedmi_jax.config import from_json
 from fedmi_jax.studies.base import Column, Panel, Series, Study, Table
 from fedmi_jax.studies.bench import Bench
 from fedmi_jax.studies.chance import Channels, generator, like
-from fedmi_jax.studies.stored import Case, Moment, Stored, others
+from fedmi_jax.studies.stored import Moment, Stored, others
 from fedmi_jax.studies.tidy import Row
 
 
@@ -60,58 +60,49 @@ def accuracies(stored: Stored, moment: Moment, label: int) -> list[Row]:
     after = float(stored.of_circuit("cross_evaluation", moment, label))
     random = stored.of_circuit("random_cross_evaluation", moment, label)
     wrong = float(stored.of_circuit("cross_evaluation_false_positive_rate", moment, label))
-    return _rows(moment, label, before, after, random if random.ndim else None, wrong)
+    return _rows(moment, label, before, np.append(after, random if random.ndim else []), np.array([wrong]))
 
 
-def _rows(
-    moment: Moment, label: int, before: float, after: float, random: np.ndarray | None, wrong: float
-) -> list[Row]:  # fmt: skip
+def _rows(moment: Moment, label: int, before: float, after: np.ndarray, wrong: np.ndarray) -> list[Row]:
+    """after, wrong: of the circuit, then of random ones, as far as they are known."""
     at, of = (moment.seed, moment.round), {"class": label}
-    null = None if random is None else before - random
-    found = [
-        Row(*at, "global_accuracy", before, of),
-        Row(*at, "circuit_accuracy", after, of, random),
-        Row(*at, "drop", before - after, of, null),
-        Row(*at, "false_positive_rate", wrong, of),
-    ]
+    found = [Row(*at, "global_accuracy", before, of)]
+    measured = (("circuit_accuracy", after), ("drop", before - after), ("false_positive_rate", wrong))
+    found += [Row(*at, name, float(both[0]), of, both[1:]) for name, both in measured]
     return [row for row in found if not np.isnan(row.value)]
 
 
 def weights(stored: Stored, bench: Bench) -> list[Row]:
     """The same from the weights, with random circuits of the same sizes."""
     known = [row for row in masks(stored) if row.measure not in MEASURED]
-    cases = stored.cases
+    cases, classes = stored.cases, len(bench.images)
     whole = bench.own_answers(cases, bench.whole(len(cases))).top1
-    kept = bench.answers(cases, [stored.moments[m].circuits[label] for m, label in cases])
-    random = _random(stored, bench, cases)
+    each = [(case, circuit) for case in cases for circuit in _circuits(stored, *case)]
+    kept = bench.answers(*zip(*each, strict=True)).called.reshape(len(cases), -1, classes, classes)
     rows = []
-    for i, (m, label) in enumerate(cases):
-        called = kept.called[i][:, label]
-        wrong = _wrong(called, bench.images, label)
-        rows += _rows(stored.moments[m], label, float(whole[i]), float(called[label]), random[i], wrong)
+    for (m, label), before, called in zip(cases, whole, kept, strict=True):
+        own = called[..., label]
+        rows += _rows(stored.moments[m], label, float(before), own[:, label], _wrong(own, bench.images, label))
     return known + rows
 
 
 MEASURED = ("global_accuracy", "circuit_accuracy", "drop", "false_positive_rate")
 
 
-def _wrong(called: np.ndarray, images: np.ndarray, label: int) -> float:
-    """Share of the images of all other classes that are called the class."""
+def _wrong(called: np.ndarray, images: np.ndarray, label: int) -> np.ndarray:
+    """Share of the images of all other classes that are called the class, (n,). called: of each class, (n, Y)."""
     others = np.flatnonzero((np.arange(len(images)) != label) & (images > 0))
-    return float(np.average(called[others], weights=images[others])) if len(others) else np.nan
+    if not len(others):
+        return np.full(len(called), np.nan)
+    return np.average(called[:, others], 1, images[others])
 
 
-def _random(stored: Stored, bench: Bench, cases: list[Case]) -> np.ndarray | list[None]:
-    """Accuracy of N random circuits for every case, (cases, N)."""
-    if not stored.options.nulls:
-        return [None] * len(cases)
-    each = [(case, n) for case in cases for n in stored.samples()]
-    drawn = [_random_circuit(stored.moments[m], label, n) for (m, label), n in each]
-    return bench.own_answers([case for case, _ in each], drawn).top1.reshape(len(cases), -1)
-
-
-def _random_circuit(moment: Moment, label: int, n: int) -> dict[str, np.ndarray]:
-    return like(moment.circuits[label], generator(moment.seed, "ablation", moment.round, n, 1, label))
+def _circuits(stored: Stored, m: int, label: int) -> list[Channels]:
+    """The expert's, then random ones."""
+    moment = stored.moments[m]
+    own = moment.circuits[label]
+    keys = [(moment.seed, "ablation", moment.round, n, 1, label) for n in stored.samples()]
+    return [own, *(like(own, generator(*key)) for key in keys)]
 
 
 STUDY = Study(
@@ -126,7 +117,7 @@ STUDY = Study(
                 Column("global model", "global_accuracy"),
                 Column("circuit", "circuit_accuracy", null=True),
                 Column("drop", "drop", "points", null=True),
-                Column("other classes called it", "false_positive_rate"),
+                Column("other classes called it", "false_positive_rate", null=True),
                 Column("constant", "constant", "flag"),
             ),
         ),
