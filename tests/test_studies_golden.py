@@ -18,6 +18,8 @@ from fedmi_jax.studies import drawing, patching, stored, study
 DATA = Path(__file__).parent / "data"
 GOLDEN = json.loads((DATA / "studies_golden.json").read_text())
 ONE, TWO, THREE = (f"{n}_per_client" for n in ("1_class", "2_classes", "3_classes"))
+DENSER = ("0.99_without_7", "0.99_without_9")
+"""Three classes a client at 99 %, by the class that nobody holds. Their circuits of global models are not kept here."""
 EXPERTS = {ONE: (0, 3, 6), TWO: (0, 1, 3, 4, 6, 7), THREE: tuple(range(9))}
 
 
@@ -39,19 +41,19 @@ def log(name):
     return "\n".join(lines) + "\n"
 
 
-def three_class():
+def written(rounds):
     """The published circuits of two rounds, without their edges, in the authors' form."""
     tree = {}
-    for number, round_ in GOLDEN["three_class"].items():
+    for number, round_ in rounds.items():
         models = tree[f"round_{number}"] = {}
         for origin in ("local", "global"):
             clients = models[f"clients_{origin}_model"] = {}
-            for label, nodes in round_[origin].items():
-                cross = {"local_mask_on_global_weights_acc": round_["cross_evaluation"][label]}
+            crossed = round_.get("cross_evaluation", {}) if origin == "global" else {}
+            for label, nodes in round_.get(origin, round_["local"]).items():
                 clients.setdefault(f"client_{nodes['client']}", {})[CLASS_NAMES[int(label)]] = {
                     "active_nodes": {layer: nodes[layer] for layer in CONV_LAYERS},
                     "connectivity": {},
-                    "metrics": cross if origin == "global" else {},
+                    "metrics": {"local_mask_on_global_weights_acc": crossed[label]} if label in crossed else {},
                 }
     return tree
 
@@ -60,10 +62,12 @@ def three_class():
 def imported(tmp_path_factory):
     """{run: its result}, with the log's accuracies."""
     folder = tmp_path_factory.mktemp("authors")
-    (folder / f"{THREE}.json").write_text(json.dumps(three_class()))
-    found = {}
-    for name in EXPERTS:
-        path = folder / f"{name}.json" if name == THREE else DATA / "reference" / f"{name}.json.gz"
+    kept, found = {THREE: GOLDEN["three_class"], **GOLDEN["denser"]}, {}
+    for name in (*EXPERTS, *DENSER):
+        path = DATA / "reference" / f"{name}.json.gz"
+        if name in kept:
+            path = folder / f"{name}.json"
+            path.write_text(json.dumps(written(kept[name])))
         (folder / f"{name}.txt").write_text(log(name))
         found[name] = with_log(import_authors(path), folder / f"{name}.txt")
     return found
@@ -112,6 +116,8 @@ def test_ablation(name, number, imported):
 DOMINATOR = {
     (ONE, 5): (6, [0, 0, 0]), (ONE, 10): (3, [0, 0, 0]), (TWO, 5): (3, [4, 5, 6]), (TWO, 10): (4, [1, 1, 1]),
     (THREE, 5): (7, [0, 1, 3]), (THREE, 10): (1, [0, 0, 1]),
+    (DENSER[0], 5): (0, [0, 1, 2]), (DENSER[0], 10): (0, [1, 0, 1]),
+    (DENSER[1], 5): (0, [0, 1, 1]), (DENSER[1], 10): (0, [0, 3, 1]),
 }  # fmt: skip
 
 
@@ -168,6 +174,22 @@ def test_patching_candidates(imported):
     count = {row.of["layer"]: row for row in rows if row.measure == "contested_channels"}
     assert sum(row.value for row in count.values()) == 67
     assert all(row.null.shape == (3,) for row in count.values())
+
+
+SOURCES = (
+    "conv3 40 0", "conv3 65 0", "conv3 75 1", "conv3 105 0", "conv1 5 1", "conv1 15 1", "conv2 2 0", "conv2 42 0",
+    "conv2 45 1", "conv3 44 0", "conv3 50 0", "conv3 63 1", "conv3 73 0", "conv3 89 0", "conv3 119 0", "conv2 8 0",
+    "conv2 11 1", "conv2 26 0", "conv2 35 2", "conv2 37 1",
+)  # fmt: skip
+"""Layer, channel and class of the rows of the published `patching_results.csv`, all of client 0."""
+
+
+def test_patching_asks_the_sources_that_the_authors_asked(imported):
+    """Of the first twenty candidates the first user is the client and the class that they patched."""
+    asked = stored.Stored(imported[THREE], [0], [10], stored.Options())
+    found = patching.of_moment(asked, asked.moments[0])[: len(SOURCES)]
+    assert {one.users[0][0] for one in found} == {0}
+    assert tuple(f"{one.layer} {one.channel} {one.users[0][1]}" for one in found) == SOURCES
 
 
 # --- the log ---
