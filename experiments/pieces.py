@@ -6,6 +6,7 @@ was cut off goes on after its last finished round, and a result appears whole or
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import xarray as xr
+from filelock import FileLock, Timeout
 from tyro.conf import Positional
 
 import fedmi_jax
@@ -171,7 +173,16 @@ def run_missing(
 
 
 def _share_out(out: Path, whole: Path, beside: Sequence[Beside], until: Until) -> None:
-    """A result of several seeds, and those beside it, into folders of one each; it goes only when all are there."""
+    """A result of several seeds, and those beside it, into folders of one each; it goes only when all are there. Where
+    another process is at it, nothing is done: to search twice what is searched already may take an hour."""
+    lock = whole.with_name(f"{whole.name}.lock")
+    with contextlib.suppress(Timeout), FileLock(lock, timeout=0):
+        if (whole / store.FILE).exists():
+            _share_out_alone(out, whole, beside, until)
+        lock.unlink()
+
+
+def _share_out_alone(out: Path, whole: Path, beside: Sequence[Beside], until: Until) -> None:
     found = store.load(whole)
     seeds = found["seed"].values.tolist()
     for one in beside:

@@ -84,6 +84,28 @@ def test_pieces_shared_out_in_part_are_shared_out_again(runner, tmp_path, monkey
     assert sorted(path.name for path in (tmp_path / "two-class").iterdir()) == ["seed-0", "seed-1"]
 
 
+def test_what_another_process_shares_out_is_left_to_it(runner, tmp_path):
+    """Two processes in one folder, one for each seed: neither searches what the other does, nor takes it away."""
+    two, made = preset("two-class").experiments, []
+    whole = tmp_path / "two-class" / f"{pieces.TOGETHER}0"
+
+    def beside(experiment):
+        def search(result):
+            made.append(result["seed"].values.tolist())
+            if made == [[0]]:  # meanwhile, in the other process
+                pieces.run_missing(tmp_path, two, [1], beside=beside)
+                assert (whole / store.FILE).exists()
+            return result
+
+        return [pieces.Beside("two-class-again", search)]
+
+    pieces.run_missing(tmp_path, two, [0], beside=beside)
+    assert runner.asked == [("two-class", (0,)), ("two-class", (1,))]
+    assert made == [[0], [1]]
+    for name in ("two-class", "two-class-again"):
+        assert sorted(path.name for path in (tmp_path / name).iterdir()) == ["seed-0", "seed-1"]
+
+
 def test_results_of_another_experiment_are_not_taken_for_this_one(runner, tmp_path):
     """More controls, and the layout, change no number."""
     (two,) = preset("two-class").experiments
