@@ -180,9 +180,17 @@ def _unused(e: Experiment) -> list[str]:
     for name in idle:
         if _changed(s, name):
             problems.append(f"sparsity.{name}: does nothing with sparsity.target 0, which prunes no weight")
+    return problems + _unused_by_method(e)
+
+
+def _unused_by_method(e: Experiment) -> list[str]:
+    s, matching, problems = e.sparsity, e.aggregation.matching, []
     linear, asked = ("target", s.target) if s.linear is None else ("linear", s.linear)
     if e.aggregation.fedbabu.pruned and not asked:
         problems.append(f"aggregation.fedbabu.pruned: does nothing with sparsity.{linear} 0")
+    for name in ("biases",) if matching.of == "activations" else ("images_per_class", "images"):
+        if _changed(matching, name):
+            problems.append(f'aggregation.matching.{name}: does nothing with aggregation.matching.of "{matching.of}"')
     return problems
 
 

@@ -153,6 +153,10 @@ def test_an_invalid_field_is_named(field, values):
             c.from_json(json.dumps(values))
 
 
+def matching(**settings):
+    return {"aggregation": {"kind": "matching", "matching": settings}}
+
+
 PRUNED_HEAD = {"kind": "fedbabu", "fedbabu": {"pruned": True}}
 UNUSED = [
     ("split.alpha", {"split": {"alpha": 0.1}}),
@@ -166,6 +170,9 @@ UNUSED = [
     ("sparsity.linear", {"sparsity": {"target": 0, "linear": 0}}),
     ("aggregation.fedbabu.pruned", {"sparsity": {"linear": 0}, "aggregation": PRUNED_HEAD}),
     ("aggregation.fedbabu.pruned", {"sparsity": {"target": 0}, "aggregation": PRUNED_HEAD}),
+    ("aggregation.matching.biases", matching(of="activations", biases=False)),
+    ("aggregation.matching.images_per_class", matching(images_per_class=50)),
+    ("aggregation.matching.images", matching(biases=False, images="nobody")),
 ]
 USED = [
     {"split": {"kind": "dirichlet", "alpha": 0.1, "min_samples": 3}},
@@ -176,6 +183,8 @@ USED = [
     {"sparsity": {"target": 0}},
     {"sparsity": {"target": 0, "linear": 0.9, "ramp": False}},
     {"sparsity": {"target": 0, "linear": 0.9}, "aggregation": PRUNED_HEAD},
+    matching(biases=False),
+    matching(of="activations", images_per_class=50, images="nobody"),
 ]
 
 
