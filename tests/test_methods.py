@@ -305,6 +305,8 @@ def test_settings_of_methods_are_kept_in_json_and_older_files_are_read():
     assert (read.local.fedprox, read.local.fedrs) == (0.1, 0.4)
 
 
+NOT_THE_LAST = config.Split("class-map", 2, ((0, 1), (1, 2)))
+"""Nobody holds class 3."""
 REFUSED = [
     ({"kind": "fedlc"}, {"split": config.Split("class-map", 2, ((0,), (1, 2)))}, r"aggregation\.kind: fedlc teaches a"),
     ({"kind": "trimmed-mean"}, {}, r"aggregation\.trimmed_mean\.beta: 0\.2 of 2 clients is none[^\n]* at least 0\.5,"),
@@ -318,6 +320,14 @@ REFUSED = [
         {"kind": "lg-fedavg", "lg_fedavg": LgFedAvg(shared_layers=5)}, {},
         r"aggregation\.lg_fedavg\.shared_layers: the network has 4 layers",
     ),
+    (
+        {"kind": "circuit-mean"}, {"split": NOT_THE_LAST, "discovery": config.Discovery(classes=(3,))},
+        r"discovery\.classes: circuit-mean needs circuits, and no client that takes part with seed 3 holds any of 3; ",
+    ),
+    (
+        {"kind": "orthogonality"}, {"split": NOT_THE_LAST, "discovery": config.Discovery(classes=(3,))},
+        r"discovery\.classes: orthogonality needs circuits",
+    ),
 ]  # fmt: skip
 
 
@@ -325,3 +335,27 @@ REFUSED = [
 def test_what_a_method_cannot_do_is_refused_before_the_run(squares, settings, changes, message):
     with pytest.raises(ConfigError, match=f"^{message}[^\n]*$"):
         prepare(tiny.experiment(aggregation=Aggregation(**settings), **changes), squares)
+
+
+NEEDS_CIRCUITS = [name for name in config.METHODS if METHODS[name].needs_circuits]
+
+
+@pytest.mark.parametrize("kind", NEEDS_CIRCUITS)
+def test_one_client_with_a_searched_class_is_enough_for_a_method_of_circuits(squares, kind):
+    """The second client holds class 2, which the first does not, and nobody class 3."""
+    for classes in ((2,), (2, 3), None):
+        searched = config.Discovery(classes=classes)
+        prepare(tiny.experiment(aggregation=Aggregation(kind=kind), split=NOT_THE_LAST, discovery=searched), squares)
+    prepare(tiny.experiment(split=NOT_THE_LAST, discovery=config.Discovery(classes=(3,))), squares)  # FedAvg needs none
+
+
+def test_a_holder_that_never_takes_part_gives_a_method_no_circuits(squares):
+    """Client 1 alone holds class 2. In one round of one client it takes part with seed 0, and with seed 1 it does not;
+    in five rounds it does with either."""
+    changes = {"aggregation": Aggregation(kind="circuit-mean"), "discovery": config.Discovery(classes=(2,))}
+    one = tiny.experiment(seeds=(0, 1), participation=0.5, rounds=1, split=NOT_THE_LAST, **changes)
+    facts = prepare(config.replace(one, rounds=5), squares)
+    assert facts.round(1).clients.tolist() == [[1], [0]]
+    prepare(config.replace(one, seeds=(0,)), squares)
+    with pytest.raises(ConfigError, match=r"^discovery\.classes: circuit-mean [^\n]* with seed 1 holds any of 2; "):
+        prepare(one, squares)

@@ -125,9 +125,12 @@ def test_a_class_that_nobody_holds_keeps_its_row(kind):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("blocks", [False, True])
-def test_circuit_mean_is_a_loop_over_channels(blocks):
-    params, circuits = models(), masks(share=0.3)
+@pytest.mark.parametrize(("blocks", "without"), [(False, []), (True, []), (False, [1]), (True, [1])])
+def test_circuit_mean_is_a_loop_over_channels(blocks, without):
+    """Clients without any circuit have a say in the channels that nobody uses, and in the rows of their classes."""
+    params, circuits = models(), masks(share=0.15)
+    for mask in circuits.values():
+        mask[without] = False
     counts = np.array([[5, 0, 1], [0, 2, 0], [3, 7, 0]])
     new, _ = step(of("circuit-mean", blocks=blocks), first(params), params, counts=counts, circuits=circuits)
     for layer, mask in circuits.items():

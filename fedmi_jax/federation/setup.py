@@ -230,6 +230,7 @@ def prepare(
     _ = facts.probe  # raises where a class has too few images
     _ = facts.seen  # raises where there is none
     _require_method(facts)
+    _require_circuits(facts)
     return facts
 
 
@@ -307,6 +308,23 @@ def _require_method(facts: Facts) -> None:
         for counts, clients in zip(facts.counts, facts.round(number).clients, strict=True):
             if problem := facts.method.problem(counts[clients]):
                 raise ConfigError(problem)
+
+
+def _require_circuits(facts: Facts) -> None:
+    """Raise ConfigError where a method that needs circuits would not get any in the whole run of a seed: without them
+    it is silently another method, as circuit-mean is head-by-holders."""
+    if not facts.method.needs_circuits:
+        return
+    classes, numbers = facts.circuits.classes, range(1, facts.experiment.rounds + 1)
+    holds = np.any(facts.counts[..., classes], -1)
+    there = np.concatenate([facts.round(number).clients for number in numbers], 1)
+    for seed, found in zip(facts.experiment.seeds, np.take_along_axis(holds, there, 1), strict=True):
+        if not found.any():
+            raise ConfigError(
+                f"discovery.classes: {facts.method.name} needs circuits, and no client that takes part with seed "
+                f"{seed} holds any of {', '.join(map(str, classes))}; give classes that clients hold, or none at all "
+                "for each client's own"
+            )
 
 
 def _circuits(experiment: Experiment, counts: np.ndarray) -> Circuits:
