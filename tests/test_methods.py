@@ -76,45 +76,72 @@ def test_a_client_alone_that_has_not_moved_is_a_fixed_point(method):
     chex.assert_trees_all_close(new, first(params), rtol=1e-14)
 
 
-@pytest.mark.usefixtures("x64")
-def test_what_is_zero_everywhere_stays_exactly_zero(method):
-    """A weight that all clients have pruned is pruned in the global model; every other one has some value.
+KERNELS = tuple(name for name in SHAPES if name.endswith("kernel"))
+FILLS = {
+    # channels are renumbered, and their zeros move with them
+    **dict.fromkeys(("matching", "matching without biases", "matching of activations"), KERNELS),
+    # all weights of live channels are refitted
+    "calibration of the linear layer": ("fc_kernel",),
+}
+"""In which tensors a weight may get a value that is 0 in the global model and in every client. Of all others: none."""
+KEEPS = FILLS | {
+    # momentum carries a weight past 0
+    **dict.fromkeys(("fedavgm unmasked", "fedyogi unmasked", "toy"), KERNELS),
+    # a trimmed vote is no vote, and the weight stays as it was
+    "ties of updates": KERNELS,
+    # channels whose owner is absent stay as they were; so do the frozen form's rows that nobody holds, and in the hard
+    # form the rows' weights of those channels
+    **dict.fromkeys(("owner-channels", "owner channels, some common", "owner channels, hard"), KERNELS),
+    # a row that nobody holds stays as it was
+    **dict.fromkeys(
+        ("head-by-holders", "support-and-holders", "circuit-mean", "circuit mean in blocks"), ("fc_kernel",)
+    ),
+    # the linear layer is nobody's
+    "fedbabu": ("fc_kernel",),
+}
+"""In which tensors a weight may have a value that every client of the round has pruned. Of all others: none."""
 
-    Of matching only where it moves no channel: else zeros move with the channels.
-    """
-    params, again = models(zeros=0.4), models(seed=1, zeros=0.4)
-    if method.name == "matching":
-        nearly = 1 + np.random.default_rng(0).uniform(0, 0.01, (2, 3))
-        params, again = ({k: np.stack([v[0] * n for n in some]) for k, v in params.items()} for some in nearly)
-    zero = np.random.default_rng(1).random(SHAPES["conv2_kernel"]) < 0.5
-    for some in (params, again):
-        some["conv2_kernel"] *= ~zero
-    new, state = step(method, first(params), params)
-    assert (np.asarray(new["conv2_kernel"])[zero] == 0).all()
-    new, _ = step(method, new, again, state)
-    assert (np.asarray(new["conv2_kernel"])[zero] == 0).all()
-    if method.name not in ("median", "owner-channels"):
-        assert (np.asarray(new["conv2_kernel"])[~zero] != 0).mean() > 0.5
 
-
-OWN_ZEROS = (
-    "ties of updates", "fedavgm unmasked", "fedyogi unmasked", "toy",
-    "owner-channels", "owner channels, hard", "owner channels, some common",
-    "matching", "matching without biases", "matching of activations",
-)  # fmt: skip
-"""These may keep a weight that every client of the round has pruned: by momentum, because votes were trimmed, because
-the owner of the channel is absent, or because it was pruned elsewhere before channels were matched."""
+def two_rounds(name, params, again):
+    """The global models after clients `params`, from the first of them on, and then after clients `again`."""
+    one, state = step(METHODS[name], first(params), params)
+    two, _ = step(METHODS[name], one, again, state)
+    return jax.tree.map(np.asarray, (one, two))
 
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name", METHODS)
-def test_the_global_model_is_no_denser_than_its_clients_together(name):
-    """But for rows that nobody holds, which stay as they were; and for those that say so."""
+def test_what_is_zero_everywhere_stays_exactly_zero_but_where_the_table_says(name):
+    params, again, rng = models(zeros=0.4), models(seed=1, zeros=0.4), np.random.default_rng(1)
+    zero = {kernel: rng.random(SHAPES[kernel]) < 0.5 for kernel in KERNELS}
+    for some in (params, again):
+        some.update({kernel: some[kernel] * ~zero[kernel] for kernel in KERNELS})
+    for new in two_rounds(name, params, again):
+        assert {kernel for kernel in KERNELS if new[kernel][zero[kernel]].any()} == {*FILLS.get(name, ())}
+        if METHODS[name].name not in ("median", "owner-channels"):
+            assert all((new[kernel][~zero[kernel]] != 0).mean() > 0.5 for kernel in KERNELS)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", [name for name in METHODS if METHODS[name].name == "matching"])
+def test_where_matching_moves_no_channel_it_moves_no_zero(name):
+    """Clients that are nearly one model: what is zero in that stays exactly zero."""
+    one, rng = models(1, zeros=0.4), np.random.default_rng(0)
+    near, again = (
+        {k: v * (1 + rng.uniform(0, 0.01, (3, *[1] * (v.ndim - 1)))) for k, v in one.items()} for _ in range(2)
+    )
+    for new in two_rounds(name, near, again):
+        for kernel in KERNELS:
+            np.testing.assert_array_equal(new[kernel] == 0, one[kernel][0] == 0)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", METHODS)
+def test_the_global_model_is_no_denser_than_its_clients_together_but_where_the_table_says(name):
     params, again = models(zeros=0.8), models(seed=1, zeros=0.8)
-    new, state = step(METHODS[name], first(params), params)
-    new, _ = step(METHODS[name], new, again, state)
-    there = np.any(again["conv2_kernel"] != 0, 0)
-    assert (np.asarray(new["conv2_kernel"])[~there] != 0).any() == (name in OWN_ZEROS)
+    _, new = two_rounds(name, params, again)
+    pruned = {kernel: ~np.any(again[kernel], 0) for kernel in KERNELS}
+    assert {kernel for kernel in KERNELS if new[kernel][pruned[kernel]].any()} == {*KEEPS.get(name, ())}
 
 
 @pytest.mark.usefixtures("x64")
