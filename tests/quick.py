@@ -22,6 +22,7 @@ LEFT_OUT = {
     "methods::test_seeds_beside_each_other_on_two_devices_are_seeds_one_by_one_and_two_rounds_are_compiled_once": (
         "every method once more on two devices"
     ),
+    "methods::test_without_jit_a_step_is_the_same_to_the_last_bit": "every method once more, without a compiler",
     "abuse": "thousands of damaged copies; the refusals themselves are in test_results and test_resumable",
     "predictions": "every prediction on made-up results; test_claims and test_statistics have rules and intervals",
     "cli::test_another_kind_of_split_goes_with_every_preset": "every preset with every kind of split",
