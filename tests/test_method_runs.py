@@ -17,7 +17,7 @@ from fedmi_jax.config import Execution
 from fedmi_jax.errors import FedmiError
 from fedmi_jax.federation import simulation
 from fedmi_jax.federation.setup import prepare
-from fedmi_jax.methods import Aggregation, Calibration, Orthogonality, OwnerChannels
+from fedmi_jax.methods import Aggregation, Calibration, FedProx, FedRS, Orthogonality, OwnerChannels
 
 
 def experiment(**aggregation):
@@ -41,6 +41,15 @@ def weights(ds, origin, number, client=None):
     at = {"seed": 0, "round": number - 1} | ({} if client is None else {"client": client})
     names = [name for name in ds if name.startswith(f"weights_{origin}_")]
     return {name.removeprefix(f"weights_{origin}_"): ds[name].isel(at).values for name in names}
+
+
+@pytest.mark.parametrize(("kind", "idle"), [("fedprox", FedProx(mu=0)), ("fedrs", FedRS(alpha=1))])
+def test_clients_that_nothing_holds_back_train_as_in_fedavg(plain, kind, idle):
+    """A term of weight 0 and a factor of 1 change no bit of a gradient, whatever is done in a round."""
+    ds = run(kind, **{kind: idle})
+    assert ds.attrs["method"] == kind
+    for name in plain:
+        np.testing.assert_array_equal(ds[name], plain[name], name)
 
 
 def test_pooled_training_is_one_model_whose_batches_are_of_all_clients_images(plain):

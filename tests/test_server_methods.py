@@ -34,8 +34,6 @@ REDUCTIONS = {
     "circuits of no channel": (of("circuit-mean"), {"counts": ALL_HOLD_ALL, "circuits": masks(share=0)}),
     "nothing trimmed": (of("trimmed-mean", beta=0), {}),
     "median of two": (of("median"), {"samples": np.array([3, 0, 2])}),
-    "fedprox": (of("fedprox"), {}),
-    "fedrs": (of("fedrs"), {}),
 }
 
 
