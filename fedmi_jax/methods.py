@@ -1,6 +1,6 @@
 """The federated methods by name, and the settings of each. Their code is in `fedmi_jax.aggregation`, which needs JAX.
 
-Defaults are those of the method's authors, or of the code that docs/methods.md names; none was tuned.
+Defaults are those of the method's authors, or from where docs/methods.md says; none was tuned.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class FedRS:
     """FedRS (Li & Zhan 2021)."""
 
     alpha: Fraction = 0.4
-    """A client's logits are taken times alpha + (1 - alpha) * share. 1: FedAvg; the authors use 0.4."""
+    """A client's logits are taken times alpha + (1 - alpha) * share. 1: FedAvg; 0.4: as in the code of 2512.23043."""
     form: Literal["proportional", "binary"] = "proportional"
     """The share of a class: "proportional": count_c / max count; "binary": 1 if the client holds the class, else 0."""
 

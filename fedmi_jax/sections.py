@@ -99,7 +99,7 @@ class Local:
     """FedProx's term in the loss of any method (Li et al. 2020): weight mu of mu/2 |w - w_start|^2. 0: off."""
     fedrs: Fraction = 1.0
     """FedRS's logits in the loss of any method (Li & Zhan 2021): times alpha + (1 - alpha) * count_c / max count.
-    1: off; the authors use 0.4."""
+    1: off; 0.4 is in the authors' code, where it is off, too."""
 
 
 @settings("sparsity")
