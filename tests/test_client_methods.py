@@ -18,6 +18,7 @@ from fedmi_jax.aggregation import NO_STATE, State, base, chosen, fedavg, with_ho
 from fedmi_jax.aggregation.owner_channels import owners
 from fedmi_jax.config import Aggregation, FedProx, FedRS, Local, Sparsity
 from fedmi_jax.federation import programs
+from fedmi_jax.methods import OwnerChannels
 from fedmi_jax.network import model
 
 
@@ -180,13 +181,15 @@ def test_every_channel_has_one_writer_and_the_first_ones_may_be_common():
         assert set(by_channel.tolist()) == {1, writers}
 
 
-@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("weighting", ["uniform", "samples"])
 @pytest.mark.parametrize("form", ["frozen", "hard"])
-def test_an_owners_channels_come_from_it_and_an_absent_owners_stay(form):
-    """Clients 0, 2 and 4 of 5 are there: channels 0, 5; 2, 7; 4 are theirs."""
-    params = models()
+def test_an_owners_channels_come_from_it_and_an_absent_owners_stay(form, weighting):
+    """Clients 0, 2 and 4 of 5 are there: channels 0, 5; 2, 7; 4 are theirs, bit for bit, however many samples they
+    have."""
+    params = models(dtype=np.float32)
     start = {name: leaf[0] + 1 for name, leaf in params.items()}
-    new, _ = step(of("owner-channels", form=form), start, params)
+    settings = Aggregation(kind="owner-channels", owner_channels=OwnerChannels(form=form), weighting=weighting)
+    new, _ = step(chosen(settings, Local()), start, params)
     source = {0: 0, 5: 0, 2: 1, 7: 1, 4: 2}
     for o in range(8):
         kept = start if o not in source else {name: leaf[source[o]] for name, leaf in params.items()}

@@ -4,12 +4,14 @@ Axes: K clients of the round, Y classes.
 """
 
 import chex
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from method_table import CLASSES, METHODS, SAMPLES, SHAPES, first, masks, mean, models, of, step
 
 from fedmi_jax.aggregation import NO_STATE, fedavg
+from fedmi_jax.aggregation.means import mean_where
 from fedmi_jax.aggregation.ties import trimmed
 from fedmi_jax.network import model
 
@@ -22,6 +24,26 @@ def test_fedavg_is_the_mean_of_the_clients(weighting, weights):
     assert state == NO_STATE
     expected = {name: np.average(leaf, axis=0, weights=weights) for name, leaf in params.items()}
     chex.assert_trees_all_close(new, expected, rtol=1e-13)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_where_all_weigh_alike_the_mean_over_those_who_are_there_is_their_sum_over_their_number(dtype):
+    """To the last bit; and whoever is there alone is copied, by whatever number of samples it is weighed."""
+
+    def plain(stacked, there):
+        return jnp.sum(there * stacked, 0) / jnp.maximum(jnp.sum(there, 0), 1)
+
+    with jax.enable_x64(dtype == np.float64):
+        rng = np.random.default_rng(0)
+        stacked, there = rng.normal(size=(5, 40, 30)).astype(dtype), rng.random((5, 40, 30)) < 0.3
+        found, weighed = (
+            jax.jit(mean_where)(stacked, weights, there, 0.0)
+            for weights in (np.ones(5), np.array([7, 100, 300, 2, 41]))
+        )
+        np.testing.assert_array_equal(found, jax.jit(plain)(stacked, there.astype(dtype)))
+        alone = there.sum(0) == 1
+        for one in (found, weighed):
+            np.testing.assert_array_equal(np.asarray(one)[alone], np.sum(there * stacked, 0)[alone])
 
 
 ALL_HOLD_ALL = np.full((3, CLASSES), 5)

@@ -26,9 +26,12 @@ def mean_where(stacked: Array, weights: Array, there: Array | bool, otherwise: A
     """Weighted mean over the clients that are there, entry by entry.
 
     Args: stacked (K, ...); weights (K,); there: bool, broadcasts to stacked; otherwise: what stands where no client is
-    there, broadcasts to one client's array. Zeros of every client that is there stay exact zeros.
+    there, broadcasts to one client's array. Zeros of every client that is there stay exact zeros, and a
+    client that is there alone gives exactly its values.
     """
     say = weights.astype(stacked.dtype).reshape(-1, *[1] * (stacked.ndim - 1)) * there
+    largest = jnp.max(say, 0)
+    say = say / jnp.where(largest > 0, largest, 1)  # exactly 1 for a client alone, as for all that weigh alike
     total = jnp.sum(jnp.broadcast_to(say, stacked.shape), 0)
     mean = jnp.sum(say * stacked, 0) / jnp.where(total > 0, total, 1)
     return jnp.where(total > 0, mean, jnp.asarray(otherwise, stacked.dtype))
