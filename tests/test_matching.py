@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 import tiny
 from method_table import METHODS, first, mean, models, step
+from scipy import optimize
 
 from fedmi_jax.aggregation.matching import by_weights
 from fedmi_jax.network import model
+from fedmi_jax.network.layers import conv_layers
 
 
 def permuted(params, order):
@@ -53,6 +55,50 @@ def test_a_planted_order_is_found_and_undone(name):
         clients.append(permuted(noisy, order))
     new, _ = step(METHODS[name], start, {k: np.stack([one[k] for one in clients]) for k in start})
     chex.assert_trees_all_close(new, start, atol=0.05, rtol=0)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", MATCHINGS)
+def test_it_is_told_how_many_channels_were_put_in_another_place(name):
+    """Of planted orders: none, two channels swapped, any. The last client has no images, and so no say."""
+    rng, start = np.random.default_rng(0), {k: np.asarray(v) for k, v in first(models()).items()}
+    orders = [{"conv1": np.arange(6), "conv2": np.arange(8)} for _ in range(3)]
+    orders[1]["conv2"][[2, 5]] = 5, 2
+    orders[2] = {layer: rng.permutation(order) for layer, order in orders[2].items()}
+    clients = [permuted({k: v + 0.01 * rng.normal(size=v.shape) for k, v in start.items()}, order) for order in orders]
+    stacked = {k: np.stack([one[k] for one in clients]) for k in start}
+    assert METHODS[name].tells == ("reordered",)
+    shares = [[np.mean(own != np.arange(len(own))) for own in order.values()] for order in orders]
+    for there, samples in ((3, [100, 300, 2]), (2, [100, 300, 0])):
+        _, state = step(METHODS[name], start, stacked, samples=np.array(samples))
+        np.testing.assert_allclose(state.server["reordered"], np.mean(shares[:there], 0), rtol=1e-12)
+
+
+def matched(reference, client, biases):
+    """The orders by coordinate descent: layer by layer scipy's best matching of all that touches a channel."""
+    layers = conv_layers(reference)
+    own = {layer: np.arange(len(reference[f"{layer}_bias"])) for layer in layers}
+    order, before = own, {}
+    while not before or any((before[layer] != order[layer]).any() for layer in layers):
+        before = order
+        for layer in layers:
+            beside = model.narrow(client, order | {layer: own[layer]})  # the other layers as they are ordered by now
+            alike = np.einsum("id,jd->ij", *(touching(one, layer, biases) for one in (reference, beside)))
+            stay = 1e-10 * np.abs(alike).max() * np.eye(len(alike))  # of equal ones that which moves less
+            order = order | {layer: optimize.linear_sum_assignment(alike + stay, maximize=True)[1]}
+    return order
+
+
+def touching(params, layer, biases):
+    """All weights that touch each channel of a layer, and its bias, (O, D)."""
+    after, size = dict(itertools.pairwise(conv_layers(params))).get(layer), len(params[f"{layer}_bias"])
+    if after is None:  # features are position-major, channel fastest
+        out = params["fc_kernel"].reshape(-1, size, params["fc_bias"].size).swapaxes(0, 1)
+    else:
+        out = np.moveaxis(params[f"{after}_kernel"], 2, 0)
+    into = np.moveaxis(params[f"{layer}_kernel"], 3, 0)
+    bias = biases * params[f"{layer}_bias"]
+    return np.concatenate([part.reshape(size, -1) for part in (into, out, bias)], 1)
 
 
 @pytest.mark.usefixtures("x64")

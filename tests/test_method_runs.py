@@ -10,14 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from test_matching import matched
 from test_readout import COMPILED as REFIT
+from test_schema import require_described
 
 import fedmi_jax
-from fedmi_jax.config import Execution
+from fedmi_jax import config
+from fedmi_jax.config import Execution, Local
 from fedmi_jax.errors import FedmiError
 from fedmi_jax.federation import simulation
 from fedmi_jax.federation.setup import prepare
-from fedmi_jax.methods import Aggregation, Calibration, FedProx, FedRS, Orthogonality, OwnerChannels
+from fedmi_jax.methods import Aggregation, Calibration, FedProx, FedRS, Matching, Orthogonality, OwnerChannels
 
 
 def experiment(**aggregation):
@@ -82,6 +85,27 @@ def test_calibration_refits_the_mean_on_the_images_that_it_may_see(plain):
         expected = REFIT({k: jnp.asarray(v) for k, v in before.items()}, x, labels, "scale-and-biases")
     chex.assert_trees_all_close(found, jax.tree.map(np.asarray, expected), rtol=1e-5, atol=1e-7)
     assert np.abs(found["fc_bias"] - before["fc_bias"]).max() > 1e-3
+
+
+@pytest.mark.parametrize("biases", [True, False])
+def test_a_result_of_matching_says_how_many_channels_it_put_in_another_place(biases):
+    """In the first round, by the plain matching of `test_matching`, of clients that learn fast and so go far."""
+    fast = config.replace(
+        experiment(kind="matching", matching=Matching(biases=biases)),
+        local=Local(epochs=4, batch_size=16, learning_rate=0.2),
+    )
+    ds = simulation.run(fast, tiny.squares())
+    require_described(ds.isel(seed=[0]))
+    facts, found = prepare(fast, tiny.squares()), ds["reordered"].sel(round=1)
+    assert (found.sel(layer="conv3") > 0).all()
+    with jax.enable_x64(True):
+        fresh = [jax.tree.map(np.asarray, dict(simulation.initial_params(facts, seed))) for seed in fast.seeds]
+    for s, start in enumerate(fresh):
+        orders = [matched(start, weights(ds.isel(seed=[s]), "local", 1, client), biases) for client in (0, 1)]
+        shares = [[np.mean(order != np.arange(len(order))) for order in one.values()] for one in orders]
+        np.testing.assert_allclose(found.isel(seed=s), np.mean(shares, 0), rtol=1e-12)
+    again = fedmi_jax.search_again(ds, dataset=tiny.squares(), rounds=[1])
+    np.testing.assert_array_equal(again["reordered"], ds["reordered"].sel(round=[1]))
 
 
 def test_a_thin_network_crosses_as_it_suffices():

@@ -94,6 +94,8 @@ def test_other_refusals_are_one_line_too():
     ):
         chosen(Aggregation(weighting="samples"), Local(), mine)
     assert chosen(Aggregation(), Local(fedprox=1), plain).name == "fedavg"
+    with pytest.raises(ConfigError, match=r"^method mine: tells 'speed', and a result has no such variable$"):
+        prepare(tiny.experiment(), tiny.squares(), mine._replace(tells=("speed",)))
 
 
 def test_masks_come_to_the_server_seed_by_seed():

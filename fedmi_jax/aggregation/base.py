@@ -119,6 +119,9 @@ class Method(NamedTuple):
     """Whether a client prunes what it does not change, too."""
     sees: Sees | None = None
     """The images that `apply` finds in `clients.images`. None: none."""
+    tells: tuple[str, ...] = ()
+    """The entries of `state.server`, then a dict, that go into the result of every round. Each is a variable of
+    `fedmi_jax.results.schema`."""
     pooled: bool = False
     """Whether a client trains on the images of all clients: one model then, the same for everybody."""
     problem: Callable[[np.ndarray], str] = no_problem

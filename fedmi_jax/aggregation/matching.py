@@ -5,7 +5,7 @@ The clients are matched to the model that the round began with, which keeps its 
 matters, and circuits of one round can be compared with those of the next. Biases are never pruned and come from one
 initial model, so that they may tag channels with their numbers; hence the form without them.
 
-Axes: N images, O_l channels of convolution l, Y classes.
+Axes: K clients, N images, O_l channels of convolution l, Y classes.
 """
 
 from __future__ import annotations
@@ -36,17 +36,25 @@ def matching(settings: Settings, weighting: Weighting = "uniform") -> Method:
     """FedAvg of the clients' models in the order that `by_weights` or `by_activations` finds."""
     plain, by_seen = fedavg(weighting), settings.of == "activations"
 
+    def init(params: Params, clients_total: int) -> State:
+        return State({"reordered": jnp.zeros(len(conv_layers(params)), params["fc_bias"].dtype)})
+
     def apply(state: State, params: Params, clients: Clients) -> tuple[Params, State]:
-        def ordered(client: Params) -> Params:
+        def order(client: Params) -> Order:
             if by_seen:
                 images, labels = seen(clients)
-                return model.narrow(client, by_activations(params, client, images, labels >= 0))
-            return model.narrow(client, by_weights(params, client, settings.biases))
+                return by_activations(params, client, images, labels >= 0)
+            return by_weights(params, client, settings.biases)
 
-        return plain.apply(state, params, clients._replace(params=jax.vmap(ordered)(clients.params)))
+        orders = jax.vmap(order)(clients.params)
+        ordered = clients._replace(params=jax.vmap(model.narrow)(clients.params, orders))
+        new, _ = plain.apply(state, params, ordered)
+        shares = [reordered(orders[layer], clients.samples > 0) for layer in conv_layers(params)]
+        return new, State({"reordered": jnp.stack(shares).astype(params["fc_bias"].dtype)})
 
     return plain._replace(
-        name="matching", apply=apply, sees=Sees(settings.images_per_class, settings.images) if by_seen else None,
+        name="matching", apply=apply, init=init, tells=("reordered",),
+        sees=Sees(settings.images_per_class, settings.images) if by_seen else None,
         summary=METHODS["matching"], source="Ainsworth et al. 2023, Git Re-Basin, arXiv 2209.04836",
     )  # fmt: skip
 
@@ -79,6 +87,13 @@ def by_activations(reference: Params, client: Params, images: Array, there: Arra
     (a, _), (b, _) = (model.activations(one, images) for one in (reference, client))
     weight = there.astype(images.dtype)
     return {layer: _best(_inner("nhwi,nhwj,n->ij", a[layer], b[layer], weight)) for layer in a}
+
+
+def reordered(orders: Array, there: Array) -> Array:
+    """The share of a layer's channels that are put in another place, mean over the clients that are there: orders
+    (K, O), there bool (K,)."""
+    moved = there[:, None] & (orders != jnp.arange(orders.shape[1]))
+    return jnp.sum(moved) / (jnp.sum(there) * orders.shape[1])
 
 
 def _best(alike: Array) -> Array:

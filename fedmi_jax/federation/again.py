@@ -176,6 +176,7 @@ def _round(
     losses = np.zeros((round_.clients.size, int(setup.facts.steps.max())))
     record = recording.snapshot(setup, round_, losses, local, global_models)
     record["train_loss"] = stored["train_loss"].values.astype(record["train_loss"].dtype)
+    record |= {name: stored[name].values for name in setup.facts.method.tells if name in stored}
     return record | simulation.judged(setup, round_, both, cases, simulation.joined(*found))
 
 

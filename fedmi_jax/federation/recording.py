@@ -25,6 +25,7 @@ from fedmi_jax.network.model import Params
 from fedmi_jax.results import connectivity, schema, similarity, store
 
 if TYPE_CHECKING:
+    from fedmi_jax.aggregation import Method, State
     from fedmi_jax.federation.cases import Cases
     from fedmi_jax.federation.setup import Facts, Round, Setup
 
@@ -54,6 +55,11 @@ def snapshot(setup: Setup, round_: Round, losses: np.ndarray, local: Params, glo
             weights = programs.whole(params, count=count, layout=layout)
             record |= {f"weights_{where}_{k}": placed(v) for k, v in weights.items()}
     return record
+
+
+def of_method(method: Method, state: State) -> Record:
+    """What the method tells of the server's step, (S, ...)."""
+    return {name: np.asarray(state.server[name]) for name in method.tells}
 
 
 def _of_client(facts: Facts, round_: Round, values: Any) -> np.ndarray:

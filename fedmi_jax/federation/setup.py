@@ -30,6 +30,7 @@ from fedmi_jax.federation import cases
 from fedmi_jax.federation.cases import Cases, Circuits
 from fedmi_jax.network import model
 from fedmi_jax.network.images import Images
+from fedmi_jax.results import schema
 from fedmi_jax.training import pruning
 
 
@@ -303,7 +304,10 @@ def _require_classes(experiment: Experiment, dataset: Dataset) -> None:
 
 
 def _require_method(facts: Facts) -> None:
-    """Raise ConfigError where the method cannot work with the clients of some round."""
+    """Raise ConfigError where the method cannot work with the clients of some round, or tells what no result has."""
+    for name in facts.method.tells:
+        if name not in schema.VARIABLES:
+            raise ConfigError(f"method {facts.method.name}: tells {name!r}, and a result has no such variable")
     for number in range(1, facts.experiment.rounds + 1):
         for counts, clients in zip(facts.counts, facts.round(number).clients, strict=True):
             if problem := facts.method.problem(counts[clients]):

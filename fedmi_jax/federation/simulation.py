@@ -108,6 +108,7 @@ def one_round(setup: Setup, state: State, number: int, progress: Progress) -> tu
     found = joined(found, discover(setup, models, cases.of("global"), number))
     progress(number, "evaluate")
     record = recording.snapshot(setup, round_, losses, local, global_models)
+    record |= recording.of_method(setup.facts.method, remembered)
     return (global_models, remembered), record | judged(setup, round_, models, cases, found)
 
 

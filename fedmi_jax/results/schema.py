@@ -33,15 +33,12 @@ CIRCUIT_DIMS = ("seed", "round", "origin", "client", "class")
 LOCAL, GLOBAL = ("seed", "round", "client"), ("seed", "round")
 """The axes that single out one client's model of a round, and one global model."""
 
-
 STATUS = ("none", "found", "not compact", "undefined")
 """What `status` counts: no such circuit; a circuit that explains enough; all live channels, which explain too little; a
 model that decides nothing about the class, so that there is no circuit to find."""
 
-
 REFITS = ("none", "scale-and-biases", "linear")
 """How a model's read-out is refitted before it is judged (`fedmi_jax.network.readout`)."""
-
 
 NULLS = ("untrained", "permuted", "shuffled")
 """Where there is nothing that training made: the model before training; every filter's weights in random order; labels
@@ -306,6 +303,9 @@ VARIABLES: dict[str, Variable] = {
         "sign_conflict": "of the weights that two clients or more keep, the share that has both signs",
         "cancellation": "size of the sum of the clients' weights over the sum of their sizes: 1 where nothing cancels",
     }, "absent from older files"),
+    **_rows(("seed", "round", "layer"), "float", {
+        "reordered": "share of channels that the server put in another place, mean over the clients of the round",
+    }, "with aggregation.kind matching"),
     **_of_models(_ENDS, "bool", {
         "connected_ORIGIN_{layer}": "whether {layer} of ORIGIN has a weight that is not 0 between the two",
     }),
