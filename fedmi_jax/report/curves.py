@@ -258,9 +258,7 @@ def degenerate(ds: xr.Dataset, origin: str | None) -> xr.DataArray:
     class)."""
     there = undefined.defined(ds)
     flags = ds["degenerate"] & there
-    one, known = (
-        values.sel(origin=origin, drop=True) if origin else values.any("origin") for values in (flags, there)
-    )
+    one, known = (values.sel(origin=origin, drop=True) if origin else values.any("origin") for values in (flags, there))
     return one.where(known).astype(float)
 
 
