@@ -4,8 +4,10 @@ import itertools
 
 import numpy as np
 import pytest
+import xarray as xr
 from made_up import CHANNELS, decided
 
+from fedmi_jax.analysis import measures, nulls
 from fedmi_jax.analysis.compare import Key, numbers
 from fedmi_jax.report.curves import degenerate
 from fedmi_jax.report.figures import _unlike
@@ -67,6 +69,26 @@ def test_overlaps_are_of_the_circuits_that_there_are(ds):
         told = found["specialist_distinctness"].sel(at).sel(origin="local", layer="conv1")
         np.testing.assert_allclose(told, apart)
     assert not found["local_global_iou"].equals(ds["local_global_iou"])
+
+
+def test_chance_and_channels_kept_are_of_the_same_circuits(ds):
+    """Circuits that are undefined in every round and on both models are as good as classes that nobody looks at."""
+    nothing = ds["analysed"] & (RNG.random(ds["analysed"].shape) < 1 / 3)
+    full = ds.copy()
+    for layer in schema.conv_layers(ds):
+        full[f"mask_{layer}"] = ds[f"mask_{layer}"] & ds["analysed"] & ~nothing
+    never = schema.STATUS.index("undefined")
+    found = full.assign(status=xr.where(nothing, never, full["analysed"].astype(int)).broadcast_like(ds["status"]))
+    found["status"] = found["status"].transpose(*ds["status"].dims)
+    absent = found.assign(analysed=ds["analysed"] & ~nothing, status=found["status"].where(~nothing, 0))
+    one, other = (nulls.expected(similarity.measures(part, defined(part).values)) for part in (found, absent))
+    xr.testing.assert_allclose(one, other)
+    for a, b in zip(measures.contained(found), measures.contained(absent), strict=True):
+        xr.testing.assert_allclose(a, b)
+    only_local = ds["status"].sel(origin="local") == schema.STATUS.index("found")
+    only_local &= ds["status"].sel(origin="global") == never
+    assert bool(only_local.any())
+    assert measures.contained(ds)[0].where(only_local).isnull().all()
 
 
 def test_measures_are_of_the_circuits_that_there_are(ds):

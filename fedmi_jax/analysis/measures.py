@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 
 from fedmi_jax.analysis import alignment, nulls
+from fedmi_jax.results import undefined
 from fedmi_jax.results.labels import held
 from fedmi_jax.results.schema import conv_layers
 from fedmi_jax.results.statistics import over_seeds
@@ -87,9 +88,9 @@ def contained(ds: xr.Dataset, inner: str = "local", outer: str = "global") -> tu
     random set of the other's size. (seed, round, client, class, layer), NaN where the one has no channel.
 
     IoU cannot tell a circuit that moved from one that grew: of sets of 4 and 9 channels it is at most 4/9, wherever
-    they are. Local in global is what averaging has left in place, whatever it added.
+    they are. Local in global is what averaging has left in place, whatever it added. Both circuits must be defined.
     """
-    there, layers = held(ds), conv_layers(ds)
+    there, layers = undefined.defined(ds).all("origin"), conv_layers(ds)
     values, nulls_ = [], []
     for layer in layers:
         masks = ds[f"mask_{layer}"].astype(bool)

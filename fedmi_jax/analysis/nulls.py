@@ -21,8 +21,8 @@ import numpy as np
 import xarray as xr
 from scipy import stats
 
-from fedmi_jax.results.labels import held
-from fedmi_jax.results.schema import CIRCUIT_DIMS, conv_layers
+from fedmi_jax.results import undefined
+from fedmi_jax.results.schema import CIRCUIT_DIMS, ORIGINS, conv_layers
 from fedmi_jax.results.similarity import MEASURES
 
 Table = np.ndarray
@@ -71,8 +71,8 @@ def without_empty_pairs(mean: xr.DataArray, share: xr.DataArray) -> xr.DataArray
 
 def expected(ds: xr.Dataset) -> xr.Dataset:
     """Every measure of similarity as it would be for random circuits of the same sizes: the variables of
-    `similarity.measures`, same names and dimensions."""
-    there = held(ds).values
+    `similarity.measures`, same names and dimensions; without undefined circuits."""
+    there = undefined.defined(ds).values
     layers = [_of_layer(ds, layer, there) for layer in conv_layers(ds)]
     names = [name for name in MEASURES if name in ds]
     return xr.Dataset({name: _like(ds[name], [of[name]() for of in layers]) for name in names})
@@ -87,17 +87,17 @@ def _of_layer(ds: xr.Dataset, layer: str, there: np.ndarray) -> dict[str, Callab
     """Like `similarity._of_layer`, of expectations: only sizes matter, and only how often each occurs. Each is computed
     when it is called for."""
     masks = ds[f"mask_{layer}"].transpose(*CIRCUIT_DIMS, f"channel_{layer}").values.astype(bool)
-    table, size, own = expected_table(masks.shape[-1]), masks.sum(-1), there[:, :, None]
+    table, size = expected_table(masks.shape[-1]), masks.sum(-1)
     origins = [str(origin) for origin in ds["origin"].values]
-    local, global_ = (size[:, :, origins.index(origin)] for origin in ("local", "global"))
-    union = np.any(masks & own[..., None], 4).sum(-1)
-    by_class = (size.swapaxes(3, 4), own.swapaxes(3, 4))
+    local, global_ = (size[:, :, origins.index(origin)] for origin in ORIGINS)
+    union = np.any(masks & there[..., None], 4).sum(-1)
+    by_class = (size.swapaxes(3, 4), there.swapaxes(3, 4))
     return {
         "inter_client_iou": lambda: _among(table, *by_class),
-        "stability_iou": lambda: _stability(table, size, own),
-        "local_global_iou": lambda: np.where(there, table[local, global_], np.nan),
-        "specialist_distinctness": lambda: _among(table, union, np.asarray(own.any(-1))),
-        "inter_class_iou": lambda: _among(table, size, own),
+        "stability_iou": lambda: _stability(table, size, there),
+        "local_global_iou": lambda: np.where(there.all(2), table[local, global_], np.nan),
+        "specialist_distinctness": lambda: _among(table, union, np.asarray(there.any(-1))),
+        "inter_class_iou": lambda: _among(table, size, there),
         "class_pair_iou": lambda: _class_pairs(table, *by_class),
     }
 
