@@ -196,7 +196,7 @@ def between(found: Estimate) -> str:
 
 def p5(results: Results, objective: str) -> list[Part]:
     def evidence(ds: xr.Dataset, name: str, beside: bool) -> Part:
-        weak = units.of(ds, ON_OTHER) < WEAK - units.ROUNDING
+        weak = units.under(units.of(ds, ON_OTHER), WEAK)
         random = "random_live_cross_evaluation_auc"
         null = over_seeds(_mean_sample(units.of(ds, random)).where(weak)) if random in ds else None
         left = int(weak.sum()), int(units.competent(ds).sel(origin="local").sum())
@@ -239,7 +239,7 @@ def p6(results: Results, objective: str) -> list[Part]:
         out, silent = (values.sel({"class": classes}) for values in (units.out(ds), units.silent(ds)))
         lost, working = (over_seeds((silent + 0 * out).where(out == state)) for state in (1, 0))
         judged = ds["competence"].sel({"origin": "global", "class": classes}, drop=True)
-        unable = int(((judged < COMPETENT - units.ROUNDING) & (out == 1)).sum())
+        unable = int((units.under(judged, COMPETENT) & (out == 1)).sum())
         detail = (
             f"{int((out == 1).sum())} of {int(out.notnull().sum())} are out; of {unable} of these the global model "
         )

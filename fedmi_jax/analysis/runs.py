@@ -220,9 +220,10 @@ def _pruned_alike(groups: Mapping[str, _Loaded]) -> Iterator[tuple[str, _Loaded]
     """Each group as it is, or where its results are not pruned alike, those that are as in the paper and every other
     by itself."""
     for name, group in groups.items():
-        ways = {pruned_otherwise(ds) for _, ds in group}
-        for way in sorted(ways):
-            alike = [(path, ds) for path, ds in group if pruned_otherwise(ds) == way]
+        ways: dict[str, _Loaded] = {}
+        for path, ds in group:
+            ways.setdefault(pruned_otherwise(ds), []).append((path, ds))
+        for way, alike in sorted(ways.items(), key=lambda pair: pair[0]):
             yield name if len(ways) == 1 else _with(name, way, alike[0][1]), alike
 
 

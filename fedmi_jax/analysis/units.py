@@ -45,10 +45,15 @@ def of(ds: xr.Dataset, name: str, origin: str = "local") -> xr.DataArray:
     return values.transpose("seed", "round", "client", "class", ...)
 
 
+def under(values: xr.DataArray, limit: float) -> xr.DataArray:
+    """Which shares of images are under the limit, by more than their rounding."""
+    return values < limit - ROUNDING
+
+
 def out(ds: xr.Dataset) -> xr.DataArray:
     """1 for competent local circuits that are out on the global model, 0 for the others, (S, R, K, C)."""
     across = of(ds, "cross_evaluation_decision_accuracy")
-    return (across < OUT - ROUNDING).where(across.notnull()).astype(float)
+    return under(across, OUT).where(across.notnull()).astype(float)
 
 
 def silent(ds: xr.Dataset) -> xr.DataArray:
