@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import studied
 import xarray as xr
 from made_up import decided
 
 import fedmi_jax
 from experiments.methods import __main__ as script
-from experiments.methods import drawn, making, measured, predicted, rows, told
+from experiments.methods import drawn, making, measured, one_shot, predicted, rows, told
 from experiments.methods.making import Pair
 from fedmi_jax import config
 from fedmi_jax.analysis import parts
@@ -99,7 +100,7 @@ def test_tables_and_predictions_say_which_runs_had_not_all_images():
     assert told.cut(made) == sentence.replace("4000", "4000 or all")
 
 
-def points(changes=None, methods=tuple(rows.METHODS), scenarios=("two-class",), seeds=3, rounds=ROUNDS):
+def points(changes=None, methods=tuple(rows.TABLE), scenarios=("two-class",), seeds=3, rounds=ROUNDS):
     """A table of points in which every measure is 0.5, plus 0.001 for each seed; changes: {(scenario, method, measure):
     number, or function of (seed, round)}, a None for either of the first two standing for all."""
     columns = [column.measure for columns in told.TABLES.values() for column in columns]
@@ -207,6 +208,8 @@ _AS_PREDICTED = {
     ("fedavg-unpruned-linear", "held accuracy"): 0.39,
     ("fedavg-pruned-linear", "held accuracy"): 0.65,
     ("pooled", "held accuracy"): 0.95,
+    ("cascade", "held accuracy"): 0.4,
+    ("ensemble", "among held"): 0.4,
 }
 AS_PREDICTED = {(scenario, *what): of for scenario in rows.MAIN for what, of in _AS_PREDICTED.items()}
 EVERYWHERE = ("two-class", "dirichlet-0.1", "iid")
@@ -237,6 +240,8 @@ AGAINST = {
     "M13": {("two-class", "fedavg-unpruned-linear", "held accuracy"): 0.45},
     "M14": {("two-class", "fedavg-pruned-linear", "held accuracy"): 0.75},
     "M15": {("two-class", "pooled", "held accuracy"): 0.85},
+    "M16": {("two-class", "cascade", "held accuracy"): 0.46},
+    "M17": {("two-class", "ensemble", "among held"): 0.5},
 }
 
 
@@ -248,7 +253,7 @@ def test_what_is_registered_later_changes_no_earlier_verdict():
     assert len(first) == 11
     for row, p in zip(predicted.judge(made), alone, strict=False):
         assert row.p == (p[0] if row.before == "holds" else p[1])
-    assert [one.id for one in predicted.PREDICTIONS] == [f"M{i}" for i in range(1, 16)]
+    assert [one.id for one in predicted.PREDICTIONS] == [f"M{i}" for i in range(1, 18)]
 
 
 @pytest.mark.parametrize("one", AGAINST)
@@ -269,7 +274,7 @@ def test_short_runs_and_few_seeds_decide_nothing():
 def test_the_rules_stand_in_the_readme_as_they_are():
     page = (Path(script.__file__).parent / "README.md").read_text()
     assert predicted.registered() in page
-    for name in rows.METHODS:
+    for name in rows.TABLE:
         assert f"`{name}`" in page
 
 
@@ -279,6 +284,30 @@ def test_the_readme_shows_the_stored_points_as_they_are():
     shown = (folder / "README.md").read_text("utf-8").split("<!-- two-class -->\n")[1].split("\n<!-- end -->")[0]
     assert shown == told.verdicts(stored, "two-class")
     assert len(shown.splitlines()) == 2 + 11
+
+
+def test_controls_are_what_the_studies_say_of_the_last_round():
+    run, images = studied.result(), studied.images()
+    found = one_shot.of(run, images)["one_shot"]
+    asked = {name: fedmi_jax.study(name, run, rounds="last", nulls=one_shot.NULLS, dataset=images).rows
+             for name in one_shot.STUDIES}  # fmt: skip
+    for seed in studied.SEEDS:
+        each = [row for row in asked["cascade"] if (row.seed, row.measure) == (seed, "class_accuracy")]
+        own = found.sel(seed=seed, control="cascade").squeeze("round")
+        assert own.sel(number="held accuracy").item() == pytest.approx(np.mean([row.value for row in each]))
+        assert own.sel(number="held accuracy, random circuits").item() == pytest.approx(
+            np.mean([row.null for row in each])
+        )
+        (row,) = [row for row in asked["ensemble"] if (row.seed, row.measure) == (seed, "accuracy")]
+        own = found.sel(seed=seed, control="ensemble").squeeze("round")
+        assert own.sel(number="among held").item() == row.value
+        assert own.sel(number="among held, random circuits").item() == pytest.approx(row.null.mean())
+        assert own.sel(number="held accuracy").isnull()
+    everyone = xr.ones_like(run["samples"])  # somebody holds class 2, which has no circuit
+    nothing = one_shot.of(run.assign(samples=everyone), images)
+    assert nothing["one_shot"].isnull().all()
+    assert not [name for name in nothing if str(name).startswith("weights_")]
+    assert measured.one_shot(Pair(run, run, nothing)) == {}
 
 
 # --- runs ---
@@ -315,7 +344,15 @@ def fake(monkeypatch):
     monkeypatch.setattr(drawn, "draw", lambda points, folder: [])
     monkeypatch.setattr(fedmi_jax, "run", run)
     monkeypatch.setattr(fedmi_jax, "search_again", again)
+    monkeypatch.setattr(one_shot, "of", lambda ds: put_together(ds.isel(round=[-1]), 0.25))
     return asked
+
+
+def put_together(ds, number):
+    """As if this number had been found for both controls."""
+    axes = {"control": list(one_shot.STUDIES), "number": ["held accuracy", "among held"]}
+    values = xr.DataArray(number, ds[["seed", "round"]].coords | axes, ("seed", "round", *axes))
+    return ds.assign(one_shot=values.where((values["control"] == "cascade") | (values["number"] == "among held")))
 
 
 def stamped(ds, experiment):
@@ -334,6 +371,8 @@ def test_both_instruments_judge_the_same_models_and_nothing_is_made_twice(fake, 
     assert (tmp_path / "two-class" / "ties" / "decision" / "seed-0" / store.FILE).exists()
     text = (tmp_path / "methods.md").read_text()
     assert "| ties | 1 |" in text
+    for name in rows.ONE_SHOT:
+        assert f"| {name} | 1 | after FedAvg: circuits, once | 0.25 | - | - | - | - | - | cannot tell |" in text
     assert "M1" in capsys.readouterr().out
     fake.clear()
     script.main(option)
@@ -409,7 +448,7 @@ def test_figures_show_every_method_and_seed(tmp_path):
     panels = [axes for axes in figure.axes if axes.axison]
     assert len(panels) == len(drawn.ACROSS)
     lines = {line.get_label(): line for line in panels[0].get_lines() if not str(line.get_label()).startswith("_")}
-    assert set(lines) == set(rows.METHODS)
+    assert set(lines) == set(rows.METHODS)  # what has circuits
     assert len(lines["ties"].get_xdata()) == 2
     assert lines["fedper"].get_markerfacecolor() == "none" != lines["ties"].get_markerfacecolor()
     assert len({(line.get_color(), line.get_marker()) for line in lines.values()}) == len(rows.METHODS)

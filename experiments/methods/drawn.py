@@ -52,7 +52,7 @@ def accuracy_and_circuits(points: Points) -> Figure:
     figure, axes = style.grid(len(scenarios) * len(ACROSS), len(ACROSS), 2.0, share=False)
     for i, one in enumerate(axes):
         scenario, measure = scenarios[i // len(ACROSS)], list(ACROSS)[i % len(ACROSS)]
-        for name in told.there(points, scenario):
+        for name in (name for name in told.there(points, scenario) if name in rows.METHODS):
             _scatter(one, points, scenario, name, measure)
         one.set_xlabel(ACROSS[measure])
         one.set_ylabel("accuracy, held classes")

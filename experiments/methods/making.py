@@ -14,7 +14,7 @@ import xarray as xr
 import fedmi_jax
 from experiments import pieces
 from experiments.in_time import WITHOUT_END, Until
-from experiments.methods import rows
+from experiments.methods import one_shot, rows
 from experiments.pieces import Beside
 from fedmi_jax.config import Discovery, Experiment, from_json, replace
 from fedmi_jax.errors import FedmiError
@@ -22,6 +22,8 @@ from fedmi_jax.results import store
 
 SECOND = "decision"
 """Folder of a row's results of the second instrument."""
+ONE_SHOT = "one-shot"
+"""Folder of FedAvg's results of the controls that are made of its models."""
 
 
 class Pair(NamedTuple):
@@ -30,6 +32,8 @@ class Pair(NamedTuple):
     paper: xr.Dataset
     second: xr.Dataset
     """Of the last round alone."""
+    one_shot: xr.Dataset | None = None
+    """`one_shot.of` of this run; None: not made of it."""
 
 
 def run(
@@ -51,8 +55,11 @@ def run(
 
 
 def beside(experiment: Experiment) -> list[Beside]:
-    """What the second instrument finds in the models of the last round, in METHOD/decision."""
-    return [Beside(f"{experiment.name}/{SECOND}", search)]
+    """What the second instrument finds in the models of the last round, in METHOD/decision, and of FedAvg what is put
+    together from its models."""
+    second = Beside(f"{experiment.name}/{SECOND}", search)
+    alone = Beside(f"{experiment.name}/{ONE_SHOT}", one_shot.of)
+    return [second, alone] if experiment.name == rows.BASE else [second]
 
 
 def search(result: xr.Dataset) -> xr.Dataset:
@@ -78,5 +85,7 @@ def load(out: Path, common: Mapping[str, Experiment]) -> Iterable[tuple[str, str
 
 
 def pair(out: Path, name: str, paper: xr.Dataset) -> Pair:
-    """A row's result of one seed, and the second instrument's beside it."""
-    return Pair(paper, store.load(out / name / SECOND / f"seed-{int(paper['seed'].values[0])}"))
+    """A row's result of one seed, and what was made beside it."""
+    seed = f"seed-{int(paper['seed'].values[0])}"
+    alone = out / name / ONE_SHOT / seed / store.FILE
+    return Pair(paper, store.load(out / name / SECOND / seed), store.load(alone) if alone.exists() else None)

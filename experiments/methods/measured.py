@@ -38,6 +38,18 @@ def numbers(pair: Pair) -> Numbers:
     return {name: values.transpose("seed", "round") for name, values in found.items()}
 
 
+def one_shot(pair: Pair) -> dict[str, Numbers]:
+    """Of the rows that are made of this run without training, those of which there is a number."""
+    if pair.one_shot is None:
+        return {}
+    made, cut_to = pair.one_shot["one_shot"], _cut_to(pair.one_shot)
+    known = [name for name in made["control"].values if made.sel(control=name).notnull().any()]
+    numbers = made["number"].values
+    return {
+        str(name): {str(n): made.sel(control=name, number=n, drop=True) for n in numbers} | cut_to for name in known
+    }
+
+
 def _mean(values: xr.DataArray) -> xr.DataArray:
     """(S, R)"""
     return values.astype(float).mean([dim for dim in values.dims if dim not in ("seed", "round")])
@@ -91,7 +103,7 @@ def _circuits(ds: xr.Dataset) -> Numbers:
         "channels, local": _channels(ds, "local"),
         "channels, global": _channels(ds, "global"),
         "moved": _mean(ds["moved"]),
-    }
+    } | ({"reordered": _mean(ds["reordered"])} if "reordered" in ds else {})
 
 
 def _channels(ds: xr.Dataset, origin: str) -> xr.DataArray:
@@ -149,7 +161,11 @@ def _layers(ds: xr.Dataset) -> list[str]:
 
 def points(found: Iterable[tuple[str, str, Pair]]) -> Points | None:
     """Of every (scenario, row, results); None where there is nothing."""
-    parts = [_tidy(numbers(pair)).assign(scenario=scenario, method=method) for scenario, method, pair in found]
+    parts = [
+        _tidy(of).assign(scenario=scenario, method=name)
+        for scenario, method, pair in found
+        for name, of in {method: numbers(pair), **one_shot(pair)}.items()
+    ]
     return _dense(pd.concat(parts)) if parts else None
 
 

@@ -16,6 +16,9 @@ from fedmi_jax.presets import preset
 BASE = "fedavg"
 """What every other method is compared with, seed by seed."""
 ONE, SERVED, CONTROL = "one model for all", "a model for each client", "ceilings and controls"
+HELD, OWN, AMONG = "held accuracy", "own accuracy", "among held"
+"""Measures of accuracy: of one model for all, among ten answers; of the model that a client gets, on its own classes;
+of what knows held classes only."""
 READOUT_IMAGES = 10
 """Probe images of each class on which every model's read-out is refitted; as many as `calibration` sees."""
 NULLS = 2
@@ -37,11 +40,14 @@ class Method:
     """It needs so many; left out where there are fewer."""
     pruned: Layers = "all"
     """Layers that clients prune."""
+    accuracy: str = HELD
+    """The measure that it is judged by."""
 
 
 def _row(kind: str, block: str = ONE, sends: str = "models", clients: int = 1, pruned: Layers = "all",
          **settings: object) -> Method:  # fmt: skip
-    return Method(Aggregation(kind=kind, **settings), block, sends, clients, pruned)  # type: ignore[arg-type]
+    accuracy = OWN if block == SERVED or kind == "alone" else HELD
+    return Method(Aggregation(kind=kind, **settings), block, sends, clients, pruned, accuracy)  # type: ignore[arg-type]
 
 
 _CLASSES, _CIRCUITS = "models, who holds which class", "models, classes held, circuits"
@@ -82,6 +88,13 @@ METHODS: dict[str, Method] = {
 }
 """In the order in which they are run. The ten that the question is about come first. The last three are about what
 `fedbabu` does at once: its linear layer is not trained, and it is not pruned."""
+ONE_SHOT: dict[str, Method] = {
+    "cascade": _row("fedavg", CONTROL, "after FedAvg: circuits, once"),
+    "ensemble": replace(_row("fedavg", CONTROL, "after FedAvg: circuits, once"), accuracy=AMONG),
+}
+"""Rows that are made from FedAvg's last round, without a run of their own (`experiments.methods.one_shot`)."""
+TABLE = METHODS | ONE_SHOT
+"""All rows."""
 
 DIRICHLET = "dirichlet-0.1"
 SCENARIOS = ("two-class", DIRICHLET, "three-class", "iid")

@@ -13,6 +13,7 @@ import xarray as xr
 
 from experiments.methods import measured, rows
 from experiments.methods.measured import Points
+from experiments.methods.one_shot import RANDOM
 from fedmi_jax.analysis.findings import MORE
 from fedmi_jax.analysis.verdicts import FAILS, HOLDS, OPEN, Criterion, decide
 from fedmi_jax.results.statistics import Estimate, estimate, paired
@@ -43,10 +44,10 @@ class Column(NamedTuple):
 
 TABLES: dict[str, tuple[Column, ...]] = {
     "Accuracy": (
-        Column("held classes, one model", "held accuracy"),
-        Column("own classes, the model a client gets", "own accuracy"),
+        Column("held classes, one model", rows.HELD, f"{rows.HELD}, {RANDOM}"),
+        Column("own classes, the model a client gets", rows.OWN),
         Column("own classes, before averaging", "own accuracy, before"),
-        Column("among held classes", "among held"),
+        Column("among held classes", rows.AMONG, f"{rows.AMONG}, {RANDOM}"),
         Column("with scale and biases refitted", "among held, scale and biases refitted"),
         Column("with the linear layer refitted", "among held, linear layer refitted"),
     ),
@@ -86,6 +87,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("cancellation", "cancellation"),
         Column("global density", "global density"),
         Column("channels moved", "moved"),
+        Column("put in another place by the server, all rounds", "reordered", reduce=over_rounds),
     ),
 }
 PRESERVES = ("cross-evaluation", "balanced", "kept")
@@ -120,7 +122,7 @@ def there(points: Points, scenario: str) -> list[str]:
     if scenario not in points["scenario"].values:
         return []
     found = points.sel(scenario=scenario).notnull().any(("seed", "round", "measure"))
-    return [name for name in rows.METHODS if name in found["method"].values and bool(found.sel({"method": name}))]
+    return [name for name in rows.TABLE if name in found["method"].values and bool(found.sel({"method": name}))]
 
 
 def best(points: Points, count: int = rows.BEST) -> list[str]:
@@ -136,7 +138,7 @@ def best(points: Points, count: int = rows.BEST) -> list[str]:
 
 def _rivals(points: Points) -> list[str]:
     everywhere = set.intersection(*(set(there(points, scenario)) for scenario in rows.MAIN))
-    return [name for name in everywhere if rows.METHODS[name].block == rows.ONE and name != rows.BASE]
+    return [name for name in everywhere if rows.TABLE[name].block == rows.ONE and name != rows.BASE]
 
 
 CUT = {measured.TRAINED: "training images of each client", measured.TESTED: "test images of each class"}
@@ -207,6 +209,9 @@ LEGEND = (
     "Methods in italics give every client a model of its own. Their circuits are measured on that one, in place of the "
     "averaged model, and of the columns of accuracy only the second is theirs: the others, density and channels moved "
     "are of the mean of all clients' models, which no client is given.\n\n"
+    "Cascade and ensemble are put together once, from FedAvg's last models and the circuits that the paper's search "
+    "found in them; nothing is trained. By chance: random circuits of the same sizes. An ensemble is judged by its "
+    "accuracy among held classes, for it has no other answers; nothing else in these tables is of either.\n\n"
     "Keeps circuits: cross-evaluation, balanced accuracy and channels kept all rise by at least 0.01 against FedAvg, "
     "each with its whole interval. Keeps decisions: decision accuracy of local circuits on the averaged model does. "
     "Keeps accuracy: it is not 0.01 or more below FedAvg's, with its whole interval."
@@ -219,8 +224,14 @@ def _scenario(points: Points, scenario: str) -> list[str]:
         return []
     lines = [f"## {scenario}", "", verdicts(points, scenario), ""]
     for title, columns in TABLES.items():
-        lines += [f"### {title}", "", *_table(points, scenario, names, columns), ""]
+        some = [name for name in names if _any_of(points, scenario, name, columns)]
+        lines += [f"### {title}", "", *_table(points, scenario, some, columns), ""]
     return lines
+
+
+def _any_of(points: Points, scenario: str, method: str, columns: tuple[Column, ...]) -> bool:
+    """Whether the row has a number in this table."""
+    return any(per_seed(points, scenario, method, column.measure, column.reduce).size for column in columns)
 
 
 def verdicts(points: Points, scenario: str) -> str:
@@ -230,11 +241,12 @@ def verdicts(points: Points, scenario: str) -> str:
     lines = [_line(heads), _line(["---"] * len(heads))]
     for name in there(points, scenario):
         answers = [of(points, scenario, name) for of in (keeps_circuits, keeps_decisions, keeps_accuracy)]
-        seeds = str(per_seed(points, scenario, name, "held accuracy").size)
-        answers = ["-"] * 3 if name == rows.BASE else answers
+        answers = ["-" if name == rows.BASE else answer for answer in answers]
+        answers[:2] = ["-", "-"] if name in rows.ONE_SHOT else answers[:2]
+        seeds = str(per_seed(points, scenario, name, accuracy_of(name)).size)
         measures = (accuracy_of(name), *FIRST.values())
         measured = [str(estimate(per_seed(points, scenario, name, one))) for one in measures]
-        lines.append(_line([_named(name), seeds, rows.METHODS[name].sends, *measured, *answers]))
+        lines.append(_line([_named(name), seeds, rows.TABLE[name].sends, *measured, *answers]))
     return "\n".join(lines)
 
 
@@ -248,7 +260,7 @@ FIRST = {
 
 def accuracy_of(method: str) -> str:
     """The measure of accuracy: methods that give every client a model of its own are judged on the client's classes."""
-    return "own accuracy" if own_models(method) else "held accuracy"
+    return rows.TABLE[method].accuracy
 
 
 def _table(points: Points, scenario: str, names: list[str], columns: tuple[Column, ...]) -> list[str]:
@@ -280,7 +292,7 @@ def _named(name: str) -> str:
 
 def own_models(name: str) -> bool:
     """Whether the method gives every client a model of its own."""
-    return rows.METHODS[name].block == rows.SERVED or name == "alone"
+    return accuracy_of(name) == rows.OWN
 
 
 def _line(cells: list[str] | tuple[str, ...]) -> str:
