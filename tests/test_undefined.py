@@ -118,6 +118,15 @@ def test_a_model_that_decides_nothing_has_no_degenerate_circuit(ds):
         assert flags.fillna(0).astype(bool).equals((empty & there).sel(origin=origin, drop=True))
     assert degenerate(ds, None).notnull().equals(there.any("origin"))
     assert share(ds) == pytest.approx(1 - int(there.sum()) / int((ds["status"] > 0).sum()))
+    told = summary(ds)["cross_evaluation"]["degenerate"]
+    names = dict(zip(ds["class"].values.tolist(), ds["class_name"].values.tolist(), strict=True))
+    last = degenerate(ds, "local").isel(round=-1).mean("seed")
+    expected = {
+        (str(client), names[c])
+        for client, c in itertools.product(ds["client"].values.tolist(), names)
+        if last.sel({"client": client, "class": c}) >= 0.5
+    }
+    assert {(client, name) for client, listed in told.items() for name in listed} == expected
     small_print = _unlike({"two-class-decision": ds})
     assert f"(without {share(ds):.0%} of them, whose models decide nothing)" in small_print
 

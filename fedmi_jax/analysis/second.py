@@ -256,7 +256,7 @@ def _outages(experiment: str, classes: str, collapse: Callable[[xr.DataArray], x
         some = _classes(ds, classes)
         out = units.out(some)
         if able:
-            out = out.where(some["competence"].sel(origin="global", drop=True) >= COMPETENT)
+            out = out.where(~units.under(some["competence"].sel(origin="global", drop=True), COMPETENT))
         return _part(label, experiment, out, ds, detail=f"of {int(out.notnull().sum())}")
 
     key = Key(experiment, objective, predicted.asked(experiment))

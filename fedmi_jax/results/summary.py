@@ -110,7 +110,8 @@ def _cross_evaluation(ds: xr.Dataset) -> dict[str, Any]:
         for i, client in enumerate(clients)
         if there[i].any()
     }
-    empty = ds["degenerate"].sel(origin="local").isel(round=-1).where(held(ds).isel(round=-1)).mean("seed")
+    there_is = undefined.defined(ds).sel(origin="local", drop=True).isel(round=-1)
+    empty = ds["degenerate"].sel(origin="local").isel(round=-1).where(there_is).mean("seed")
     flagged = empty.transpose("client", "class").values >= 0.5
     degenerate = {str(k): [names[j] for j in np.flatnonzero(flagged[i])] for i, k in enumerate(clients)}
     return {
