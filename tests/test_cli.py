@@ -405,6 +405,21 @@ def test_an_export_is_named_for_what_it_is(tmp_path, capsys, one_class):
         assert not (tmp_path / name).exists()
 
 
+@pytest.mark.usefixtures("pickled_files")
+def test_an_export_says_whose_circuits_are_not_of_one_global_model(tmp_path, capsys, one_class):
+    store.save(one_class, tmp_path / "one")
+    own = one_class.assign(served_accuracy=xr.zeros_like(one_class["sufficiency"])).assign_attrs(method="fedper")
+    store.save(own, tmp_path / "own")
+    said = {}
+    for name in ("one", "own"):
+        assert fedmi("export", tmp_path / name, "--out", tmp_path / f"{name}.json") == 0
+        said[name] = capsys.readouterr().err
+    assert said["one"] == ""
+    assert said["own"] == (
+        "fedmi: fedper gave every client a model of its own: circuits of the global model are of each client's own\n"
+    )
+
+
 # --- where it is printed ---
 
 

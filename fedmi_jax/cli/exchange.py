@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,8 +69,17 @@ def export(option: Export) -> int:
     if option.variable:
         raise ConfigError("variable: only with --csv; the authors' schema says itself what is in it")
     write = authors_weights.export_weights if option.pt else authors.export_authors
-    print(write(store.load(option.folder), option.out, option.seed))
+    result = store.load(option.folder)
+    print(write(result, option.out, option.seed))
+    if "served_accuracy" in result:
+        print(f"fedmi: {_own_models(result.attrs.get('method', 'its method'), option.pt)}", file=sys.stderr)
     return 0
+
+
+def _own_models(method: str, pt: bool) -> str:
+    """What the authors' schema, which knows one global model, cannot say."""
+    said = f"{method} gave every client a model of its own: circuits of the global model are of each client's own"
+    return said + ("; checkpoint_round_N.pt is the mean of the clients' models, which no client got" if pt else "")
 
 
 def _export_csv(option: Export) -> int:
