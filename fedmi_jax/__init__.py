@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from fedmi_jax.data.datasets import from_name as from_name
     from fedmi_jax.data.own_split import OwnSplit
     from fedmi_jax.errors import FedmiError as FedmiError
+    from fedmi_jax.errors import FedmiWarning as FedmiWarning
     from fedmi_jax.federation.again import search_again as search_again
     from fedmi_jax.federation.metrics import OnRound
     from fedmi_jax.presets import Preset
@@ -49,6 +50,7 @@ _HOME = {
     "Checkpoint": "config",
     "Experiment": "config",
     "FedmiError": "errors",
+    "FedmiWarning": "errors",
     "Dataset": "data.datasets",
     "from_arrays": "data.datasets",
     "from_file": "data.datasets",

@@ -33,6 +33,10 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
+class FedmiWarning(UserWarning):
+    """What is asked for can be done, and will come to nothing."""
+
+
 class FedmiError(Exception):
     """An error the user can mend: one line that names the field or file and says what would be right."""
 

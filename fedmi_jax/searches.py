@@ -74,6 +74,16 @@ class Discovery:
         """Whether this is the paper's search, which needs no images but the client's own."""
         return self.objective == "class" and self.gates == "step" and self.ablation != "mean-map"
 
+    @property
+    def doubt(self) -> str:
+        """Why these settings, which are allowed, will come to nothing; empty: they need not."""
+        if self.objective != "decision" or self.gates != "step":
+            return ""
+        return (
+            "discovery.gates: step gates empty nearly every circuit of objective decision, whose loss has no gradient "
+            "while all channels are open; bernoulli gates find circuits"
+        )
+
     @model_validator(mode="before")
     @classmethod
     def _of_objective(cls, given: Any) -> Any:

@@ -1,5 +1,8 @@
 """Circuits that decide in a federated run: layouts, going on, searching again, and where there is nothing to find."""
 
+import re
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,18 +11,18 @@ import tiny
 import xarray as xr
 
 import fedmi_jax
-from fedmi_jax import config
+from fedmi_jax import config, keys
 from fedmi_jax.analysis import instruments, predictions
-from fedmi_jax.circuits import deciding, discovery
+from fedmi_jax.circuits import deciding, discovery, single
 from fedmi_jax.circuits.objective import decision_task, objective_of
 from fedmi_jax.circuits.question import ask, balanced
 from fedmi_jax.cli import discover as command
 from fedmi_jax.cli import main
 from fedmi_jax.config import Discovery, Evaluation, Execution, Local, Sparsity, replace
-from fedmi_jax.data import datasets
+from fedmi_jax.data import datasets, probe
 from fedmi_jax.data.batches import Plan
 from fedmi_jax.errors import FedmiError
-from fedmi_jax.federation import again, programs, simulation
+from fedmi_jax.federation import again, programs, simulation, thorough
 from fedmi_jax.network import model
 from fedmi_jax.network.ablation import ZERO, MeanMap
 from fedmi_jax.results import store
@@ -64,6 +67,84 @@ def test_a_client_with_one_class_has_nothing_to_tell_it_from(decided):
     assert (alone["size"] == 0).all()
     assert np.isneginf(alone["score_conv2"]).all()
     assert (decided["status"].sel({"client": 0, "class": 1}) == 0).all()  # no such circuit
+
+
+KEPT = {"explained": "explained", "auc": "auc", "balanced_accuracy": "decision_accuracy"}
+"""Of `fedmi_jax.evaluate`, and of a result."""
+
+
+class Alone:
+    """One circuit of a stored run, judged by `fedmi_jax.evaluate` on the models that the run stored."""
+
+    def __init__(self, run, squares, client, label, origin, number):
+        self.run, self.squares, self.client, self.number = run, squares, client, number
+        self.at = run.isel(seed=0).sel({"round": number, "client": client, "class": label, "origin": origin})
+        self.label, self.origin, self.layers = label, origin, ("conv1", "conv2", "conv3")
+        held = run["samples"].isel(seed=0).sel(client=client).values > 0
+        self.others = held & (np.arange(tiny.CLASSES) != label)
+        self.mask = np.concatenate([self.at[f"mask_{layer}"].values for layer in self.layers])
+        probe_ = tiny.DECIDING.probe
+        drawn = probe.draw(squares.train_labels, tiny.CLASSES, probe_, int(run["seed"][0]))
+        self.searched = squares.train_images[drawn[: tiny.CLASSES * probe_[0]]]
+
+    def model(self, origin):
+        start, where = f"weights_{origin}_", {"round": self.number}
+        where |= {"client": self.client} if origin == "local" else {}
+        now = self.run.isel(seed=0).sel(where)
+        return {str(name).removeprefix(start): now[name].values for name in now if str(name).startswith(start)}
+
+    def judged(self, kept, origin=None):
+        """Of the model of this origin with these channels kept, bool (C,)."""
+        params, moments = self.model(origin or self.origin), {"mean": self.squares.mean, "std": self.squares.std}
+        ends = np.cumsum([self.at[f"mask_{layer}"].size for layer in self.layers])[:-1]
+        mask = dict(zip(self.layers, np.split(np.asarray(kept, bool), ends), strict=True))
+        circuit = single.Circuit(
+            self.label, self.others, mask, mask, mask, "found", 1.0, 1.0, 1.0, np.ones(1), np.ones(1), 0, 0,
+            fedmi_jax.means(params, self.searched, **moments),
+        )  # fmt: skip
+        return fedmi_jax.evaluate(params, circuit, self.squares.test_images, self.squares.test_labels, **moments)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_runs_measures_are_those_of_the_circuit_alone(decided, squares, number):
+    """Model by model and set by set, with what a user has for models of their own."""
+    near, seen = partial(pytest.approx, abs=1e-7), 0
+    for label in (1, 2, 3):
+        alone = Alone(decided, squares, 1, label, "local", number)
+        if alone.at["status"] == UNDEFINED:
+            continue
+        seen += 1
+        own, across = alone.judged(alone.mask), alone.judged(alone.mask, "global")
+        for theirs, ours in KEPT.items():
+            assert float(alone.at[ours]) == near(getattr(own, theirs))
+            if ours != "explained":
+                assert float(alone.at[f"cross_evaluation_{ours}"]) == near(getattr(across, theirs))
+        assert float(alone.at["competence"]) == near(own.model_balanced_accuracy)
+        assert float(alone.at["removed_explained"]) == near(alone.judged(~alone.mask).explained)
+        if number == decided["round"][-1]:
+            look_closer(alone, own.explained, near)
+    assert seen >= 2
+
+
+def look_closer(alone, explained, near):
+    """Completeness, robustness and minimality, set by set."""
+    origin, seed = keys.HALF[alone.origin == "global"], int(alone.run["seed"][0])
+    rng = keys.generator(seed, origin, alone.number, alone.client, alone.label)
+    gaps, beside = [], []
+    for _ in range(thorough.HALVES):
+        half = alone.mask & (rng.random(len(alone.mask)) < 0.5)
+        gaps.append(abs(alone.judged(alone.mask & ~half).explained - alone.judged(~half).explained))
+        beside.append(alone.judged(alone.mask | (rng.random(len(alone.mask)) < 0.5)).explained)
+    assert float(alone.at["completeness_gap"]) == near(np.mean(gaps))
+    assert float(alone.at["robust_explained"]) == near(np.mean(beside))
+    assert float(alone.at["robust_explained_worst"]) == near(np.min(beside))
+    needed = []
+    for channel in np.flatnonzero(alone.mask):
+        without = alone.mask.copy()
+        without[channel] = False
+        needed.append(explained - alone.judged(without).explained > thorough.LEAST)
+    assert float(alone.at["minimal"]) == near(np.mean(needed))
 
 
 def test_predictions_read_what_a_run_writes(decided):
@@ -120,10 +201,10 @@ def test_where_models_have_homes_all_that_is_measured_is_the_same(decided, squar
 
 def test_searching_again_finds_what_the_run_found(decided, squares, tmp_path, monkeypatch, capsys):
     """In Python, and as a command, which leaves a result of its own."""
-    told = []
-    result = fedmi_jax.search_again(
-        decided, dataset=squares, progress=lambda *at: told.append(at), on_round=lambda n, m: told.append((n, "done"))
-    )
+    told, nothing = [], r"discovery\.negatives: own leaves clients 0 nothing to tell their one class from"
+    follow = {"progress": lambda *at: told.append(at), "on_round": lambda n, m: told.append((n, "done"))}
+    with pytest.warns(fedmi_jax.FedmiWarning, match=nothing):
+        result = fedmi_jax.search_again(decided, dataset=squares, **follow)
     assert told == [(1, "discover"), (1, "evaluate"), (1, "done"), (2, "discover"), (2, "evaluate"), (2, "done"),
                     (3, "done")]  # fmt: skip
     require_same(result, decided, places=0)
@@ -136,6 +217,7 @@ def test_searching_again_finds_what_the_run_found(decided, squares, tmp_path, mo
     printed, followed = capsys.readouterr()
     assert "tiny: 2 rounds of stored models; the search: objective decision, bernoulli gates, mean-map" in printed
     assert "round 2 of 2" in followed
+    assert len(re.findall(f"^fedmi: {nothing}", followed, re.M)) == 1
     require_same(store.load(tmp_path / "new"), decided, places=1e-7)
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["result.nc"]
     assert main.main(["discover", str(tmp_path / "run"), "--out", str(tmp_path / "run")]) == 2
@@ -147,10 +229,13 @@ def test_the_command_brings_the_defaults_of_the_objective(counted_run, tmp_path,
     objective: batches of 8 images do not."""
     store.save(counted_run[0], tmp_path / "run")
     searched = []
-    monkeypatch.setattr(command, "_search", lambda option, out, stored: searched.append(option) or 0)
-    words = ["--out", str(tmp_path / "new"), "--discovery.objective", "contrast", "--discovery.masks", "4"]
+    monkeypatch.setattr(command, "_search", lambda option, out, stored: searched.append((option, out)) or 0)
+    words = ["--discovery.objective", "contrast", "--discovery.masks", "4"]
     assert main.main(["discover", str(tmp_path / "run"), *words, "--evaluation.null-samples=0"]) == 0
-    (option,) = searched
+    monkeypatch.chdir(tmp_path / "run")
+    assert main.main(["discover", ".", *words, "--out", str(tmp_path / "new")]) == 0
+    (option, out), (_, named) = searched
+    assert (out, named) == (tmp_path / "run-contrast", tmp_path / "new")
     stored = config.from_json(counted_run[0].attrs["config"])
     assert option.discovery == Discovery(
         objective="contrast", classes=(0, 2), steps=25, masks=4, l0=0.001, repeat="last"
@@ -159,7 +244,7 @@ def test_the_command_brings_the_defaults_of_the_objective(counted_run, tmp_path,
 
 
 BAD = [
-    ("out: give a folder for the result", []),
+    ("already holds a result", ["--out", "RUN"]),
     ("discovery.target: ", ["--discovery.target", "1.5"]),
     (
         "discovery.batch_size: a multiple of twice discovery.masks, 16",
@@ -174,7 +259,7 @@ BAD = [
 def test_the_command_refuses_in_one_line(message, words, decided, squares, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(datasets, "load", lambda data: squares)
     store.save(decided, tmp_path / "run")
-    out = [str(tmp_path / "new") if word == "OUT" else word for word in words]
+    out = [{"OUT": str(tmp_path / "new"), "RUN": str(tmp_path / "run")}.get(word, word) for word in words]
     assert main.main(["discover", str(tmp_path / "run"), *out]) == 2
     printed = capsys.readouterr()
     assert message in printed.err

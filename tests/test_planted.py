@@ -1,5 +1,8 @@
 """The second instrument on networks whose circuits are known."""
 
+from contextlib import nullcontext
+from dataclasses import replace
+
 import jax.numpy as jnp
 import numpy as np
 import planted
@@ -7,6 +10,7 @@ import pytest
 
 from fedmi_jax.circuits import single
 from fedmi_jax.config import Discovery
+from fedmi_jax.errors import FedmiWarning
 
 SETTINGS = {"probe": (64, 40), "batch_size": 64, "masks": 8, "steps": 120}
 FAINT = 1e-3
@@ -84,13 +88,15 @@ def test_the_class_objective_falls_into_it():
 
 
 def test_the_confident_trap():
-    """Of a model that is always sure, the step gates see no gradient but the penalty's and all close at once."""
+    """Of a model that is always sure, the step gates see no gradient but the penalty's and all close at once, whether
+    the paper's objective is asked or the other."""
     seen, _ = three()
     params = detector(scale=100.0)
     assert planted.channels(find(params, *seen)) == {1: {0}, 2: {0}, 3: {0}}
-    stepped = find(params, *seen, gates="step", steps=60)
-    assert stepped.size == 0
-    assert find(params, *seen, gates="step", steps=19).size > 3
+    for how in ({"objective": "decision"}, {"objective": "class", "ablation": "zero", "l0": 0.01}):
+        with pytest.warns(FedmiWarning) if how["objective"] == "decision" else nullcontext():
+            assert find(params, *seen, gates="step", steps=60, **how).size == 0
+        assert find(params, *seen, gates="step", steps=19, **how).size > 3
 
 
 def test_of_two_alike_one_is_kept():
@@ -101,6 +107,31 @@ def test_of_two_alike_one_is_kept():
     found = planted.channels(circuit)
     assert (found[1], len(found[2]), found[3]) == ({0}, 1, {0})
     assert judged(params, circuit, signals, labels).balanced_accuracy == pytest.approx(1)
+
+
+def copies(count):
+    """A threshold on class 0's signal, seen by so many equal channels of conv1; past it conv3 is silent."""
+    seen = [(1, 0, i, 1.0) for i in range(count)] + [(2, i, 0, 1.0) for i in range(count)]
+    other = [(1, 1, 2, 1.0), (2, 2, 2, 1.0), (3, 2, 2, 1.0)]
+    return planted.network(
+        3, 3, [*seen, (3, 0, 0, -20.0), *other], [(2, 0, -0.21 * count), (3, 0, 1.0)], [(0, 0, -12.0), (2, 1, FAINT)],
+        [(0, 5.0)],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("ablation", ["mean-map", "zero"])
+def test_a_copy_makes_no_circuit_larger(ablation):
+    """As large as in the network without it, after what could go was left out; and either copy would do."""
+    seen, fresh = three()
+    alone, two = (find(copies(count), *seen, ablation=ablation) for count in (1, 2))
+    assert planted.channels(alone) == {1: {0}, 2: {0}, 3: {0}}
+    assert two.size == alone.size
+    assert planted.channels(two)[1] < {0, 1}
+    other = replace(two, mask={**two.mask, "conv1": two.mask["conv1"][[1, 0, 2, 3, 4, 5]]})
+    assert not (other.mask["conv1"] & two.mask["conv1"]).any()
+    one, same = (judged(copies(2), circuit, *fresh) for circuit in (two, other))
+    assert same.explained == pytest.approx(one.explained, abs=1e-9)
+    assert one.explained > 0.9
 
 
 def gate_of_two(wires, biases, heads, constant):
@@ -122,10 +153,20 @@ def test_a_pair_without_any_effect_of_its_own():
 
 
 def test_neither_of_two_that_cancel():
-    seen, _ = three()
+    """Opening one of them without the other does harm, which is what robustness looks for."""
+    seen, fresh = three()
     pair = [(1, 1, 3, 1.0), (2, 3, 3, 1.0), (3, 3, 3, 1.0), (3, 3, 4, 1.0)]
     params = detector(wires=pair, heads=[(3, 0, 5.0), (4, 0, -5.0)])
-    assert planted.channels(find(params, *seen)) == {1: {0}, 2: {0}, 3: {0}}
+    circuit = find(params, *seen)
+    assert planted.channels(circuit) == {1: {0}, 2: {0}, 3: {0}}
+    found = {}
+    for ends in ((), (3,), (4,), (3, 4)):
+        opened = {layer: mask.copy() for layer, mask in circuit.mask.items()}
+        opened["conv1"][3] = opened["conv2"][3] = True
+        opened["conv3"][list(ends)] = True
+        found[ends] = judged(params, replace(circuit, mask=opened), *fresh).explained
+    assert found[()] == pytest.approx(found[3, 4]) == pytest.approx(1, abs=0.01)
+    assert max(found[3,], found[4,]) < 0.9
 
 
 def test_a_model_that_decides_nothing_has_no_circuit():
@@ -148,6 +189,7 @@ def test_evidence_against_the_class_is_part_of_deciding(objective):
     circuit = find(params, *seen, objective=objective)
     assert planted.channels(circuit) == {1: {1, 2}, 2: {1, 2}, 3: {1, 2}}
     assert judged(params, circuit, *fresh).balanced_accuracy == pytest.approx(1)
+    assert find(params, *seen, objective="class", gates="step", ablation="zero", l0=0.01).size == 0
 
 
 def test_a_model_ten_times_as_confident_is_asked_the_same():
@@ -176,6 +218,7 @@ def test_channels_that_moved_are_found_where_they_went():
     orders = {layer: np.array(order) for layer, order in places.items()}
     stayed, went = find(detector(), *seen), find(permuted(detector(), orders), *seen)
     assert planted.channels(went) == {1: {1}, 2: {5}, 3: {2}}
+    assert not any((went.mask[layer] & mask).any() for layer, mask in stayed.mask.items())
     back = {layer: went.mask[layer][np.argsort(order)] for layer, order in orders.items()}
     for layer, mask in stayed.mask.items():
         np.testing.assert_array_equal(back[layer], mask)

@@ -1,14 +1,18 @@
 """A model that decides nothing has no circuit: it is no circuit without channels in anything that is averaged."""
 
+import io
 import itertools
+import re
 
 import numpy as np
 import pytest
 import xarray as xr
 from made_up import CHANNELS, decided
+from rich.console import Console
 
 from fedmi_jax.analysis import measures, nulls
 from fedmi_jax.analysis.compare import Key, numbers
+from fedmi_jax.cli import tables
 from fedmi_jax.report.curves import degenerate
 from fedmi_jax.report.figures import _unlike
 from fedmi_jax.results import schema, similarity
@@ -118,7 +122,12 @@ def test_a_model_that_decides_nothing_has_no_degenerate_circuit(ds):
         assert flags.fillna(0).astype(bool).equals((empty & there).sel(origin=origin, drop=True))
     assert degenerate(ds, None).notnull().equals(there.any("origin"))
     assert share(ds) == pytest.approx(1 - int(there.sum()) / int((ds["status"] > 0).sum()))
-    told = summary(ds)["cross_evaluation"]["degenerate"]
+    short = summary(ds)
+    nothing = (~there & (ds["status"] > 0)).isel(round=-1)
+    for origin, counted in short["undefined_share"].items():
+        own = nothing.sel(origin=origin).sum() / (ds["status"] > 0).isel(round=-1).sel(origin=origin).sum()
+        assert counted == pytest.approx(float(own))
+    told = short["cross_evaluation"]["degenerate"]
     names = dict(zip(ds["class"].values.tolist(), ds["class_name"].values.tolist(), strict=True))
     last = degenerate(ds, "local").isel(round=-1).mean("seed")
     expected = {
@@ -129,6 +138,23 @@ def test_a_model_that_decides_nothing_has_no_degenerate_circuit(ds):
     assert {(client, name) for client, listed in told.items() for name in listed} == expected
     small_print = _unlike({"two-class-decision": ds})
     assert f"(without {share(ds):.0%} of them, whose models decide nothing)" in small_print
+
+
+def test_a_summary_says_undefined_where_the_model_decides_nothing(ds):
+    """Not empty, and not degenerate; a measure that no circuit has is not in the table."""
+    never = ds.assign(status=ds["status"].where(ds["status"] == 0, schema.STATUS.index("undefined")))
+    printed = {}
+    for name, one in (("some", ds), ("none", never)):
+        console = Console(file=io.StringIO(), width=120)
+        tables.print_summary(summary(one), console)
+        printed[name] = console.file.getvalue()
+        assert "undefined share" in printed[name]
+        assert "undefined: the model decides nothing" in printed[name]
+    assert "sufficiency" in printed["some"]
+    assert "sufficiency" not in printed["none"]
+    assert "degenerate:" not in printed["none"]
+    assert re.search(r"undefined share +│ 100\.0 % +│ 100\.0 %", printed["none"])
+    assert len(re.findall(": undefined", printed["none"])) == 6  # classes of clients
 
 
 def test_the_papers_search_finds_a_circuit_in_every_model(ds):

@@ -5,7 +5,7 @@ Axes: N images, H x W pixels, I image channels, O_l channels of convolution l, Y
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,8 +22,21 @@ from fedmi_jax.network.layers import conv_layers
 from fedmi_jax.network.model import Params
 
 
+def array(name: str, values: ArrayLike) -> np.ndarray:
+    """Raises FedmiError for what is no array, such as lists of different lengths."""
+    try:
+        found = np.asarray(values)
+    except ValueError:
+        found = np.array(None)
+    if found.dtype.kind not in "biuf" or not found.ndim:
+        raise FedmiError(f"{name}: give an array of numbers")
+    return found
+
+
 def arrays(params: Params) -> dict[str, jax.Array]:
     """The arrays of a model. Raises FedmiError for one that is missing, does not fit the others, or is not finite."""
+    if not isinstance(params, Mapping):
+        raise FedmiError(f"params: give the model's arrays by name; got {type(params).__name__}")
     layers = conv_layers(params)
     names = [f"{layer}_{part}" for layer in (*layers, "fc") for part in ("kernel", "bias")]
     if not layers or not set(names) <= set(params):
@@ -63,6 +76,8 @@ def _said(channels: Mapping[str, int]) -> str:
 
 def apart(label: int, others: Sequence[int] | None, classes: int) -> np.ndarray:
     """The classes (Y,) bool that the class is told from."""
+    if others is not None and (isinstance(others, str) or not isinstance(others, Collection | np.ndarray)):
+        raise FedmiError(f"others: give classes, as in (1, 2); got {others!r}")
     named = list(range(classes) if others is None else others)
     if not set(named) <= set(range(classes)) or set(named) <= {label}:
         raise FedmiError(f"others: give other classes than {label}, of 0 .. {classes - 1}; got {named}")
@@ -70,19 +85,21 @@ def apart(label: int, others: Sequence[int] | None, classes: int) -> np.ndarray:
 
 
 def require_search(settings: Discovery, seed: int) -> None:
+    if not isinstance(settings, Discovery):
+        raise FedmiError(f"settings: give a fedmi_jax.config.Discovery; got {type(settings).__name__}")
     if settings.ablation == "mean":
         raise FedmiError('settings.ablation: "mean" needs a client\'s own images; give "mean-map" or "zero"')
-    if seed < 0:
-        raise FedmiError(f"seed: give a whole number, 0 or more; got {seed}")
+    if not isinstance(seed, int | np.integer) or seed < 0:
+        raise FedmiError(f"seed: give a whole number, 0 or more; got {seed!r}")
 
 
 def images(
     params: Params, images: ArrayLike, mean: Sequence[float] | float, std: Sequence[float] | float
 ) -> Images:  # fmt: skip
     """The images with moments that leave floats as they are, apart from `mean` and `std`. Labels are all 0."""
-    pixels, wanted, dtype = np.asarray(images), params["conv1_kernel"].shape[2], params["fc_bias"].dtype
+    pixels, wanted, dtype = array("images", images), params["conv1_kernel"].shape[2], params["fc_bias"].dtype
     pixels = pixels[..., None] if pixels.ndim == 3 else pixels
-    if pixels.ndim != 4 or pixels.shape[-1] != wanted or len(pixels) == 0 or pixels.dtype.kind not in "biuf":
+    if pixels.ndim != 4 or pixels.shape[-1] != wanted or len(pixels) == 0:
         raise FedmiError(
             f"images: give numbers of shape (N, H, W, {wanted}), as the model's first kernel; got "
             f"{pixels.dtype} of shape {pixels.shape}"
@@ -106,5 +123,5 @@ def images(
 def require_labels(labels: np.ndarray, count: int, label: int, classes: int) -> None:
     if labels.shape != (count,) or labels.dtype.kind not in "iu" or not 0 <= labels.min() <= labels.max() < classes:
         raise FedmiError(f"labels: give {count} whole numbers in 0 .. {classes - 1}, one per image")
-    if not isinstance(label, int | np.integer) or not 0 <= label < classes:
+    if not isinstance(label, int | np.integer) or isinstance(label, bool) or not 0 <= label < classes:
         raise FedmiError(f"label: the model has classes 0 .. {classes - 1}; got {label!r}")

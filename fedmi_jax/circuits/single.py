@@ -5,6 +5,7 @@ Axes: N images, H x W pixels, I image channels, O_l channels of convolution l, Y
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,7 +23,7 @@ from fedmi_jax.circuits.narrowing import Narrowing, is_sparse
 from fedmi_jax.circuits.survey import survey
 from fedmi_jax.config import Discovery
 from fedmi_jax.data import probe
-from fedmi_jax.errors import FedmiError
+from fedmi_jax.errors import FedmiError, FedmiWarning
 from fedmi_jax.keys import DECIDE_LOCAL
 from fedmi_jax.network import model
 from fedmi_jax.network.ablation import ZERO, Ablation
@@ -44,7 +45,11 @@ class Circuit:
     mask: Mapping[str, np.ndarray]
     """bool {"conv1": (O_1,), ...}; all False where the status is "undefined"."""
     score: Mapping[str, np.ndarray]
-    """{"conv1": (O_1,), ...}: the order of the channels; minus infinity for those that could not be part."""
+    """{"conv1": (O_1,), ...}: above 0 for the circuit's channels, and 0 or less for others; minus infinity for those that
+    could not be part."""
+    rank: Mapping[str, np.ndarray]
+    """int {"conv1": (O_1,), ...}: the order of all live channels, 1 for the best; 0 for the others. `curve` is of the best
+    channels by it."""
     status: str
     """"found"; "not compact": even all live channels explain less than the target; "undefined": the model does not
     decide about the class, so there is no circuit."""
@@ -101,11 +106,14 @@ def discover(
     that do not fit one another or the model, or are not finite, and for a class with too few images.
     Judge the circuit with `evaluate`, on images that it was not given here.
     """
-    settings, params = settings or Discovery(objective="decision"), given.arrays(params)
-    known, classes = np.asarray(labels), params["fc_bias"].shape[0]
+    settings = Discovery(objective="decision") if settings is None else settings
+    params, known = given.arrays(params), given.array("labels", labels)
+    classes = params["fc_bias"].shape[0]
     pool = given.images(params, images, mean, std)
     given.require_labels(known, len(pool.pixels), label, classes)
     given.require_search(settings, seed)
+    if settings.doubt:
+        warnings.warn(settings.doubt, FedmiWarning, stacklevel=2)
     apart = given.apart(label, others, classes)
     places, searched = probe.draw(known, classes, settings.probe, seed), classes * settings.probe[0]
     drawn = pool._replace(pixels=pool.pixels[places], labels=jnp.asarray(known[places], jnp.int32))
@@ -137,6 +145,7 @@ def _circuit(
         others=np.asarray(task.others),
         mask={layer: mask & defined for layer, mask in choice.mask.items()},
         score={layer: score if defined else np.full_like(score, -np.inf) for layer, score in choice.score.items()},
+        rank=choice.rank,
         status=state,
         explained=float(choice.explained) if defined else np.nan,
         spread=float(found.spread),
@@ -157,8 +166,8 @@ def evaluate(
 
     On another model than the circuit's own give `ablation`, that model's own `means`.
     """
-    params, known = given.arrays(params), np.asarray(labels)
-    given.require_labels(known, len(np.asarray(images)), circuit.label, params["fc_bias"].shape[0])
+    params, known = given.arrays(params), given.array("labels", labels)
+    given.require_labels(known, len(given.array("images", images)), circuit.label, params["fc_bias"].shape[0])
     if not (known == circuit.label).any() or not np.isin(known, np.flatnonzero(circuit.others)).any():
         raise FedmiError(f"labels: give images of class {circuit.label} and of the classes that it is told from")
     options: Any = {"mean": mean, "std": std}

@@ -23,7 +23,7 @@ class Discover:
     """Search the models of a stored run for other circuits, without training them again."""
 
     out: Path | None = None
-    """Folder for the result (result.nc)."""
+    """Folder for the result (result.nc); none given: DIR-OBJECTIVE, beside the run."""
     discovery: Discovery = Discovery()
     evaluation: Evaluation = Evaluation()
 
@@ -41,11 +41,16 @@ def discover(arguments: list[str]) -> int:
     before = again.experiment_of(stored)
     start = Discover(None, with_objective(before.discovery, words), before.evaluation)
     option = parsed(Discover, words, default=start, prog=f"fedmi discover {folder}")
-    if option.out is None:
-        raise ConfigError("out: give a folder for the result, as in --out runs/decisions")
-    require_free(option.out)
-    require_writable(option.out)
-    return _search(option, option.out, stored)
+    out = option.out or _beside(Path(folder), option.discovery.objective)
+    require_free(out)
+    require_writable(out)
+    return _search(option, out, stored)
+
+
+def _beside(run: Path, objective: str) -> Path:
+    """The sister result's folder."""
+    run = (run.parent if run.name == store.FILE else run).absolute()
+    return run.with_name(f"{run.name}-{objective}")
 
 
 def _search(option: Discover, out: Path, stored: xr.Dataset) -> int:
@@ -56,7 +61,7 @@ def _search(option: Discover, out: Path, stored: xr.Dataset) -> int:
     experiment = again.changed(stored, option.discovery, option.evaluation)
     say(f"{experiment.name}: {experiment.rounds} rounds of stored models; the search: {in_words(option.discovery)}")
     with signals.stopping("nothing was written; the same command begins anew") as stop:
-        with following(experiment) as (advance, on_round):
+        with terminal.saying_warnings(aloud=True), following(experiment) as (advance, on_round):
             result = again.search_again(
                 stored, option.discovery, option.evaluation, progress=partial(stop.check, advance), on_round=on_round
             )
@@ -68,7 +73,8 @@ def _search(option: Discover, out: Path, stored: xr.Dataset) -> int:
 
 def _help(arguments: list[str]) -> int:
     if not {"-h", "--help"} & set(arguments):
-        raise ConfigError("folder: give the folder of a run first, as in `fedmi discover runs/one --out runs/other`")
-    print("usage: fedmi discover DIR --out OUT [--discovery.objective decision] [options]")
+        raise ConfigError("folder: give the folder of a run first, as in `fedmi discover runs/one --discovery.objective decision`")
+    print("usage: fedmi discover DIR [--discovery.objective decision] [--out OUT] [options]")
     print("DIR is a run with weights (--execution.save-weights); `fedmi discover DIR --help` lists the options.")
+    print("The result is in OUT, by default DIR-decision, or -contrast or -class, by the objective.")
     return 0

@@ -114,7 +114,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     terminal.accept_any_text()
     try:
-        return terminal.flushed(_status(arguments))
+        with terminal.saying_warnings(aloud=False):
+            return terminal.flushed(_status(arguments))
     except SystemExit as ended:  # after --help
         raise SystemExit(terminal.flushed(int(ended.code or 0))) from None
 

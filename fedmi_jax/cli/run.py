@@ -322,6 +322,7 @@ def require_writable(folder: Path) -> None:
 
 def print_plan(facts: Facts, console: Console, note: str = "") -> None:
     """Who holds what, and how much work and memory a round takes. note: is printed besides."""
+    from fedmi_jax.federation import doubts
     from fedmi_jax.federation.setup import lay_out, memory
 
     e, dataset = facts.experiment, facts.dataset
@@ -341,7 +342,7 @@ def print_plan(facts: Facts, console: Console, note: str = "") -> None:
         f"{found} circuits of {e.discovery.steps} steps"
     )
     say(f"the search: {in_words(e.discovery)}")
-    for line in warnings(facts):
+    for line in doubts.of_search(facts):
         say(line)
     beside = "one client after the other" if layout.one_by_one else f"{layout.chunk} clients side by side on each"
     shared = "whole clients" if layout.shard == "clients" else "every batch"
@@ -360,24 +361,6 @@ def in_words(d: Discovery) -> str:
     if d.as_published:
         return f"{said} (the paper's)"
     return f"{said} of {d.batch_size} images; the probe has {d.probe[0]} + {d.probe[1]} images of every class"
-
-
-def warnings(facts: Facts) -> list[str]:
-    """What of the search will come to nothing."""
-    d, found = facts.experiment.discovery, []
-    if d.objective == "decision" and d.gates == "step":
-        found.append(
-            "discovery.gates: step gates empty every circuit of objective decision, whose loss has no gradient while "
-            "all channels are open; bernoulli gates find circuits"
-        )
-    if d.objective != "class" and d.negatives == "own":
-        alone = sorted({int(k) for s, k in zip(*((facts.counts > 0).sum(-1) == 1).nonzero(), strict=True)})
-        if alone:
-            found.append(
-                f"discovery.negatives: own leaves clients {', '.join(map(str, alone))} nothing to tell their one class "
-                "from; their circuits will be undefined"
-            )
-    return found
 
 
 def _partition(facts: Facts, width: int) -> str:

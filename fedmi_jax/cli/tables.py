@@ -10,7 +10,7 @@ from rich.table import Table
 
 from fedmi_jax.cli import terminal
 from fedmi_jax.errors import printable
-from fedmi_jax.results.schema import ORIGINS
+from fedmi_jax.results.schema import ORIGINS, VARIABLES
 from fedmi_jax.results.similarity import MEASURES
 from fedmi_jax.results.summary import _AVERAGES
 
@@ -60,6 +60,14 @@ def _percent(value: float | None, interval: dict[str, Any] | None = None) -> str
     return "-" if value is None else f"{100 * value:z.1f} %{_limits(interval)}"
 
 
+def _nats(value: float | None, interval: dict[str, Any] | None = None) -> str:
+    """As `_percent`."""
+    if value is None:
+        return "-"
+    limits = "" if not interval or interval["low"] is None else f" [{interval['low']:.3f}, {interval['high']:.3f}]"
+    return f"{value:.3f} nat{escape(limits)}"
+
+
 def _limits(interval: dict[str, Any] | None) -> str:
     if not interval or interval["low"] is None:
         return ""
@@ -97,9 +105,12 @@ def _figures(short: dict[str, Any]) -> Table:
         own = [f"{origin}_{name}" for origin in ORIGINS]
         cells = [_percent(short.get(key), known.get(key)) for key in own]
         table.add_row(f"the model itself: accuracy, {said}", *cells)
-    for name in ("degenerate_share", *_AVERAGES):
-        if name in short:
-            cells = (_percent(short[name].get(o), known.get(name, {}).get(o)) for o in ORIGINS)
+    some = ("undefined_share",) if any(short["undefined_share"].values()) else ()
+    for name in ("degenerate_share", *some, *_AVERAGES):
+        values = [short.get(name, {}).get(origin) for origin in ORIGINS]
+        if any(value is not None for value in values):
+            say = _nats if name in VARIABLES and VARIABLES[name].units == "nat" else _percent
+            cells = (say(value, known.get(name, {}).get(o)) for o, value in zip(ORIGINS, values, strict=True))
             table.add_row(name.replace("_", " "), *cells)
     for row in _beyond(short["beyond_control"]):
         table.add_row(*row)
@@ -115,7 +126,7 @@ def _beyond(beyond: dict[str, Any]) -> list[list[str]]:
     return [
         [f"{name.replace('_', ' ')} minus {masks}", *(_points(beyond[name][origin]) for origin in ORIGINS)]
         for name in ("sufficiency", "cross_evaluation")
-        if name in beyond
+        if name in beyond and any(beyond[name][origin]["mean"] is not None for origin in ORIGINS)
     ]
 
 
@@ -146,12 +157,18 @@ def _cross_table(cross: dict[str, Any], interval: dict[str, Any] | None) -> list
     clients = cross["per_client_and_class"]
     if len(clients) > _SHOWN_CLIENTS:
         return [line]
-    marked = {client: set(classes) for client, classes in cross["degenerate"].items()}
-    caption = "* degenerate: no channel in some layer, so the answer cannot depend on the image" if marked else None
+    constant, nothing = (
+        {(client, name) for client, classes in cross[kind].items() for name in classes}
+        for kind in ("degenerate", "undefined")
+    )
+    said = ["* degenerate: no channel in some layer, so the answer cannot depend on the image"] if constant else []
+    said += ["undefined: the model decides nothing about the class, so there is no circuit"] if nothing else []
+    caption = "\n".join(said) or None
     table = terminal.table("client", "cross-evaluation per class, last round", caption=caption, caption_justify="left")
     for client, classes in clients.items():
         cells = (
-            f"{shown(name)}: {_percent(value)}{' *' if name in marked.get(client, ()) else ''}"
+            f"{shown(name)}: {'undefined' if (client, name) in nothing else _percent(value)}"
+            f"{' *' if (client, name) in constant else ''}"
             for name, value in classes.items()
         )
         table.add_row(client, "   ".join(cells))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Column, Table
 
-from fedmi_jax.errors import say
+from fedmi_jax.errors import FedmiWarning, say
 
 WIDE = 200
 """Columns of what is no terminal: enough for every table."""
@@ -85,6 +86,23 @@ def flushed(status: int, further: str = "") -> int:
         say(f"standard output cannot be written: {error.strerror or error}")
         return status or 2
     return status
+
+
+@contextmanager
+def saying_warnings(aloud: bool) -> Iterator[None]:
+    """Within it a `FedmiWarning` is one line on standard error, or, where a plan has said it already, nothing."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always" if aloud else "ignore", FedmiWarning)
+        usual = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if issubclass(category, FedmiWarning):
+                say(str(message))
+            else:
+                usual(message, category, *where, **more)
+
+        warnings.showwarning = show
+        yield
 
 
 def discard_output() -> None:

@@ -22,7 +22,7 @@ from fedmi_jax.devices import lift
 from fedmi_jax.devices.layout import Layout, described
 from fedmi_jax.devices.session import session
 from fedmi_jax.errors import FedmiError
-from fedmi_jax.federation import metrics, programs, recording, simulation
+from fedmi_jax.federation import doubts, metrics, programs, recording, simulation
 from fedmi_jax.federation.metrics import OnRound
 from fedmi_jax.federation.setup import Facts, Setup, place, prepare
 from fedmi_jax.network.model import Params
@@ -49,6 +49,7 @@ def search_again(
         images = dataset or datasets.load(experiment.data)
         _require_images(result, images)
         setup = place(_prepared(experiment, images, split))
+        doubts.warn(setup.facts)
         for number, state in _states(result, experiment, simulation.initial_models(setup), setup.layout):
             if number not in wanted:
                 continue

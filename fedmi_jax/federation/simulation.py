@@ -30,7 +30,7 @@ from fedmi_jax.data.own_split import OwnSplit
 from fedmi_jax.devices import lift
 from fedmi_jax.devices.layout import described
 from fedmi_jax.devices.session import session
-from fedmi_jax.federation import checks, controls, instrument, metrics, programs, readout, recording, thorough
+from fedmi_jax.federation import checks, controls, doubts, instrument, metrics, programs, readout, recording, thorough
 from fedmi_jax.federation.cases import Cases
 from fedmi_jax.federation.homes import Stack, at_home
 from fedmi_jax.federation.instrument import Decided
@@ -62,6 +62,7 @@ def run(
     """
     with session(experiment.execution):
         setup = place(prepare(experiment, dataset, method, split), chunk)
+        doubts.warn(setup.facts)
         return _run(setup, progress or _silent, keeper or InMemory(), on_round)
 
 

@@ -25,8 +25,9 @@ def summary(ds: xr.Dataset) -> dict[str, Any]:
     - dataset: the images (`fedmi_jax.data.identity.ImageSet`), None where they are not known
     - cross_evaluation: of local circuits on the global model: mean (all rounds), last_round,
       per_client_and_class {"0": {"0 - zero": ...}}; degenerate {"0": ["0 - zero"]}, of which circuits at least half of
-      the seeds' are degenerate
-    - degenerate_share {origin}: circuits with an empty layer
+      the seeds' are degenerate; undefined, the same of those whose model decides nothing
+    - degenerate_share {origin}: circuits with an empty layer; undefined_share {origin}: of the circuits that were looked
+      for, those whose model decides nothing
     - global_accuracy
     - circuit_size {origin: {layer}}: mean number of channels
     - specialist_distinctness, inter_client_iou, stability_iou, inter_class_iou, class_pair_iou {origin: {layer}},
@@ -54,6 +55,7 @@ def summary(ds: xr.Dataset) -> dict[str, Any]:
         "dataset": None if images is None else identity.to_values(images),
         "cross_evaluation": _cross_evaluation(ds),
         "degenerate_share": _by(last["degenerate"].where(there), "origin"),
+        "undefined_share": _by(undefined.undefined(ds.isel(round=[-1])), "origin"),
         "global_accuracy": _mean(last["global_accuracy"]) if "global_accuracy" in ds else None,
         "circuit_size": _by(last["size"].where(there), "origin", "layer"),
     }
@@ -110,13 +112,19 @@ def _cross_evaluation(ds: xr.Dataset) -> dict[str, Any]:
         for i, client in enumerate(clients)
         if there[i].any()
     }
-    there_is = undefined.defined(ds).sel(origin="local", drop=True).isel(round=-1)
-    empty = ds["degenerate"].sel(origin="local").isel(round=-1).where(there_is).mean("seed")
-    flagged = empty.transpose("client", "class").values >= 0.5
-    degenerate = {str(k): [names[j] for j in np.flatnonzero(flagged[i])] for i, k in enumerate(clients)}
+    now = ds.isel(round=[-1])
+    nothing = undefined.undefined(now).sel(origin="local", drop=True)
+    empty = now["degenerate"].sel(origin="local", drop=True).where(nothing == 0)
+
+    def most(flags: xr.DataArray) -> dict[str, list[str]]:
+        flagged = flags.mean(("seed", "round")).transpose("client", "class").values >= 0.5
+        listed = {str(k): [names[j] for j in np.flatnonzero(flagged[i])] for i, k in enumerate(clients)}
+        return {client: classes for client, classes in listed.items() if classes}
+
     return {
         "mean": _mean(local),
         "last_round": _mean(last),
         "per_client_and_class": per_client,
-        "degenerate": {client: classes for client, classes in degenerate.items() if classes},
+        "degenerate": most(empty),
+        "undefined": most(nothing),
     }

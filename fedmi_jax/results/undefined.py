@@ -39,8 +39,15 @@ def left_out(ds: xr.Dataset) -> xr.Dataset:
 
 def share(ds: xr.Dataset) -> float:
     """Of the circuits that are looked for, in models of both origins, those that are undefined."""
-    looked_for = int(held(ds).sum()) * ds.sizes["origin"]
-    return 1 - int(defined(ds).sum()) / looked_for if looked_for else 0.0
+    found = undefined(ds)
+    return float(found.mean()) if bool(found.notnull().any()) else 0.0
+
+
+def undefined(ds: xr.Dataset) -> xr.DataArray:
+    """1 for circuits that are looked for in a model that decides nothing, 0 for the others that are looked for, NaN for
+    the rest, (S, R, O, K, C)."""
+    looked_for = held(ds).expand_dims(origin=ds["origin"]).transpose(*CIRCUIT_DIMS)
+    return (~defined(ds)).astype(float).where(looked_for)
 
 
 def _some_are_not(ds: xr.Dataset) -> bool:
