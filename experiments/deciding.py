@@ -10,8 +10,9 @@ Its stored models are then searched for circuits that decide. A class is told fr
 `iid` and `one-class` from all others, as docs/evidence.md says for each prediction. `dense` is `two-class` without
 sparsity. Writes OUT/EXPERIMENT/seed-N for the paper's search and OUT/EXPERIMENT-OBJECTIVE/seed-N for the other, then
 OUT/predictions.md and OUT/predictions-by-origin.md (by the first and the second registration of docs/evidence.md),
-OUT/claims.md (without `dense`, which the paper has not) and OUT/figures of all that is there. What is there is not
-made again, and the command can be stopped and repeated. Weights are not kept, so that another objective trains again.
+OUT/closer.md (circuits looked at from all sides), OUT/claims.md (without `dense`, which the paper has not) and
+OUT/figures of all that is there. What is there is not made again, and the command can be stopped and repeated. Weights
+are not kept, so that another objective trains again.
 
 On two CPU cores a round takes about 60 s to train and 40 s to search and measure with both instruments.
 """
@@ -28,7 +29,7 @@ from typing import NamedTuple
 import tyro
 import xarray as xr
 
-from experiments import pieces
+from experiments import closer, pieces
 from experiments.in_time import Until
 from experiments.pieces import Beside
 from fedmi_jax import files
@@ -160,9 +161,11 @@ def report(option: Deciding) -> None:
     loaded = runs.load([option.out])
     found = instruments.sort_out(loaded)
     for objective in option.objectives:
-        name = "predictions" if objective == "decision" else f"predictions-{objective}"
+        of = "" if objective == "decision" else f"-{objective}"
         for more, registration in REGISTRATIONS.items():
-            _write(option.out / f"{name}{more}.md", judged(found, objective, registration))
+            _write(option.out / f"predictions{of}{more}.md", judged(found, objective, registration))
+        if looked := closer.table(found.results, objective):
+            _write(option.out / f"closer{of}.md", looked + "\n")
     papers = [(path, ds) for path, ds in loaded if not runs.pruned_otherwise(ds)]
     of = runs.sort_out(papers, paper_only=True)
     _write(option.out / "claims.md", claims_table.markdown(claims.judge(of, second.of(papers)), of))

@@ -73,7 +73,9 @@ def _search(option: Discover, out: Path, stored: xr.Dataset) -> int:
 
 def _help(arguments: list[str]) -> int:
     if not {"-h", "--help"} & set(arguments):
-        raise ConfigError("folder: give the folder of a run first, as in `fedmi discover runs/one --discovery.objective decision`")
+        raise ConfigError(
+            "folder: give the folder of a run first, as in `fedmi discover runs/one --discovery.objective decision`"
+        )
     print("usage: fedmi discover DIR [--discovery.objective decision] [--out OUT] [options]")
     print("DIR is a run with weights (--execution.save-weights); `fedmi discover DIR --help` lists the options.")
     print("The result is in OUT, by default DIR-decision, or -contrast or -class, by the objective.")
