@@ -13,6 +13,7 @@ from fedmi_jax.results.schema import CIRCUIT_DIMS, NULLS, STATUS
 
 KEY = Key("two-class", "decision", "own")
 SHARES = ("removed_explained", "area_excess", "attribution_area_excess", "robust_explained", "completeness_gap")
+OTHERS = ("explained_plain", "robust_explained_worst", "minimal", "same_computation", "silent")
 UNDEFINED = STATUS.index("undefined")
 
 
@@ -26,8 +27,7 @@ def ds():
         status.loc[{"seed": 0, "round": 2, "origin": "local", "client": client, "class": label}] = UNDEFINED
     classes = made["true_class"].size
     more = {name: (CIRCUIT_DIMS, 0.3 * rng.random(shape)) for name in SHARES}
-    more |= {name: (CIRCUIT_DIMS, rng.random(shape)) for name in ("explained_plain", "robust_explained_worst", "minimal",
-                                                                  "same_computation", "silent")}  # fmt: skip
+    more |= {name: (CIRCUIT_DIMS, rng.random(shape)) for name in OTHERS}
     more["removed_class_accuracy"] = ((*CIRCUIT_DIMS, "true_class"), rng.random((*shape, classes)))
     null = np.full((*shape, len(NULLS)), UNDEFINED)
     null[0, -1, 0, 1, :, 0] = STATUS.index("found")

@@ -11,7 +11,7 @@ import xarray as xr
 from made_up import decided, result
 
 import fedmi_jax
-from experiments import carry_over, choices, deciding, dirichlet, in_time, paper, pieces, table
+from experiments import carry_over, choices, deciding, dirichlet, in_time, ingredients, paper, pieces, table
 from fedmi_jax.analysis import claims, instruments, nulls, runs, skew
 from fedmi_jax.analysis.instruments import Found, Key
 from fedmi_jax.config import Discovery, Evaluation, Execution, from_json, replace, to_json
@@ -331,6 +331,32 @@ def test_both_instruments_search_the_same_models(runner, tmp_path, monkeypatch):
     deciding.main(replace(option, seeds=1, presets=("iid",), objectives=("decision", "contrast")))
     assert runner.asked[4:] == [("iid", (0,))]
     assert [objective for objective, *_ in searched[4:]] == ["contrast"]
+
+
+def test_ingredients_are_searched_in_the_same_models(runner, tmp_path, monkeypatch):
+    """Trained once a pilot seed; a line for every search and seed; what is there is not made again."""
+    searched = []
+
+    def search_again(trained, discovery, evaluation, rounds):
+        searched.append((discovery.objective, evaluation.decisions, tuple(rounds)))
+        now = replace(from_json(trained.attrs["config"]), discovery=discovery, evaluation=evaluation)
+        made = decided("two-class", discovery.objective, seeds=1, rounds=1, numbers=trained["seed"].values.tolist())
+        return made.assign_attrs(config=to_json(now))
+
+    monkeypatch.setattr(ingredients, "search_again", search_again)
+    monkeypatch.setattr(pieces, "compact", lambda ds: ds)
+    option = ingredients.Ingredients(tmp_path, rounds=2)
+    ingredients.main(option)
+    assert runner.asked == [("two-class", (seed,)) for seed in (100, 101)]
+    assert searched == [(one.objective, one.objective == "class", (2,)) for one in ingredients.SEARCHES.values()] * 2
+    table = (tmp_path / "ingredients.md").read_text().splitlines()
+    assert len(table) == 2 + 2 * len(ingredients.SEARCHES)
+    assert table[2].startswith("| class | step | zero | 0.01 | 100 | 0.00 | 0.00 | ")
+    assert any(line.startswith("| decision | bernoulli | mean-map | 0.0025 | 101 | ") for line in table)
+    ingredients.main(replace(option, seeds=0))
+    assert len(searched) == 2 * len(ingredients.SEARCHES)
+    with pytest.raises(FedmiError, match=r"nothing: no results yet; give --seeds"):
+        ingredients.main(ingredients.Ingredients(tmp_path / "nothing", seeds=0))
 
 
 def test_the_second_registration_waits_for_its_own_seeds():

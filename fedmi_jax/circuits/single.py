@@ -45,11 +45,11 @@ class Circuit:
     mask: Mapping[str, np.ndarray]
     """bool {"conv1": (O_1,), ...}; all False where the status is "undefined"."""
     score: Mapping[str, np.ndarray]
-    """{"conv1": (O_1,), ...}: above 0 for the circuit's channels, and 0 or less for others; minus infinity for those that
+    """{"conv1": (O_1,), ...}: above 0 for the circuit's channels, 0 or less for others; minus infinity for those that
     could not be part."""
     rank: Mapping[str, np.ndarray]
-    """int {"conv1": (O_1,), ...}: the order of all live channels, 1 for the best; 0 for the others. `curve` is of the best
-    channels by it."""
+    """int {"conv1": (O_1,), ...}: the order of all live channels, 1 for the best; 0 for the others. `curve` is of the
+    best channels by it."""
     status: str
     """"found"; "not compact": even all live channels explain less than the target; "undefined": the model does not
     decide about the class, so there is no circuit."""

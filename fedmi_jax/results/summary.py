@@ -26,8 +26,8 @@ def summary(ds: xr.Dataset) -> dict[str, Any]:
     - cross_evaluation: of local circuits on the global model: mean (all rounds), last_round,
       per_client_and_class {"0": {"0 - zero": ...}}; degenerate {"0": ["0 - zero"]}, of which circuits at least half of
       the seeds' are degenerate; undefined, the same of those whose model decides nothing
-    - degenerate_share {origin}: circuits with an empty layer; undefined_share {origin}: of the circuits that were looked
-      for, those whose model decides nothing
+    - degenerate_share {origin}: circuits with an empty layer
+    - undefined_share {origin}: of the circuits that were looked for, those whose model decides nothing
     - global_accuracy
     - circuit_size {origin: {layer}}: mean number of channels
     - specialist_distinctness, inter_client_iou, stability_iou, inter_class_iou, class_pair_iou {origin: {layer}},

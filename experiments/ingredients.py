@@ -1,0 +1,116 @@
+"""Which ingredient of the second search does what: objective, gates, ablation and penalty, one by one.
+
+    python -m experiments.ingredients runs/ingredients --seeds 2
+    python -m experiments.ingredients runs/ingredients --seeds 0    # only the table again
+
+Models of two-class are trained for three rounds and searched with every combination in the last one. Seeds are those
+that set the defaults, 100 and 101, and are part of no verdict. Writes OUT/two-class-HOW/seed-N and OUT/ingredients.md:
+means over local circuits, seed by seed. What is there is not made again.
+
+On one CPU core about a minute a search.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import tyro
+import xarray as xr
+
+from experiments import pieces
+from experiments.pieces import Beside
+from fedmi_jax import files
+from fedmi_jax.analysis import units
+from fedmi_jax.config import Discovery, Experiment, from_json, replace
+from fedmi_jax.errors import FedmiError
+from fedmi_jax.federation.again import search_again
+from fedmi_jax.presets import preset
+
+PILOT = 100
+"""The first seed."""
+PAPER = Discovery(negatives="own")
+DECISION = replace(PAPER, objective="decision")
+CONTRAST = replace(PAPER, objective="contrast")
+SEARCHES: Mapping[str, Discovery] = {
+    "class-step-zero": PAPER,
+    "class-step-mean-map": replace(PAPER, ablation="mean-map"),
+    "class-bernoulli-zero": replace(PAPER, gates="bernoulli"),
+    "class-bernoulli-mean-map": replace(PAPER, gates="bernoulli", ablation="mean-map"),
+    "decision-step-mean-map": replace(DECISION, gates="step"),
+    "decision-bernoulli-mean-map": DECISION,
+    "decision-bernoulli-zero": replace(DECISION, ablation="zero"),
+    "contrast-step-mean-map": replace(CONTRAST, gates="step"),
+    "contrast-bernoulli-mean-map": CONTRAST,
+    "decision-half-the-penalty": replace(DECISION, l0=DECISION.l0 / 2),
+    "decision-twice-the-penalty": replace(DECISION, l0=DECISION.l0 * 2),
+}
+"""`PAPER` is the paper's search, `DECISION` the second instrument as it is by default."""
+
+
+@dataclass(frozen=True)
+class Ingredients(pieces.Series):
+    """Search the same models with every combination of objective, gates, ablation and penalty."""
+
+    seeds: int = 2
+    """Seeds 100 to 100 + N - 1."""
+    rounds: int | None = 3
+
+
+def trained(option: Ingredients) -> Experiment:
+    """The paper's, with weights."""
+    (two,) = preset("two-class").experiments
+    two = option.adapted(two)
+    evaluation, execution = replace(two.evaluation, decisions=True), replace(two.execution, save_weights=True)
+    return replace(two, discovery=PAPER, evaluation=evaluation, execution=execution)
+
+
+def beside(experiment: Experiment) -> list[Beside]:
+    """A result of each search."""
+    return [Beside(f"{experiment.name}-{how}", partial(search, one)) for how, one in SEARCHES.items()]
+
+
+def search(discovery: Discovery, result: xr.Dataset) -> xr.Dataset:
+    """In the models of the last round."""
+    evaluation, last = from_json(result.attrs["config"]).evaluation, result["round"].values.tolist()[-1:]
+    evaluation = replace(evaluation, decisions=discovery.objective == "class")
+    return search_again(result, discovery, evaluation, rounds=last)
+
+
+HEAD = (
+    "objective", "gates", "ablation", "penalty", "seed", "undefined", "empty", "channels", "explained",
+    "balanced accuracy", "AUC",
+)  # fmt: skip
+
+
+def row(ds: xr.Dataset) -> list[str]:
+    """Of one search and seed."""
+    d = from_json(ds.attrs["config"]).discovery
+    size = units.size(ds)
+    measures = (units.undefined(ds, "local"), (size == 0).where(size.notnull()), size,
+                *(units.of(ds, name) for name in ("explained", "decision_accuracy", "auc")))  # fmt: skip
+    told = [f"{float(one.mean()):.2f}" for one in measures]
+    return [d.objective, d.gates, d.ablation, f"{d.l0:g}", str(int(ds["seed"].values[0])), *told]
+
+
+def markdown(option: Ingredients) -> str:
+    """Raises FedmiError where there is nothing."""
+    name = trained(option).name
+    found = [row(ds) for how in SEARCHES for ds in pieces.results_in(option.out / f"{name}-{how}")]
+    if not found:
+        raise FedmiError(f"{option.out}: no results yet; give --seeds")
+    lines = [HEAD, ["---"] * len(HEAD), *found]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def main(option: Ingredients) -> None:
+    seeds = range(PILOT, PILOT + option.seeds)
+    option.in_time(lambda until: pieces.run_missing(option.out, [trained(option)], seeds, 1, beside, until))
+    with files.replacing(option.out / "ingredients.md") as temporary:
+        temporary.write_text(markdown(option), "utf-8")
+    print(markdown(option))
+
+
+if __name__ == "__main__":
+    pieces.ending(partial(main, tyro.cli(Ingredients)))
