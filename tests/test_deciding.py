@@ -69,7 +69,9 @@ def test_a_client_with_one_class_has_nothing_to_tell_it_from(decided):
     assert (decided["status"].sel({"client": 0, "class": 1}) == 0).all()  # no such circuit
 
 
-KEPT = {"explained": "explained", "auc": "auc", "balanced_accuracy": "decision_accuracy"}
+KEPT = {
+    "explained": "explained", "auc": "auc", "balanced_accuracy": "decision_accuracy", "bias_accuracy": "bias_accuracy"
+}  # fmt: skip
 """Of `fedmi_jax.evaluate`, and of a result."""
 
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.optimize import minimize_scalar
 
 from fedmi_jax.circuits import question as q
 
@@ -108,7 +109,7 @@ def test_where_there_is_nothing_to_tell_apart_there_is_nothing_to_explain(labels
         compared = jax.jit(q.compare_with)(logits, logits, labels, LABEL, others)
     assert question.weights.tolist() == [0, 0]
     assert question.spread == 0
-    assert compared.auc == 0.5
+    assert compared.auc == compared.bias_accuracy == 0.5
 
 
 def test_temperature_is_half_the_spread_of_the_lead_and_at_least_one():
@@ -127,6 +128,48 @@ def test_a_more_confident_model_asks_the_same(times):
     once, more = asked(logits, labels), asked(times * logits, labels)
     assert once.temperature > 1
     assert q.explained(times * masked, more) == pytest.approx(float(q.explained(masked, once)), rel=1e-12)
+
+
+def by_scipy(score, truth, weights):
+    """The bias by a library's search for the least cross-entropy, on each half, judged on the other."""
+    halves, found = [np.arange(len(score)) % 2 == i for i in (0, 1)], []
+    for fitted, other in (halves, halves[::-1]):
+        sides = [np.where(fitted & side, weights, 0) for side in (truth, ~truth)]
+        both = sum(side / side.sum() for side in sides)
+
+        def loss(bias, both=both):
+            return both @ np.logaddexp(0, np.where(truth, -1, 1) * (score + bias))
+
+        bias = minimize_scalar(loss, bounds=(-50, 50), method="bounded", options={"xatol": 1e-10}).x
+        right = (score + bias > 0) == truth
+        rates = [np.average(right[other & side], weights=weights[other & side]) for side in (truth, ~truth)]
+        found.append(np.mean(rates))
+    return np.mean(found)
+
+
+@pytest.mark.parametrize("shift", [0.0, 7.0])
+def test_a_bias_is_refitted_on_one_half_and_judged_on_the_other(shift):
+    """Whatever bias the scores had; and what is evidence and no answer is an answer again."""
+    rng = np.random.default_rng(3)
+    truth = rng.random(200) < 0.3
+    score, weights = rng.normal(size=200) + 2.5 * truth + shift, rng.random(200) + 0.1
+    found = float(jax.jit(q.bias_accuracy)(jnp.asarray(score), jnp.asarray(truth), jnp.asarray(weights)))
+    assert found == pytest.approx(by_scipy(score, truth, weights), rel=1e-9)
+    assert 0.8 < found < 0.99
+    as_it_is = np.mean([np.average(((score > 0) == truth)[side], weights=weights[side]) for side in (truth, ~truth)])
+    assert (as_it_is < 0.55) == (shift > 0)
+
+
+def test_a_bias_helps_no_score_that_knows_nothing():
+    rng = np.random.default_rng(4)
+    found = [
+        float(q.bias_accuracy(jnp.asarray(rng.normal(size=400)), jnp.asarray(rng.random(400) < 0.5), jnp.ones(400)))
+        for _ in range(20)
+    ]
+    assert np.mean(found) == pytest.approx(0.5, abs=0.02)
+    same = q.bias_accuracy(jnp.ones(8), jnp.arange(8) < 4, jnp.ones(8))
+    one_side = q.bias_accuracy(jnp.arange(8.0), jnp.ones(8, bool), jnp.ones(8))
+    assert (float(same), float(one_side)) == (0.5, 0.5)
 
 
 def test_auc_counts_pairs():

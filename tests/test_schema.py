@@ -53,7 +53,7 @@ def test_a_run_is_what_the_table_says(counted_run):
 def test_a_run_of_the_second_instrument_is_what_the_table_says(deciding_run):
     require_described(deciding_run.isel(seed=[0]))
     rows = {name for name, row in schema.variables(LAYERS).items() if row.when.startswith(SECOND_INSTRUMENT)}
-    assert len(rows) == 49
+    assert len(rows) == 53
     assert rows <= set(deciding_run)
 
 

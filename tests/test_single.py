@@ -25,7 +25,7 @@ def circuit(ablation=ZERO, channels=tiny.CHANNELS, classes=tiny.CLASSES, label=1
     """Of every other channel."""
     mask = {layer: np.arange(n) % 2 == 0 for layer, n in zip(plain.CONVOLUTIONS, channels, strict=True)}
     return Circuit(
-        label=label, others=np.arange(classes) != label, mask=mask, score=mask, status="found", explained=0.9,
+        label=label, others=np.arange(classes) != label, mask=mask, score=mask, rank=mask, status="found", explained=0.9,
         spread=0.5, competence=1.0, sizes=np.arange(3), curve=np.ones(3), untrimmed=10, live=18, ablation=ablation,
     )  # fmt: skip
 
@@ -111,7 +111,8 @@ IMAGES = [
     ("images: give numbers of shape (N, H, W, 1)", PIXELS[0]),
     ("images: give numbers of shape (N, H, W, 1)", PIXELS[..., None].repeat(3, -1)),
     ("images: give numbers of shape (N, H, W, 1)", PIXELS[:0]),
-    ("images: give numbers of shape (N, H, W, 1)", PIXELS.astype(str)),
+    ("images: give an array of numbers", PIXELS.astype(str)),
+    ("images: give an array of numbers", [[1], [2, 3]]),
     ("images: some values are not finite", np.where(PIXELS > 3, 1.0, np.inf)),
     ("images: of 16 x 8 pixels the linear layer would get 16 features; fc_kernel has 8", PIXELS.repeat(2, 1)),
     ("images: of 4 x 4 pixels", PIXELS[:, :4, :4]),
@@ -124,6 +125,11 @@ SEARCHES = [
     ("label: the model has classes 0 .. 3; got 4", {"label": 4}),
     ("label: the model has classes 0 .. 3; got -1", {"label": -1}),
     ("label: the model has classes 0 .. 3; got 'one'", {"label": "one"}),
+    ("label: the model has classes 0 .. 3; got True", {"label": True}),
+    ("others: give classes, as in (1, 2); got 1", {"others": 1}),
+    ("seed: give a whole number, 0 or more; got 1.5", {"seed": 1.5}),
+    ("settings: give a fedmi_jax.config.Discovery; got dict", {"settings": {"objective": "decision"}}),
+    ("params: give the model's arrays by name; got NoneType", {"params": None}),
     ("others: give other classes than 1, of 0 .. 3; got []", {"others": []}),
     ("others: give other classes than 1, of 0 .. 3; got [1]", {"others": [1]}),
     ("others: give other classes than 1, of 0 .. 3; got [0, 7]", {"others": (0, 7)}),

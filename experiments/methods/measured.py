@@ -26,6 +26,9 @@ Numbers = dict[str, xr.DataArray]
 """By name, (S, R) each."""
 WHY = {"support ratio": "support_ratio", "sign conflict": "sign_conflict", "cancellation": "cancellation"}
 """Measures of agreement between the clients' weights, which are also given for every layer."""
+BIAS = {"decision, a bias refitted, own model": "bias_accuracy",
+        "decision, a bias refitted": "cross_evaluation_bias_accuracy"}  # fmt: skip
+"""Of the second instrument; results of earlier releases do not have it."""
 TRAINED, TESTED = "training images a client, at most", "test images a class, at most"
 """What a run was cut to. A run of all images has no such number."""
 
@@ -124,6 +127,7 @@ def _decisions(ds: xr.Dataset) -> Numbers:
         "AUC": _mean(units.of(ds, "cross_evaluation_auc")),
         "decision, own model": _mean(units.of(ds, "decision_accuracy")),
         "decision": _mean(units.of(ds, "cross_evaluation_decision_accuracy")),
+        **{said: _mean(units.of(ds, name)) for said, name in BIAS.items() if name in ds},
         "kept, second": _mean(units.kept(ds)[0]),
         "kept, second, by chance": _mean(units.kept(ds)[1]),
         "channels, second, local": _mean(units.size(ds)),

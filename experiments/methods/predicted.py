@@ -98,6 +98,14 @@ def change(points: Points, scenario: str, method: str, measure: str, criterion: 
     return _part(own - other, label or f"{scenario}, {method} - {base}: {measure}", scenario, criterion, beside)
 
 
+def between(points: Points, scenario: str, method: str, measure: str, other: str, criterion: Criterion,
+            beside: bool = False) -> Part:  # fmt: skip
+    """A part: one number of the row minus another, seed by seed, in the last round."""
+    pair = (_of_all_rounds(points, scenario, method, name) for name in (measure, other))
+    one, two = xr.align(*pair, join="inner")
+    return _part(one - two, f"{scenario}, {method}: {measure} - {other}", scenario, criterion, beside)
+
+
 def _of_all_rounds(points: Points, scenario: str, method: str, measure: str, reduce: Reduce = last) -> xr.DataArray:
     """(S,); of a run of another length than the predictions are about there is nothing."""
     run = rows.BASE if method in rows.ONE_SHOT else method
@@ -243,6 +251,14 @@ def m17(points: Points) -> list[Part]:
     ]
 
 
+def m18(points: Points) -> list[Part]:
+    shifted = "decision, a bias refitted"
+    return [
+        between(points, TWO, rows.BASE, shifted, "decision, own model", Criterion(low=-0.05)),
+        between(points, TWO, rows.BASE, shifted, "decision", MORE, beside=True),
+    ]
+
+
 PREDICTIONS = (
     Prediction("M1", "Matching channels before averaging changes nothing, for nothing has moved",
                "two-class, last round: held accuracy and channels kept of matching within 0.05 of FedAvg's; channels "
@@ -286,6 +302,9 @@ PREDICTIONS = (
     Prediction("M17", "And so do these circuits where each speaks for its own class",
                "two-class, last round: accuracy among held classes of ensemble minus FedAvg's at most -0.05", "50 %",
                m17, 4),
+    Prediction("M18", "One bias for each circuit gives its answer on the averaged model back",
+               "two-class, last round, FedAvg: decision accuracy of local circuits on the averaged model with one bias "
+               "refitted, minus that on their own model, at least -0.05", "40 %", m18, 5),
 )  # fmt: skip
 
 
@@ -294,7 +313,7 @@ PREDICTIONS = (
 LEGEND = (
     "A part holds, or does not, when its whole 95 % interval over seeds meets, or misses, its criterion, with three "
     "seeds or more; a prediction holds when all parts do, and does not when one does not. M1 to M11 are corrected "
-    "together (Holm), and so are M12 and M13, and M16 and M17; M14 and M15 are each alone. p is corrected. Parts "
+    "together (Holm), and so are M12 and M13, and M16 and M17; M14, M15 and M18 are each alone. p is corrected. Parts "
     "marked 'beside' decide nothing."
 )
 

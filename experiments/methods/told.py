@@ -76,6 +76,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("AUC", "AUC"),
         Column("decision accuracy, own model", "decision, own model"),
         Column("decision accuracy", "decision"),
+        Column("the same, one bias refitted", "decision, a bias refitted"),
         Column("channels kept", "kept, second", "kept, second, by chance"),
         Column("channels, local", "channels, second, local"),
         Column("channels, global", "channels, second, global"),

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 LEAST_SPREAD = 0.02
 """Nats: a model whose answers are nearer than this to one constant answer decides nothing about the class."""
@@ -50,6 +50,8 @@ class Explained(NamedTuple):
     0.5 knows nothing."""
     accuracy: Array
     """Balanced accuracy on the class against the classes it is told from."""
+    bias_accuracy: Array
+    """The same where the margin, plus a bias that is refitted, is above 0 (`bias_accuracy`)."""
     agreement: Array
     """Share (weighted) of images on which both call the class, or both do not."""
     constant_agreement: Array
@@ -138,7 +140,7 @@ def compare_with(logits: Array, whole: Array, labels: Array, label: Array, other
     score = margin(logits, label, asked.temperature)
     return Explained(
         explained(logits, asked), explained(logits, plain), auc(score, truth, weights),
-        jnp.sum(weights * (called == truth)),
+        jnp.sum(weights * (called == truth)), bias_accuracy(score, truth, weights),
         jnp.sum(weights * (called == wanted)), constant,
     )  # fmt: skip
 
@@ -153,6 +155,45 @@ def auc(score: Array, truth: Array, weights: Array) -> Array:
     positive = jnp.where(truth, weights, 0)
     pairs = jnp.sum(positive) * below[-1]
     return jnp.where(pairs > 0, jnp.sum(positive * (lower + upper)) / 2 / jnp.where(pairs > 0, pairs, 1), 0.5)
+
+
+def bias_accuracy(score: Array, truth: Array, weights: Array) -> Array:
+    """(): balanced accuracy of calling the class where score + bias > 0. The bias is fitted on every second image, by
+    cross-entropy with both sides weighing the same, and judged on the others, and the reverse; the mean of both. 0.5
+    where there are no images of one side. All of (N,)."""
+    even = jnp.arange(len(score)) % 2 == 0
+    halves = [_sides(truth, jnp.where(half, weights, 0)) for half in (even, ~even)]
+    judged = [_right(score + _bias(score, fitted), other) for fitted, other in (halves, halves[::-1])]
+    there = jnp.all(jnp.stack([jnp.sum(side) > 0 for half in halves for side in half]))
+    return jnp.where(there, (judged[0] + judged[1]) / 2, 0.5)
+
+
+def _sides(truth: Array, weights: Array) -> tuple[Array, Array]:
+    """Weights (N,) of the class's images, and of the others', each with sum 1; or 0 where there are none."""
+    sides = (jnp.where(side, weights, 0) for side in (truth, ~truth))
+    return tuple(one / jnp.where(jnp.sum(one) > 0, jnp.sum(one), 1) for one in sides)  # type: ignore[return-value]
+
+
+def _bias(score: Array, sides: tuple[Array, Array]) -> Array:
+    """With the least cross-entropy: the one with which the class has 1/2 of the probability, on average."""
+    both = sides[0] + sides[1]
+
+    def halved(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = ends
+        middle = (low + high) / 2
+        too_low = jnp.sum(both * jax.nn.sigmoid(score + middle)) < 1
+        return jnp.where(too_low, middle, low), jnp.where(too_low, high, middle)
+
+    ends = -jnp.max(score) - 1, -jnp.min(score) + 1
+    return sum(lax.fori_loop(0, BISECTIONS, halved, ends)) / 2
+
+
+BISECTIONS = 40
+"""A bias is so exact to 1e-12 of the range of scores."""
+
+
+def _right(score: Array, sides: tuple[Array, Array]) -> Array:
+    return (jnp.sum(sides[0] * (score > 0)) + jnp.sum(sides[1] * (score <= 0))) / 2
 
 
 def balanced_accuracy(logits: Array, label: Array, weights: Array, truth: Array) -> Array:

@@ -90,6 +90,9 @@ class Evaluation(NamedTuple):
     """(Y,): share of the images of each class that are called the circuit's class; NaN for a class without images."""
     model_balanced_accuracy: float
     """Of the whole model."""
+    bias_accuracy: float
+    """Balanced accuracy of calling the class where its log-odds plus one bias are above 0; the bias is fitted on every
+    second of these images and judged on the others, and the reverse."""
 
 
 def discover(
@@ -187,6 +190,7 @@ def evaluate(
             [called[known == c].mean() if (known == c).any() else np.nan for c in range(whole.shape[1])]
         ),
         model_balanced_accuracy=float(question.balanced_accuracy(whole, label, weights, truth)),
+        bias_accuracy=float(compared.bias_accuracy),
     )
 
 

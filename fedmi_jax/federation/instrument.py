@@ -234,10 +234,12 @@ def measures(cases: Cases, decided: Decided, kept: Explained, across: Explained)
         "explained_plain": of(kept.explained_plain),
         "auc": of(kept.auc),
         "decision_accuracy": of(kept.accuracy),
+        "bias_accuracy": of(kept.bias_accuracy),
         "kappa": of(kappa[0]),
         "cross_evaluation_explained": of(across.explained, there),
         "cross_evaluation_auc": of(across.auc),
         "cross_evaluation_decision_accuracy": of(across.accuracy),
+        "cross_evaluation_bias_accuracy": of(across.bias_accuracy),
         "cross_evaluation_kappa": of(kappa[1], there),
         **{f"live_{layer}": cases.place(live) for layer, live in decided.live.items()},
         **_tried(cases, decided, defined),
@@ -293,7 +295,10 @@ def controls(
     }
     if not samples:
         return record
-    measured = {"explained": compared.explained, "auc": compared.auc, "decision_accuracy": compared.accuracy}
+    measured = {
+        "explained": compared.explained, "auc": compared.auc, "decision_accuracy": compared.accuracy,
+        "bias_accuracy": compared.bias_accuracy,
+    }  # fmt: skip
     for prefix, first, explains in (("random_live", 1, defined), ("random_live_cross_evaluation", 2, there)):
         for name, values in measured.items():
             known = explains if name == "explained" else defined

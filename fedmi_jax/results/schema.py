@@ -202,6 +202,9 @@ VARIABLES: dict[str, Variable] = {
         "auc": "area under the ROC curve of the class's log-odds with only the circuit kept",
         "decision_accuracy": "balanced accuracy on the class against those it is told from, with only the circuit kept",
         "cross_evaluation_decision_accuracy": "decision_accuracy of the mask on the other model",
+        "bias_accuracy": "the same of calling the class where its log-odds plus one bias are above 0; the bias is "
+        "fitted on every second test image and judged on the others, and the reverse",
+        "cross_evaluation_bias_accuracy": "bias_accuracy of the mask on the other model",
         "kappa": "agreement of circuit and whole model on what is the class, beyond that of the best constant answer",
         "cross_evaluation_explained": "explained of the mask on the other model, of that model's own answers",
         "cross_evaluation_auc": "auc of the mask on the other model",
@@ -233,9 +236,11 @@ VARIABLES: dict[str, Variable] = {
         "random_live_explained": "explained of random live channels, as many per layer as the circuit has",
         "random_live_auc": "auc of such channels",
         "random_live_decision_accuracy": "decision_accuracy of such channels",
+        "random_live_bias_accuracy": "bias_accuracy of such channels",
         "random_live_cross_evaluation_explained": "cross_evaluation_explained of such channels",
         "random_live_cross_evaluation_auc": "cross_evaluation_auc of such channels",
         "random_live_cross_evaluation_decision_accuracy": "cross_evaluation_decision_accuracy of such channels",
+        "random_live_cross_evaluation_bias_accuracy": "cross_evaluation_bias_accuracy of such channels",
     }, f"{_DECIDES} and evaluation.null_samples"),
     **_rows(CIRCUIT_DIMS, "float32", {
         "completeness_gap": "mean over random halves of the circuit: what its other half explains, less what the model "
