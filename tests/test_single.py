@@ -26,7 +26,8 @@ def circuit(ablation=ZERO, channels=tiny.CHANNELS, classes=tiny.CLASSES, label=1
     mask = {layer: np.arange(n) % 2 == 0 for layer, n in zip(plain.CONVOLUTIONS, channels, strict=True)}
     return Circuit(
         label=label, others=np.arange(classes) != label, mask=mask, score=mask, rank=mask, status="found",
-        explained=0.9, spread=0.5, competence=1.0, sizes=np.arange(3), curve=np.ones(3), untrimmed=10, live=18, ablation=ablation,
+        explained=0.9, spread=0.5, competence=1.0, sizes=np.arange(3), curve=np.ones(3), untrimmed=10, live=18,
+        ablation=ablation,
     )  # fmt: skip
 
 
