@@ -186,7 +186,7 @@ def _circuit(label: int, others: np.ndarray, mask: Channels) -> Circuit:
     """What `evaluate` needs of one."""
     nothing = np.array([])
     return Circuit(
-        label, others, mask, {}, "found", np.nan, np.nan, np.nan, nothing, nothing, 0, 0, ablation=ZERO
+        label, others, mask, {}, {}, "found", np.nan, np.nan, np.nan, nothing, nothing, 0, 0, ablation=ZERO
     )  # fmt: skip
 
 

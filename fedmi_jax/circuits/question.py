@@ -185,7 +185,8 @@ def _bias(score: Array, sides: tuple[Array, Array]) -> Array:
         return jnp.where(too_low, middle, low), jnp.where(too_low, high, middle)
 
     ends = -jnp.max(score) - 1, -jnp.min(score) + 1
-    return sum(lax.fori_loop(0, BISECTIONS, halved, ends)) / 2
+    low, high = lax.fori_loop(0, BISECTIONS, halved, ends)
+    return (low + high) / 2
 
 
 BISECTIONS = 40
