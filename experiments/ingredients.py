@@ -1,13 +1,15 @@
 """Which ingredient of the second search does what: objective, gates, ablation and penalty, one by one.
 
     python -m experiments.ingredients runs/ingredients --seeds 2
+    python -m experiments.ingredients runs/again --first 0 --seeds 3 --only class-step-mean-map class-bernoulli-mean-map
     python -m experiments.ingredients runs/ingredients --seeds 0    # only the table again
 
 Models of two-class are trained for three rounds and searched with every combination in the last one. Seeds are those
-that set the defaults, 100 and 101, and are part of no verdict. Writes OUT/two-class-HOW/seed-N and OUT/ingredients.md:
-means over local circuits, seed by seed. What is there is not made again.
+that set the defaults, 100 and 101, which are part of no verdict, unless others are asked for. Writes
+OUT/two-class-HOW/seed-N and OUT/ingredients.md: means over local circuits, seed by seed. What is there is not made
+again.
 
-On one CPU core about a minute a search.
+On one CPU core half a minute a search.
 """
 
 from __future__ import annotations
@@ -24,12 +26,12 @@ from experiments.pieces import Beside
 from fedmi_jax import files
 from fedmi_jax.analysis import units
 from fedmi_jax.config import Discovery, Experiment, from_json, replace
-from fedmi_jax.errors import FedmiError
+from fedmi_jax.errors import ConfigError, FedmiError, unknown
 from fedmi_jax.federation.again import search_again
 from fedmi_jax.presets import preset
 
 PILOT = 100
-"""The first seed."""
+"""The first seed of those that set the defaults."""
 PAPER = Discovery(negatives="own")
 DECISION = replace(PAPER, objective="decision")
 CONTRAST = replace(PAPER, objective="contrast")
@@ -54,8 +56,20 @@ class Ingredients(pieces.Series):
     """Search the same models with every combination of objective, gates, ablation and penalty."""
 
     seeds: int = 2
-    """Seeds 100 to 100 + N - 1."""
+    """How many."""
     rounds: int | None = 3
+    first: int = PILOT
+    """The first seed."""
+    only: tuple[str, ...] = ()
+    """These searches; none given: all."""
+
+
+def chosen(option: Ingredients) -> Mapping[str, Discovery]:
+    """The searches that are asked for. Raises ConfigError for one that there is not."""
+    for name in option.only:
+        if name not in SEARCHES:
+            raise ConfigError(f"only: {unknown(name, SEARCHES)}")
+    return {name: one for name, one in SEARCHES.items() if not option.only or name in option.only}
 
 
 def trained(option: Ingredients) -> Experiment:
@@ -66,9 +80,9 @@ def trained(option: Ingredients) -> Experiment:
     return replace(two, discovery=PAPER, evaluation=evaluation, execution=execution)
 
 
-def beside(experiment: Experiment) -> list[Beside]:
+def beside(option: Ingredients, experiment: Experiment) -> list[Beside]:
     """A result of each search."""
-    return [Beside(f"{experiment.name}-{how}", partial(search, one)) for how, one in SEARCHES.items()]
+    return [Beside(f"{experiment.name}-{how}", partial(search, one)) for how, one in chosen(option).items()]
 
 
 def search(discovery: Discovery, result: xr.Dataset) -> xr.Dataset:
@@ -105,8 +119,8 @@ def markdown(option: Ingredients) -> str:
 
 
 def main(option: Ingredients) -> None:
-    seeds = range(PILOT, PILOT + option.seeds)
-    option.in_time(lambda until: pieces.run_missing(option.out, [trained(option)], seeds, 1, beside, until))
+    seeds, made = range(option.first, option.first + option.seeds), partial(beside, option)
+    option.in_time(lambda until: pieces.run_missing(option.out, [trained(option)], seeds, 1, made, until))
     with files.replacing(option.out / "ingredients.md") as temporary:
         temporary.write_text(markdown(option), "utf-8")
     print(markdown(option))
