@@ -100,7 +100,14 @@ def table(results: Mapping[Key, xr.Dataset], objective: str) -> str:
         return ""
     head = ["local circuits, last round", *(f"{key.experiment} ({ds.sizes['seed']})" for key, ds in last.items())]
     lines = [head, ["---"] * len(head), *([row.says, *(_cell(row, ds) for ds in last.values())] for row in ROWS)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), "", NOTE])
+
+
+NOTE = (
+    "Means over circuits, with 95 % intervals over seeds; how many seeds stands behind the name. In round brackets: "
+    "random sets of live channels, as many. A number at the end of a name is a sparsity; 0: dense models. Only what is "
+    "kept has such random sets; what is removed, and halves, have none."
+)
 
 
 def _whole(ds: xr.Dataset) -> bool:

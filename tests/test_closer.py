@@ -48,7 +48,8 @@ def one(ds, name, seed, client, label):
 
 
 def lines(ds):
-    rows = [line.strip("| ").split(" | ") for line in closer.table({KEY: ds}, "decision").splitlines()]
+    told = closer.table({KEY: ds}, "decision").splitlines()
+    rows = [line.strip("| ").split(" | ") for line in told if line.startswith("|")]
     return {row[0]: row[1] for row in rows}
 
 
