@@ -14,7 +14,7 @@ On one CPU core half a minute a search.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -93,28 +93,35 @@ def search(discovery: Discovery, result: xr.Dataset) -> xr.Dataset:
 
 
 HEAD = (
-    "objective", "gates", "ablation", "penalty", "seed", "undefined", "empty", "channels", "explained",
+    "objective", "gates", "ablation", "penalty", "seeds", "undefined", "empty", "channels", "explained",
     "balanced accuracy", "AUC",
 )  # fmt: skip
 
 
-def row(ds: xr.Dataset) -> list[str]:
-    """Of one search and seed."""
-    d = from_json(ds.attrs["config"]).discovery
+def row(found: Sequence[xr.Dataset]) -> list[str]:
+    """Of one search: means over local circuits, seed by seed."""
+    d = from_json(found[0].attrs["config"]).discovery
+    seeds = ", ".join(str(int(ds["seed"].values[0])) for ds in found)
+    each = zip(*map(numbers, found), strict=True)
+    means = [", ".join(f"{value:.0f}" if i == 2 else f"{value:.2f}" for value in of) for i, of in enumerate(each)]
+    return [f"`{d.objective}`", d.gates, d.ablation, f"{d.l0:g}", seeds, *means]
+
+
+def numbers(ds: xr.Dataset) -> list[float]:
+    """Shares of circuits that are undefined, and of the others that are empty; channels, and how well they decide."""
     size = units.size(ds)
-    measures = (units.undefined(ds, "local"), (size == 0).where(size.notnull()), size,
-                *(units.of(ds, name) for name in ("explained", "decision_accuracy", "auc")))  # fmt: skip
-    told = [f"{float(one.mean()):.2f}" for one in measures]
-    return [d.objective, d.gates, d.ablation, f"{d.l0:g}", str(int(ds["seed"].values[0])), *told]
+    means = (size, *(units.of(ds, name) for name in ("explained", "decision_accuracy", "auc")))
+    shares = (units.undefined(ds, "local"), (size == 0).where(size.notnull()))
+    return [float(one.mean()) for one in (*shares, *means)]
 
 
 def markdown(option: Ingredients) -> str:
     """Raises FedmiError where there is nothing."""
     name = trained(option).name
-    found = [row(ds) for how in SEARCHES for ds in pieces.results_in(option.out / f"{name}-{how}")]
-    if not found:
+    each = [pieces.results_in(option.out / f"{name}-{how}") for how in SEARCHES]
+    if not any(each):
         raise FedmiError(f"{option.out}: no results yet; give --seeds")
-    lines = [HEAD, ["---"] * len(HEAD), *found]
+    lines = [HEAD, ["---"] * len(HEAD), *(row(found) for found in each if found)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 

@@ -334,7 +334,7 @@ def test_both_instruments_search_the_same_models(runner, tmp_path, monkeypatch):
 
 
 def test_ingredients_are_searched_in_the_same_models(runner, tmp_path, monkeypatch):
-    """Trained once a pilot seed; a line for every search and seed; what is there is not made again."""
+    """Trained once a pilot seed; a line for every search; what is there is not made again."""
     searched = []
 
     def search_again(trained, discovery, evaluation, rounds):
@@ -350,13 +350,22 @@ def test_ingredients_are_searched_in_the_same_models(runner, tmp_path, monkeypat
     assert runner.asked == [("two-class", (seed,)) for seed in (100, 101)]
     assert searched == [(one.objective, one.objective == "class", (2,)) for one in ingredients.SEARCHES.values()] * 2
     table = (tmp_path / "ingredients.md").read_text().splitlines()
-    assert len(table) == 2 + 2 * len(ingredients.SEARCHES)
-    assert table[2].startswith("| class | step | zero | 0.01 | 100 | 0.00 | 0.00 | ")
-    assert any(line.startswith("| decision | bernoulli | mean-map | 0.0025 | 101 | ") for line in table)
+    assert len(table) == 2 + len(ingredients.SEARCHES)
+    assert table[2].startswith("| `class` | step | zero | 0.01 | 100, 101 | 0.00, 0.00 | 0.00, 0.00 | ")
+    assert any(line.startswith("| `decision` | bernoulli | mean-map | 0.0025 | 100, 101 | ") for line in table)
     ingredients.main(replace(option, seeds=0))
     assert len(searched) == 2 * len(ingredients.SEARCHES)
     with pytest.raises(FedmiError, match=r"nothing: no results yet; give --seeds"):
         ingredients.main(ingredients.Ingredients(tmp_path / "nothing", seeds=0))
+
+
+def test_the_page_shows_the_stored_ingredients_as_they_are():
+    root = Path(ingredients.__file__).parent
+    page = (root.parent / "docs" / "decisions.md").read_text("utf-8")
+    stored = sorted((root / "beyond" / "ingredients").glob("*.md"))
+    assert stored
+    for path in stored:
+        assert path.read_text("utf-8") in page, path
 
 
 def test_the_second_registration_waits_for_its_own_seeds():
