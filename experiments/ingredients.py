@@ -25,10 +25,12 @@ from experiments import pieces
 from experiments.pieces import Beside
 from fedmi_jax import files
 from fedmi_jax.analysis import units
+from fedmi_jax.analysis.verdicts import Criterion, decide
 from fedmi_jax.config import Discovery, Experiment, from_json, replace
 from fedmi_jax.errors import ConfigError, FedmiError, unknown
 from fedmi_jax.federation.again import search_again
 from fedmi_jax.presets import preset
+from fedmi_jax.results.statistics import estimate, paired
 
 PILOT = 100
 """The first seed of those that set the defaults."""
@@ -115,22 +117,65 @@ def numbers(ds: xr.Dataset) -> list[float]:
     return [float(one.mean()) for one in (*shares, *means)]
 
 
-def markdown(option: Ingredients) -> str:
+Found = Mapping[str, Sequence[xr.Dataset]]
+"""By search, the results of each seed."""
+
+
+def there(option: Ingredients) -> Found:
     """Raises FedmiError where there is nothing."""
     name = trained(option).name
-    each = [pieces.results_in(option.out / f"{name}-{how}") for how in SEARCHES]
-    if not any(each):
+    each = {how: pieces.results_in(option.out / f"{name}-{how}") for how in SEARCHES}
+    if not any(each.values()):
         raise FedmiError(f"{option.out}: no results yet; give --seeds")
-    lines = [HEAD, ["---"] * len(HEAD), *(row(found) for found in each if found)]
+    return {how: found for how, found in each.items() if found}
+
+
+def markdown(found: Found) -> str:
+    """What every search finds; of other seeds than the pilot's, the verdicts too."""
+    lines = [HEAD, ["---"] * len(HEAD), *(row(one) for one in found.values())]
+    return _table(lines) + _judged(found)
+
+
+def _table(lines: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+# --- what was predicted (docs/evidence.md) ---
+
+
+def answers(found: Found, how: str) -> xr.DataArray:
+    """How well circuits decide on their own model, (S,)."""
+    values = [float(units.of(ds, "decision_accuracy").mean()) for ds in found.get(how, ())]
+    return xr.DataArray(values, {"seed": [int(ds["seed"].values[0]) for ds in found.get(how, ())]}, "seed")
+
+
+PREDICTED = (
+    ("I1", "class, step: mean-map minus zero", ("class-step-mean-map", "class-step-zero"), Criterion(low=0.10)),
+    ("I2", "class, bernoulli, mean-map", ("class-bernoulli-mean-map",), Criterion(low=0.85)),
+    ("I3", "class, bernoulli, zero", ("class-bernoulli-zero",), Criterion(high=0.75)),
+)
+"""Name, what is measured, of which search (less which other), criterion."""
+
+
+def _judged(found: Found) -> str:
+    """Empty where there are seeds that had been seen."""
+    if any(int(ds["seed"].values[0]) >= PILOT for each in found.values() for ds in each):
+        return ""
+    lines: list[Sequence[str]] = [("", "balanced accuracy on their own model", "measured", "criterion", "verdict")]
+    lines.append(["---"] * len(lines[0]))
+    for name, says, searches, criterion in PREDICTED:
+        first, *others = (answers(found, how) for how in searches)
+        measured = paired(first, others[0]) if others else estimate(first)
+        lines.append((name, says, str(measured), str(criterion), decide(measured, criterion)))
+    return "\n" + _table(lines)
 
 
 def main(option: Ingredients) -> None:
     seeds, made = range(option.first, option.first + option.seeds), partial(beside, option)
     option.in_time(lambda until: pieces.run_missing(option.out, [trained(option)], seeds, 1, made, until))
     with files.replacing(option.out / "ingredients.md") as temporary:
-        temporary.write_text(markdown(option), "utf-8")
-    print(markdown(option))
+        temporary.write_text(markdown(there(option)), "utf-8")
+    print(markdown(there(option)))
 
 
 if __name__ == "__main__":

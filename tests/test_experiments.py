@@ -359,6 +359,26 @@ def test_ingredients_are_searched_in_the_same_models(runner, tmp_path, monkeypat
         ingredients.main(ingredients.Ingredients(tmp_path / "nothing", seeds=0))
 
 
+def test_ingredients_are_judged_by_seeds_that_had_not_been_seen():
+    means = {"class-step-zero": 0.5, "class-step-mean-map": 0.65, "class-bernoulli-mean-map": 0.8,
+             "class-bernoulli-zero": 0.7}  # fmt: skip
+
+    def found(first):
+        return {
+            how: [decided("two-class", "class", seeds=1, rounds=1, numbers=[first + i],
+                          decision_accuracy=mean + 0.01 * i) for i in range(3)]
+            for how, mean in means.items()
+        }  # fmt: skip
+
+    told = ingredients.markdown(found(0))
+    assert "| I1 | class, step: mean-map minus zero | 0.15 [0.15, 0.15] | at least 0.10 | holds |" in told
+    assert "| I2 | class, bernoulli, mean-map | 0.81 [0.80, 0.82] | at least 0.85 | does not hold |" in told
+    assert "| I3 | class, bernoulli, zero | 0.71 [0.70, 0.72] | at most 0.75 | holds |" in told
+    assert "I1" not in ingredients.markdown(found(ingredients.PILOT))
+    fewer = {how: each[:2] for how, each in found(0).items()}
+    assert ingredients.markdown(fewer).count("cannot tell yet") == 3
+
+
 def test_the_page_shows_the_stored_ingredients_as_they_are():
     root = Path(ingredients.__file__).parent
     page = (root.parent / "docs" / "decisions.md").read_text("utf-8")
