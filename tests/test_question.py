@@ -130,9 +130,17 @@ def test_a_more_confident_model_asks_the_same(times):
     assert q.explained(times * masked, more) == pytest.approx(float(q.explained(masked, once)), rel=1e-12)
 
 
+def bias_refitted(score, truth, weights):
+    """Of two classes, each of which is one side."""
+    return q.bias_accuracy(score, truth, weights, q.every_second(truth.astype(int), 2))
+
+
 def by_scipy(score, truth, weights):
     """The bias by a library's search for the least cross-entropy, on each half, judged on the other."""
-    halves, found = [np.arange(len(score)) % 2 == i for i in (0, 1)], []
+    even = np.zeros(len(score), bool)
+    for side in (truth, ~truth):
+        even[np.flatnonzero(side)[1::2]] = True
+    halves, found = (even, ~even), []
     for fitted, other in (halves, halves[::-1]):
         sides = [np.where(fitted & side, weights, 0) for side in (truth, ~truth)]
         both = sum(side / side.sum() for side in sides)
@@ -153,7 +161,7 @@ def test_a_bias_is_refitted_on_one_half_and_judged_on_the_other(shift):
     rng = np.random.default_rng(3)
     truth = rng.random(200) < 0.3
     score, weights = rng.normal(size=200) + 2.5 * truth + shift, rng.random(200) + 0.1
-    found = float(jax.jit(q.bias_accuracy)(jnp.asarray(score), jnp.asarray(truth), jnp.asarray(weights)))
+    found = float(jax.jit(bias_refitted)(jnp.asarray(score), jnp.asarray(truth), jnp.asarray(weights)))
     assert found == pytest.approx(by_scipy(score, truth, weights), rel=1e-9)
     assert 0.8 < found < 0.99
     as_it_is = np.mean([np.average(((score > 0) == truth)[side], weights=weights[side]) for side in (truth, ~truth)])
@@ -163,13 +171,25 @@ def test_a_bias_is_refitted_on_one_half_and_judged_on_the_other(shift):
 def test_a_bias_helps_no_score_that_knows_nothing():
     rng = np.random.default_rng(4)
     found = [
-        float(q.bias_accuracy(jnp.asarray(rng.normal(size=400)), jnp.asarray(rng.random(400) < 0.5), jnp.ones(400)))
+        float(bias_refitted(jnp.asarray(rng.normal(size=400)), jnp.asarray(rng.random(400) < 0.5), jnp.ones(400)))
         for _ in range(20)
     ]
     assert np.mean(found) == pytest.approx(0.5, abs=0.02)
-    same = q.bias_accuracy(jnp.ones(8), jnp.arange(8) < 4, jnp.ones(8))
-    one_side = q.bias_accuracy(jnp.arange(8.0), jnp.ones(8, bool), jnp.ones(8))
+    same = bias_refitted(jnp.ones(8), jnp.arange(8) < 4, jnp.ones(8))
+    one_side = bias_refitted(jnp.arange(8.0), jnp.ones(8, bool), jnp.ones(8))
     assert (float(same), float(one_side)) == (0.5, 0.5)
+
+
+def test_both_halves_have_images_of_every_class_in_whatever_order_they_come():
+    """Also where classes take turns, so that every second image is of one class; padding is in neither."""
+    for labels in (np.arange(60) % 3, np.repeat(np.arange(3), 20), np.random.default_rng(0).permutation(60) % 3):
+        half = np.asarray(q.every_second(jnp.asarray(labels), 3))
+        assert [int(half[labels == c].sum()) for c in range(3)] == [10, 10, 10]
+    padded = jnp.asarray([0, 1, -1, -1, 0, 1])
+    assert np.asarray(q.every_second(padded, 2))[[0, 1, 4, 5]].tolist() == [False, False, True, True]
+    logits = jnp.where(jnp.arange(40)[:, None] % 2 == jnp.arange(2), 3.0, 0.0)
+    compared = q.compare_with(logits, logits, jnp.arange(40) % 2, jnp.asarray(0), jnp.asarray([False, True]))
+    assert float(compared.bias_accuracy) == 1
 
 
 def test_auc_counts_pairs():

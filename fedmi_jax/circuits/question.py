@@ -140,7 +140,8 @@ def compare_with(logits: Array, whole: Array, labels: Array, label: Array, other
     score = margin(logits, label, asked.temperature)
     return Explained(
         explained(logits, asked), explained(logits, plain), auc(score, truth, weights),
-        jnp.sum(weights * (called == truth)), bias_accuracy(score, truth, weights),
+        jnp.sum(weights * (called == truth)),
+        bias_accuracy(score, truth, weights, every_second(labels, others.shape[0])),
         jnp.sum(weights * (called == wanted)), constant,
     )  # fmt: skip
 
@@ -157,14 +158,19 @@ def auc(score: Array, truth: Array, weights: Array) -> Array:
     return jnp.where(pairs > 0, jnp.sum(positive * (lower + upper)) / 2 / jnp.where(pairs > 0, pairs, 1), 0.5)
 
 
-def bias_accuracy(score: Array, truth: Array, weights: Array) -> Array:
-    """(): balanced accuracy of calling the class where score + bias > 0. The bias is fitted on every second image, by
+def every_second(labels: Array, classes: int) -> Array:
+    """bool (N,): every second image of each class, of labels (N,)."""
+    so_far = jnp.cumsum(labels[:, None] == jnp.arange(classes), 0)
+    return jnp.take_along_axis(so_far, jnp.maximum(labels, 0)[:, None], 1)[:, 0] % 2 == 0
+
+
+def bias_accuracy(score: Array, truth: Array, weights: Array, half: Array) -> Array:
+    """(): balanced accuracy of calling the class where score + bias > 0. The bias is fitted on `half` of the images, by
     cross-entropy with both sides weighing the same, and judged on the others, and the reverse; the mean of both. 0.5
-    where there are no images of one side. All of (N,)."""
-    even = jnp.arange(len(score)) % 2 == 0
-    halves = [_sides(truth, jnp.where(half, weights, 0)) for half in (even, ~even)]
+    where a half has no images of one side. All of (N,)."""
+    halves = [_sides(truth, jnp.where(part, weights, 0)) for part in (half, ~half)]
     judged = [_right(score + _bias(score, fitted), other) for fitted, other in (halves, halves[::-1])]
-    there = jnp.all(jnp.stack([jnp.sum(side) > 0 for half in halves for side in half]))
+    there = jnp.all(jnp.stack([jnp.sum(side) > 0 for sides in halves for side in sides]))
     return jnp.where(there, (judged[0] + judged[1]) / 2, 0.5)
 
 

@@ -92,7 +92,7 @@ class Evaluation(NamedTuple):
     """Of the whole model."""
     bias_accuracy: float
     """Balanced accuracy of calling the class where its log-odds plus one bias are above 0; the bias is fitted on every
-    second of these images and judged on the others, and the reverse."""
+    second image of each class and judged on the others, and the reverse. 0.5 where a half lacks images."""
 
 
 def discover(

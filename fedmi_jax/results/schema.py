@@ -203,7 +203,7 @@ VARIABLES: dict[str, Variable] = {
         "decision_accuracy": "balanced accuracy on the class against those it is told from, with only the circuit kept",
         "cross_evaluation_decision_accuracy": "decision_accuracy of the mask on the other model",
         "bias_accuracy": "the same of calling the class where its log-odds plus one bias are above 0; the bias is "
-        "fitted on every second test image and judged on the others, and the reverse",
+        "fitted on every second test image of each class and judged on the others, and the reverse",
         "cross_evaluation_bias_accuracy": "bias_accuracy of the mask on the other model",
         "kappa": "agreement of circuit and whole model on what is the class, beyond that of the best constant answer",
         "cross_evaluation_explained": "explained of the mask on the other model, of that model's own answers",
