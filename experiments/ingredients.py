@@ -96,7 +96,7 @@ def search(discovery: Discovery, result: xr.Dataset) -> xr.Dataset:
 
 HEAD = (
     "objective", "gates", "ablation", "penalty", "seeds", "undefined", "empty", "channels", "explained",
-    "balanced accuracy", "AUC",
+    "balanced accuracy", "AUC", "balanced accuracy, averaged model", "AUC there",
 )  # fmt: skip
 
 
@@ -110,9 +110,14 @@ def row(found: Sequence[xr.Dataset]) -> list[str]:
 
 
 def numbers(ds: xr.Dataset) -> list[float]:
-    """Shares of circuits that are undefined, and of the others that are empty; channels, and how well they decide."""
+    """Shares of circuits that are undefined, and of the others that are empty; channels, and how well they decide, on
+    their own model and on the averaged one."""
     size = units.size(ds)
-    means = (size, *(units.of(ds, name) for name in ("explained", "decision_accuracy", "auc")))
+    answers = (
+        "explained",
+        *(f"{on}{name}" for on in ("", "cross_evaluation_") for name in ("decision_accuracy", "auc")),
+    )
+    means = (size, *(units.of(ds, name) for name in answers))
     shares = (units.undefined(ds, "local"), (size == 0).where(size.notnull()))
     return [float(one.mean()) for one in (*shares, *means)]
 
