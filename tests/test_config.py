@@ -298,7 +298,7 @@ SCALARS = {
     for section, values in {**{k: v for k, v in c.to_dict(c.Experiment()).items() if isinstance(v, dict)},
                             "": {k: v for k, v in c.to_dict(c.Experiment()).items() if not isinstance(v, dict)}}.items()
     for name in values
-    if name not in ("name", "data_dir", "file")  # any text will do
+    if name not in ("name", "data_dir", "file", "own")  # any text will do
 }  # fmt: skip
 
 

@@ -269,7 +269,8 @@ def test_short_runs_and_few_seeds_decide_nothing():
     assert set(verdicts({}, rounds=9).values()) == {"cannot tell yet"}
     assert set(verdicts({}, seeds=2).values()) == {"cannot tell yet"}
     made = points({("two-class", "fedavg", "moved"): 0.0}, methods=("fedavg",))
-    assert {row.after for row in predicted.judge(made)} == {"cannot tell yet"}
+    about_others = [row for row in predicted.judge(made) if row.prediction.id != "M18"]
+    assert {row.after for row in about_others} == {"cannot tell yet"}
     assert "parts lack results" in predicted.markdown(predicted.judge(made))
 
 
