@@ -361,22 +361,24 @@ def test_ingredients_are_searched_in_the_same_models(runner, tmp_path, monkeypat
 
 def test_ingredients_are_judged_by_seeds_that_had_not_been_seen():
     means = {"class-step-zero": 0.5, "class-step-mean-map": 0.65, "class-bernoulli-mean-map": 0.8,
-             "class-bernoulli-zero": 0.7}  # fmt: skip
+             "class-bernoulli-zero": 0.7, "decision-bernoulli-zero": 0.82, "decision-bernoulli-mean-map": 0.7}  # fmt: skip
+
+    def one(how, mean, seed):
+        name = "cross_evaluation_decision_accuracy" if how.startswith("decision") else "decision_accuracy"
+        return decided("two-class", "class", seeds=1, rounds=1, numbers=[seed], **{name: mean})
 
     def found(first):
-        return {
-            how: [decided("two-class", "class", seeds=1, rounds=1, numbers=[first + i],
-                          decision_accuracy=mean + 0.01 * i) for i in range(3)]
-            for how, mean in means.items()
-        }  # fmt: skip
+        return {how: [one(how, mean + 0.01 * i, first + i) for i in range(3)] for how, mean in means.items()}
 
     told = ingredients.markdown(found(0))
-    assert "| I1 | class, step: mean-map minus zero | 0.15 [0.15, 0.15] | at least 0.10 | holds |" in told
-    assert "| I2 | class, bernoulli, mean-map | 0.81 [0.80, 0.82] | at least 0.85 | does not hold |" in told
-    assert "| I3 | class, bernoulli, zero | 0.71 [0.70, 0.72] | at most 0.75 | holds |" in told
+    assert "| I1 | class, step, own model: mean-map minus zero | 0.15 [0.15, 0.15] | at least 0.10 | holds |" in told
+    assert "| I2 | class, bernoulli, mean-map, own model | 0.81 [0.80, 0.82] | at least 0.85 | does not hold |" in told
+    assert "| I3 | class, bernoulli, zero, own model | 0.71 [0.70, 0.72] | at most 0.75 | holds |" in told
+    assert "| I4 | decision, zero, averaged model | 0.83 [0.82, 0.84] | at least 0.80 | holds |" in told
+    assert "| I5 | decision, averaged model: zero minus mean-map | 0.12 [0.12, 0.12] | at least 0.15 | does not" in told
     assert "I1" not in ingredients.markdown(found(ingredients.PILOT))
     fewer = {how: each[:2] for how, each in found(0).items()}
-    assert ingredients.markdown(fewer).count("cannot tell yet") == 3
+    assert ingredients.markdown(fewer).count("cannot tell yet") == 5
 
 
 def test_the_page_shows_the_stored_ingredients_as_they_are():
