@@ -360,8 +360,10 @@ def test_ingredients_are_searched_in_the_same_models(runner, tmp_path, monkeypat
 
 
 def test_ingredients_are_judged_by_seeds_that_had_not_been_seen():
-    means = {"class-step-zero": 0.5, "class-step-mean-map": 0.65, "class-bernoulli-mean-map": 0.8,
-             "class-bernoulli-zero": 0.7, "decision-bernoulli-zero": 0.82, "decision-bernoulli-mean-map": 0.7}  # fmt: skip
+    means = {
+        "class-step-zero": 0.5, "class-step-mean-map": 0.65, "class-bernoulli-mean-map": 0.8,
+        "class-bernoulli-zero": 0.7, "decision-bernoulli-zero": 0.82, "decision-bernoulli-mean-map": 0.7,
+    }  # fmt: skip
 
     def one(how, mean, seed):
         name = "cross_evaluation_decision_accuracy" if how.startswith("decision") else "decision_accuracy"
