@@ -179,7 +179,7 @@ PREDICTED = (
 
 
 def _judged(found: Found) -> str:
-    """Empty where there are seeds that had been seen."""
+    """Of what has been measured; empty where there are seeds that had been seen."""
     if any(int(ds["seed"].values[0]) >= PILOT for each in found.values() for ds in each):
         return ""
     lines: list[Sequence[str]] = [("", "balanced accuracy", "measured", "criterion", "verdict")]
@@ -187,7 +187,8 @@ def _judged(found: Found) -> str:
     for one in PREDICTED:
         first, *others = (answers(found, how, one.name) for how in one.of)
         measured = paired(first, others[0]) if others else estimate(first)
-        lines.append((one.id, one.says, str(measured), str(one.criterion), decide(measured, one.criterion)))
+        if measured.seeds:
+            lines.append((one.id, one.says, str(measured), str(one.criterion), decide(measured, one.criterion)))
     return "\n" + _table(lines)
 
 
