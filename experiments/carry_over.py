@@ -34,7 +34,7 @@ from fedmi_jax import files
 from fedmi_jax.analysis import claims, predictions, runs
 from fedmi_jax.analysis.instruments import Key
 from fedmi_jax.config import Data, Model, from_json
-from fedmi_jax.errors import ConfigError, FedmiError, unknown
+from fedmi_jax.errors import FedmiError
 from fedmi_jax.results.statistics import Estimate
 
 FASHION, BASE = "fashion-mnist", "mnist"
@@ -72,9 +72,7 @@ def variations(option: CarryOver) -> dict[str, Variation]:
         "narrow": Variation("channels (16, 32, 64)", ("two-class",), model=Model(channels=(16, 32, 64))),
         "wide": Variation("channels (64, 128, 256)", ("two-class",), model=Model(channels=(64, 128, 256))),
     }
-    for name in option.only:
-        if name not in every:
-            raise ConfigError(f"only: {unknown(name, every)}")
+    pieces.refuse_unknown(option.only, every)
     return {name: every[name] for name in option.only or every}
 
 

@@ -12,11 +12,12 @@ from typing import NamedTuple
 
 import xarray as xr
 
+from experiments import pieces
 from fedmi_jax.analysis import units
 from fedmi_jax.analysis.instruments import Key
 from fedmi_jax.results.labels import held
 from fedmi_jax.results.schema import NULLS, STATUS
-from fedmi_jax.results.statistics import estimate
+from fedmi_jax.results.statistics import estimate, over_seeds
 
 LITTLE = 0.1
 """Share of the decision that what is left of a model explains, at most, where the circuit was all of it."""
@@ -99,8 +100,8 @@ def table(results: Mapping[Key, xr.Dataset], objective: str) -> str:
     if not last:
         return ""
     head = ["local circuits, last round", *(f"{key.experiment} ({ds.sizes['seed']})" for key, ds in last.items())]
-    lines = [head, ["---"] * len(head), *([row.says, *(_cell(row, ds) for ds in last.values())] for row in ROWS)]
-    return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), "", NOTE])
+    lines = [[row.says, *(_cell(row, ds) for ds in last.values())] for row in ROWS]
+    return f"{pieces.markdown(head, lines)}\n\n{NOTE}"
 
 
 NOTE = (
@@ -116,11 +117,6 @@ def _whole(ds: xr.Dataset) -> bool:
 
 
 def _cell(row: Row, ds: xr.Dataset) -> str:
-    said = str(estimate(_per_seed(row.value(ds))))
-    null = row.null and estimate(_per_seed(row.null(ds))).mean
-    return said if null is None or null != null else f"{said} ({null:.2f})"
-
-
-def _per_seed(values: xr.DataArray) -> xr.DataArray:
-    values = values.astype(float)
-    return values.mean([dim for dim in values.dims if dim != "seed"])
+    said = str(estimate(over_seeds(row.value(ds))))
+    null = None if row.null is None else estimate(over_seeds(row.null(ds)))
+    return f"{said} ({null.mean:.2f})" if null is not None and null.seeds else said

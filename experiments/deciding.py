@@ -161,11 +161,11 @@ def report(option: Deciding) -> None:
     loaded = runs.load([option.out])
     found = instruments.sort_out(loaded)
     for objective in option.objectives:
-        of = "" if objective == "decision" else f"-{objective}"
+        which = "" if objective == "decision" else f"-{objective}"
         for more, registration in REGISTRATIONS.items():
-            _write(option.out / f"predictions{of}{more}.md", judged(found, objective, registration))
+            _write(option.out / f"predictions{which}{more}.md", judged(found, objective, registration))
         if looked := closer.table(found.results, objective):
-            _write(option.out / f"closer{of}.md", looked + "\n")
+            _write(option.out / f"closer{which}.md", looked + "\n")
     papers = [(path, ds) for path, ds in loaded if not runs.pruned_otherwise(ds)]
     of = runs.sort_out(papers, paper_only=True)
     _write(option.out / "claims.md", claims_table.markdown(claims.judge(of, second.of(papers)), of))

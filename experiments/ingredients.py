@@ -14,7 +14,7 @@ On one CPU core half a minute a search.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -28,7 +28,7 @@ from fedmi_jax import files
 from fedmi_jax.analysis import units
 from fedmi_jax.analysis.verdicts import Criterion, decide
 from fedmi_jax.config import Discovery, Experiment, from_json, replace
-from fedmi_jax.errors import ConfigError, FedmiError, unknown
+from fedmi_jax.errors import FedmiError
 from fedmi_jax.federation.again import search_again
 from fedmi_jax.presets import preset
 from fedmi_jax.results.statistics import estimate, paired
@@ -69,9 +69,7 @@ class Ingredients(pieces.Series):
 
 def chosen(option: Ingredients) -> Mapping[str, Discovery]:
     """The searches that are asked for. Raises ConfigError for one that there is not."""
-    for name in option.only:
-        if name not in SEARCHES:
-            raise ConfigError(f"only: {unknown(name, SEARCHES)}")
+    pieces.refuse_unknown(option.only, SEARCHES)
     return {name: one for name, one in SEARCHES.items() if not option.only or name in option.only}
 
 
@@ -95,32 +93,32 @@ def search(discovery: Discovery, result: xr.Dataset) -> xr.Dataset:
     return search_again(result, discovery, evaluation, rounds=last)
 
 
-HEAD = (
-    "objective", "gates", "ablation", "penalty", "seeds", "undefined", "empty", "channels", "explained",
-    "balanced accuracy", "AUC", "balanced accuracy, averaged model", "AUC there",
-)  # fmt: skip
+def _empty(ds: xr.Dataset) -> xr.DataArray:
+    size = units.size(ds)
+    return (size == 0).where(size.notnull()).astype(float)
+
+
+ACROSS = "cross_evaluation_decision_accuracy"
+MEASURES: Mapping[str, tuple[Callable[[xr.Dataset], xr.DataArray], str]] = {
+    "undefined": (partial(units.undefined, origin="local"), ".2f"),
+    "empty": (_empty, ".2f"),
+    "channels": (units.size, ".0f"),
+    "explained": (partial(units.of, name="explained"), ".2f"),
+    "balanced accuracy": (partial(units.of, name="decision_accuracy"), ".2f"),
+    "AUC": (partial(units.of, name="auc"), ".2f"),
+    "balanced accuracy, averaged model": (partial(units.of, name=ACROSS), ".2f"),
+    "AUC there": (partial(units.of, name="cross_evaluation_auc"), ".2f"),
+}
+"""Head of a column -> what is averaged over local circuits, and how it is written."""
+HEAD = ("objective", "gates", "ablation", "penalty", "seeds", *MEASURES)
 
 
 def row(found: Sequence[xr.Dataset]) -> list[str]:
     """Of one search: means over local circuits, seed by seed."""
     d = from_json(found[0].attrs["config"]).discovery
     seeds = ", ".join(str(int(ds["seed"].values[0])) for ds in found)
-    each = zip(*map(numbers, found), strict=True)
-    means = [", ".join(f"{value:.0f}" if i == 2 else f"{value:.2f}" for value in of) for i, of in enumerate(each)]
+    means = [", ".join(f"{float(of(ds).mean()):{form}}" for ds in found) for of, form in MEASURES.values()]
     return [f"`{d.objective}`", d.gates, d.ablation, f"{d.l0:g}", seeds, *means]
-
-
-def numbers(ds: xr.Dataset) -> list[float]:
-    """Shares of circuits that are undefined, and of the others that are empty; channels, and how well they decide, on
-    their own model and on the averaged one."""
-    size = units.size(ds)
-    answers = (
-        "explained",
-        *(f"{on}{name}" for on in ("", "cross_evaluation_") for name in ("decision_accuracy", "auc")),
-    )
-    means = (size, *(units.of(ds, name) for name in answers))
-    shares = (units.undefined(ds, "local"), (size == 0).where(size.notnull()))
-    return [float(one.mean()) for one in (*shares, *means)]
 
 
 Found = Mapping[str, Sequence[xr.Dataset]]
@@ -138,12 +136,7 @@ def there(option: Ingredients) -> Found:
 
 def markdown(found: Found) -> str:
     """What every search finds; of other seeds than the pilot's, the verdicts too."""
-    lines = [HEAD, ["---"] * len(HEAD), *(row(one) for one in found.values())]
-    return _table(lines) + _judged(found)
-
-
-def _table(lines: Sequence[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    return pieces.markdown(HEAD, (row(one) for one in found.values())) + "\n" + _judged(found)
 
 
 # --- what was predicted (docs/evidence.md) ---
@@ -166,7 +159,6 @@ class Predicted(NamedTuple):
     name: str = "decision_accuracy"
 
 
-ACROSS = "cross_evaluation_decision_accuracy"
 PREDICTED = (
     Predicted("I1", "class, step, own model: mean-map minus zero", ("class-step-mean-map", "class-step-zero"),
               Criterion(low=0.10)),
@@ -182,22 +174,22 @@ def _judged(found: Found) -> str:
     """Of what has been measured; empty where there are seeds that had been seen."""
     if any(int(ds["seed"].values[0]) >= PILOT for each in found.values() for ds in each):
         return ""
-    lines: list[Sequence[str]] = [("", "balanced accuracy", "measured", "criterion", "verdict")]
-    lines.append(["---"] * len(lines[0]))
+    lines: list[Sequence[str]] = []
     for one in PREDICTED:
         first, *others = (answers(found, how, one.name) for how in one.of)
         measured = paired(first, others[0]) if others else estimate(first)
         if measured.seeds:
             lines.append((one.id, one.says, str(measured), str(one.criterion), decide(measured, one.criterion)))
-    return "\n" + _table(lines)
+    return "\n" + pieces.markdown(("", "balanced accuracy", "measured", "criterion", "verdict"), lines) + "\n"
 
 
 def main(option: Ingredients) -> None:
     seeds, made = range(option.first, option.first + option.seeds), partial(beside, option)
     option.in_time(lambda until: pieces.run_missing(option.out, [trained(option)], seeds, 1, made, until))
+    text = markdown(there(option))
     with files.replacing(option.out / "ingredients.md") as temporary:
-        temporary.write_text(markdown(there(option)), "utf-8")
-    print(markdown(there(option)))
+        temporary.write_text(text, "utf-8")
+    print(text)
 
 
 if __name__ == "__main__":

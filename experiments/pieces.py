@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +23,7 @@ from experiments import in_time
 from experiments.in_time import TimeIsUp, Until
 from fedmi_jax.analysis.compact import compact
 from fedmi_jax.config import Data, Experiment, Model, differences, from_json, replace
-from fedmi_jax.errors import FedmiError
+from fedmi_jax.errors import ConfigError, FedmiError, unknown
 from fedmi_jax.results import store
 
 TOGETHER = ".seeds-"
@@ -204,6 +204,18 @@ def _save_alone(found: xr.Dataset, results: Path, change: Callable[[xr.Dataset],
         if not _is_there(results, seed):
             alone = store.stamp(found.sel(seed=[seed]), replace(experiment, seeds=(seed,)))
             store.save(alone if change is None else change(alone), results / f"seed-{seed}")
+
+
+def refuse_unknown(only: Sequence[str], known: Collection[str]) -> None:
+    """Raise ConfigError for a name of `--only` that there is not: before hours of work, not after."""
+    for name in only:
+        if name not in known:
+            raise ConfigError(f"only: {unknown(name, known)}")
+
+
+def markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A table."""
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *lines))
 
 
 def ending(main: Callable[[], None]) -> None:

@@ -54,12 +54,12 @@ def row(name: str, short: dict[str, Any]) -> list[str]:
 
 
 def table(ours: runs.Runs, theirs: runs.Runs) -> str:
-    rows = [list(COLUMNS), ["---"] * len(COLUMNS)]
+    rows = []
     for name, ds in sorted(ours.items(), key=lambda pair: runs.place(pair[0])):
         rows.append(row(name, summary.summary(ds)))
         if name in theirs:
             rows.append(row("*authors*", summary.summary(theirs[name])))
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
+    return pieces.markdown(COLUMNS, rows)
 
 
 def main() -> None:

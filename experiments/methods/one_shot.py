@@ -40,7 +40,8 @@ def of(result: xr.Dataset, dataset: Dataset | None = None) -> xr.Dataset:
     last = result.isel(round=[-1])
     asked = STUDIES if _all_have_circuits(last) else {}
     found = {study: _numbers(study, result, dataset) for study in asked}
-    names = [name for measure in STUDIES["cascade"] for name in (measure, f"{measure}, {RANDOM}")]
+    measures = dict.fromkeys(measure for of in STUDIES.values() for measure in of)
+    names = [name for measure in measures for name in (measure, f"{measure}, {RANDOM}")]
     made = np.full((last.sizes["seed"], 1, len(STUDIES), len(names)), np.nan)
     for i, study in enumerate(STUDIES):
         for j, name in enumerate(names):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from experiments import pieces
 from fedmi_jax.config import Experiment, Sparsity, Split, replace
 from fedmi_jax.errors import ConfigError, unknown
 from fedmi_jax.methods import Aggregation, FedAdam, FedBABU, FedProx, Matching, OwnerChannels
@@ -139,9 +140,7 @@ def _sparsity(common: Sparsity, pruned: Layers) -> Sparsity:
 def wanted(only: tuple[str, ...], common: Experiment) -> list[str]:
     """The rows to run with these clients, FedAvg first; `only`: some of them, or all. Raises ConfigError for a name
     that there is not."""
-    for name in only:
-        if name not in METHODS:
-            raise ConfigError(f"only: {unknown(name, METHODS)}")
+    pieces.refuse_unknown(only, METHODS)
     return [name for name, row in METHODS.items() if _runs(name, row, only, common.split.clients)]
 
 

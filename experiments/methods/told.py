@@ -241,9 +241,9 @@ def verdicts(points: Points, scenario: str) -> str:
     heads = ("method", "seeds", "the server gets", "accuracy, held classes", *FIRST, *said)
     lines = [_line(heads), _line(["---"] * len(heads))]
     for name in there(points, scenario):
-        answers = [of(points, scenario, name) for of in (keeps_circuits, keeps_decisions, keeps_accuracy)]
-        answers = ["-" if name == rows.BASE else answer for answer in answers]
-        answers[:2] = ["-", "-"] if name in rows.ONE_SHOT else answers[:2]
+        unasked = 3 if name == rows.BASE else 2 if name in rows.ONE_SHOT else 0
+        rules = (keeps_circuits, keeps_decisions, keeps_accuracy)[unasked:]
+        answers = ["-"] * unasked + [of(points, scenario, name) for of in rules]
         seeds = str(per_seed(points, scenario, name, accuracy_of(name)).size)
         measures = (accuracy_of(name), *FIRST.values())
         measured = [str(estimate(per_seed(points, scenario, name, one))) for one in measures]

@@ -61,7 +61,7 @@ def _search(option: Discover, out: Path, stored: xr.Dataset) -> int:
     experiment = again.changed(stored, option.discovery, option.evaluation)
     say(f"{experiment.name}: {experiment.rounds} rounds of stored models; the search: {in_words(option.discovery)}")
     with signals.stopping("nothing was written; the same command begins anew") as stop:
-        with terminal.saying_warnings(aloud=True), following(experiment) as (advance, on_round):
+        with terminal.saying_warnings(), following(experiment) as (advance, on_round):
             result = again.search_again(
                 stored, option.discovery, option.evaluation, progress=partial(stop.check, advance), on_round=on_round
             )

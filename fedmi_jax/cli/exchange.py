@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from tyro.conf import Positional
 
 from fedmi_jax.cli.run import require_writable
 from fedmi_jax.devices import require_jax
-from fedmi_jax.errors import ConfigError
+from fedmi_jax.errors import ConfigError, say
 from fedmi_jax.results import authors, authors_log, authors_weights, store
 
 
@@ -72,7 +71,7 @@ def export(option: Export) -> int:
     result = store.load(option.folder)
     print(write(result, option.out, option.seed))
     if "served_accuracy" in result:
-        print(f"fedmi: {_own_models(result.attrs.get('method', 'its method'), option.pt)}", file=sys.stderr)
+        say(_own_models(result.attrs.get("method", "its method"), option.pt))
     return 0
 
 

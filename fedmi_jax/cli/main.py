@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from fedmi_jax.cli.run import Resume, Run, require_writable, resume, run
 from fedmi_jax.cli.study import Study, study
 from fedmi_jax.cli.sweep import Sweep, sweep
 from fedmi_jax.config import METHODS
-from fedmi_jax.errors import ConfigError, FedmiError, Interrupted, say, unknown
+from fedmi_jax.errors import ConfigError, FedmiError, FedmiWarning, Interrupted, say, unknown
 from fedmi_jax.presets import PRESETS
 from fedmi_jax.results import store, summary
 from fedmi_jax.studies import STUDIES
@@ -114,7 +115,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     terminal.accept_any_text()
     try:
-        with terminal.saying_warnings(aloud=False):
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", FedmiWarning
+            )  # a plan has said it; `fedmi discover`, which has none, says it
             return terminal.flushed(_status(arguments))
     except SystemExit as ended:  # after --help
         raise SystemExit(terminal.flushed(int(ended.code or 0))) from None

@@ -89,10 +89,10 @@ def flushed(status: int, further: str = "") -> int:
 
 
 @contextmanager
-def saying_warnings(aloud: bool) -> Iterator[None]:
-    """Within it a `FedmiWarning` is one line on standard error, or, where a plan has said it already, nothing."""
+def saying_warnings() -> Iterator[None]:
+    """Within it a `FedmiWarning` is one line on standard error."""
     with warnings.catch_warnings():
-        warnings.simplefilter("always" if aloud else "ignore", FedmiWarning)
+        warnings.simplefilter("always", FedmiWarning)
         usual = warnings.showwarning
 
         def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
