@@ -3,7 +3,7 @@
     python -m tools.refresh_results --authors FOLDER
 
 Draws every figure, writes claims.md, and replaces the blocks between `<!-- NAME -->` and `<!-- end -->` in
-docs/findings.md and in the README of both folders. FOLDER holds the published results of the paper's authors, imported
+the READMEs of these folders. FOLDER holds the published results of the paper's authors, imported
 with `fedmi import`; they are not stored here, for they have no licence. The sentences around the blocks are for a
 person to check.
 """
@@ -44,7 +44,7 @@ def main(option: Refresh) -> None:
     theirs = runs.gather([option.authors], paper_only=True)
     with replacing(STORED / "claims-of-the-published-runs.md") as temporary:
         temporary.write_text(claims_table.markdown(claims.judge(theirs), theirs), "utf-8")
-    put(ROOT / "docs" / "findings.md", "overview", claims_table.overview(rows))
+    put(STORED / "README.md", "overview", claims_table.overview(rows))
     put(STORED / "README.md", "table", table.table(found, theirs))
     put(STORED / "README.md", "figures", figures.index(sorted((STORED / "figures").glob("*.svg"))))
     dirichlet.main(dirichlet.Dirichlet(BEYOND / "dirichlet", seeds=0, rounds=ROUNDS))
