@@ -14,7 +14,7 @@ On one CPU core half a minute a search.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -65,6 +65,9 @@ class Ingredients(pieces.Series):
     """The first seed."""
     only: tuple[str, ...] = ()
     """These searches; none given: all."""
+    null_samples: int = 0
+    """Random live sets beside every circuit, closed as the search closes; the searches are then looked at closer, too,
+    and take twice as long."""
 
 
 def chosen(option: Ingredients) -> Mapping[str, Discovery]:
@@ -83,13 +86,14 @@ def trained(option: Ingredients) -> Experiment:
 
 def beside(option: Ingredients, experiment: Experiment) -> list[Beside]:
     """A result of each search."""
-    return [Beside(f"{experiment.name}-{how}", partial(search, one)) for how, one in chosen(option).items()]
+    made = partial(search, option.null_samples)
+    return [Beside(f"{experiment.name}-{how}", partial(made, one)) for how, one in chosen(option).items()]
 
 
-def search(discovery: Discovery, result: xr.Dataset) -> xr.Dataset:
+def search(null_samples: int, discovery: Discovery, result: xr.Dataset) -> xr.Dataset:
     """In the models of the last round."""
     evaluation, last = from_json(result.attrs["config"]).evaluation, result["round"].values.tolist()[-1:]
-    evaluation = replace(evaluation, decisions=discovery.objective == "class")
+    evaluation = replace(evaluation, decisions=discovery.objective == "class", null_samples=null_samples)
     return search_again(result, discovery, evaluation, rounds=last)
 
 
@@ -98,26 +102,32 @@ def _empty(ds: xr.Dataset) -> xr.DataArray:
     return (size == 0).where(size.notnull()).astype(float)
 
 
-ACROSS = "cross_evaluation_decision_accuracy"
+OWN, ACROSS = "decision_accuracy", "cross_evaluation_decision_accuracy"
+RANDOM_OWN, RANDOM_ACROSS = f"random_live_{OWN}", f"random_live_{ACROSS}"
 MEASURES: Mapping[str, tuple[Callable[[xr.Dataset], xr.DataArray], str]] = {
     "undefined": (partial(units.undefined, origin="local"), ".2f"),
     "empty": (_empty, ".2f"),
     "channels": (units.size, ".0f"),
     "explained": (partial(units.of, name="explained"), ".2f"),
-    "balanced accuracy": (partial(units.of, name="decision_accuracy"), ".2f"),
+    "balanced accuracy": (partial(units.of, name=OWN), ".2f"),
     "AUC": (partial(units.of, name="auc"), ".2f"),
     "balanced accuracy, averaged model": (partial(units.of, name=ACROSS), ".2f"),
     "AUC there": (partial(units.of, name="cross_evaluation_auc"), ".2f"),
 }
 """Head of a column -> what is averaged over local circuits, and how it is written."""
-HEAD = ("objective", "gates", "ablation", "penalty", "seeds", *MEASURES)
+NULLS: Mapping[str, tuple[Callable[[xr.Dataset], xr.DataArray], str]] = {
+    "random sets: balanced accuracy": (partial(units.of, name=RANDOM_OWN), ".2f"),
+    "random sets, averaged model": (partial(units.of, name=RANDOM_ACROSS), ".2f"),
+}
+"""The same, where they were asked for."""
+HEAD = ("objective", "gates", "ablation", "penalty", "seeds")
 
 
-def row(found: Sequence[xr.Dataset]) -> list[str]:
+def row(found: Sequence[xr.Dataset], columns: Iterable[tuple[Callable[[xr.Dataset], xr.DataArray], str]]) -> list[str]:
     """Of one search: means over local circuits, seed by seed."""
     d = from_json(found[0].attrs["config"]).discovery
     seeds = ", ".join(str(int(ds["seed"].values[0])) for ds in found)
-    means = [", ".join(f"{float(of(ds).mean()):{form}}" for ds in found) for of, form in MEASURES.values()]
+    means = [", ".join(f"{float(of(ds).mean()):{form}}" for ds in found) for of, form in columns]
     return [f"`{d.objective}`", d.gates, d.ablation, f"{d.l0:g}", seeds, *means]
 
 
@@ -136,16 +146,27 @@ def there(option: Ingredients) -> Found:
 
 def markdown(found: Found) -> str:
     """What every search finds; of other seeds than the pilot's, the verdicts too."""
-    return pieces.markdown(HEAD, (row(one) for one in found.values())) + "\n" + _judged(found)
+    nulls = all(RANDOM_ACROSS in ds for each in found.values() for ds in each)
+    columns = MEASURES | NULLS if nulls else MEASURES
+    table = pieces.markdown((*HEAD, *columns), (row(one, columns.values()) for one in found.values()))
+    return table + "\n" + _judged(found)
 
 
 # --- what was predicted (docs/evidence.md) ---
 
 
-def answers(found: Found, how: str, name: str) -> xr.DataArray:
-    """How well circuits decide, (S,)."""
-    values = [float(units.of(ds, name).mean()) for ds in found.get(how, ())]
-    return xr.DataArray(values, {"seed": [int(ds["seed"].values[0]) for ds in found.get(how, ())]}, "seed")
+class Of(NamedTuple):
+    """How well circuits of one search decide."""
+
+    how: str
+    name: str = OWN
+
+
+def answers(found: Found, one: Of) -> xr.DataArray:
+    """Means over local circuits, (S,), of the seeds that have this measure."""
+    there = [ds for ds in found.get(one.how, ()) if one.name in ds]
+    values = [float(units.of(ds, one.name).mean()) for ds in there]
+    return xr.DataArray(values, {"seed": [int(ds["seed"].values[0]) for ds in there]}, "seed")
 
 
 class Predicted(NamedTuple):
@@ -153,20 +174,23 @@ class Predicted(NamedTuple):
 
     id: str
     says: str
-    of: tuple[str, ...]
-    """Of which search; less which other."""
     criterion: Criterion
-    name: str = "decision_accuracy"
+    of: Of
+    less: Of | None = None
+    """Subtracted, seed by seed."""
 
 
+ZERO_ACROSS = Of("decision-bernoulli-zero", ACROSS)
 PREDICTED = (
-    Predicted("I1", "class, step, own model: mean-map minus zero", ("class-step-mean-map", "class-step-zero"),
-              Criterion(low=0.10)),
-    Predicted("I2", "class, bernoulli, mean-map, own model", ("class-bernoulli-mean-map",), Criterion(low=0.85)),
-    Predicted("I3", "class, bernoulli, zero, own model", ("class-bernoulli-zero",), Criterion(high=0.75)),
-    Predicted("I4", "decision, zero, averaged model", ("decision-bernoulli-zero",), Criterion(low=0.80), ACROSS),
-    Predicted("I5", "decision, averaged model: zero minus mean-map",
-              ("decision-bernoulli-zero", "decision-bernoulli-mean-map"), Criterion(low=0.15), ACROSS),
+    Predicted("I1", "class, step, own model: mean-map minus zero", Criterion(low=0.10),
+              Of("class-step-mean-map"), Of("class-step-zero")),
+    Predicted("I2", "class, bernoulli, mean-map, own model", Criterion(low=0.85), Of("class-bernoulli-mean-map")),
+    Predicted("I3", "class, bernoulli, zero, own model", Criterion(high=0.75), Of("class-bernoulli-zero")),
+    Predicted("I4", "decision, zero, averaged model", Criterion(low=0.80), ZERO_ACROSS),
+    Predicted("I5", "decision, averaged model: zero minus mean-map", Criterion(low=0.15),
+              ZERO_ACROSS, Of("decision-bernoulli-mean-map", ACROSS)),
+    Predicted("I7", "decision, zero, averaged model: circuits minus random live sets", Criterion(low=0.15),
+              ZERO_ACROSS, ZERO_ACROSS._replace(name=RANDOM_ACROSS)),
 )  # fmt: skip
 
 
@@ -176,8 +200,8 @@ def _judged(found: Found) -> str:
         return ""
     lines: list[Sequence[str]] = []
     for one in PREDICTED:
-        first, *others = (answers(found, how, one.name) for how in one.of)
-        measured = paired(first, others[0]) if others else estimate(first)
+        first = answers(found, one.of)
+        measured = estimate(first) if one.less is None else paired(first, answers(found, one.less))
         if measured.seeds:
             lines.append((one.id, one.says, str(measured), str(one.criterion), decide(measured, one.criterion)))
     return "\n" + pieces.markdown(("", "balanced accuracy", "measured", "criterion", "verdict"), lines) + "\n"

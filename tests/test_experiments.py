@@ -380,7 +380,24 @@ def test_ingredients_are_judged_by_seeds_that_had_not_been_seen():
     assert "| I5 | decision, averaged model: zero minus mean-map | 0.12 [0.12, 0.12] | at least 0.15 | does not" in told
     assert "I1" not in ingredients.markdown(found(ingredients.PILOT))
     fewer = {how: each[:2] for how, each in found(0).items()}
-    assert ingredients.markdown(fewer).count("cannot tell yet") == 5
+    assert ingredients.markdown(fewer).count("cannot tell yet") == len(ingredients.PREDICTED)
+
+
+def test_random_sets_stand_beside_ingredients_where_they_were_asked_for():
+    def one(seed):
+        random = {"decision_accuracy": 0.6, ingredients.ACROSS: 0.7 + 0.01 * seed}
+        accuracy = {ingredients.ACROSS: 0.9}
+        return decided("two-class", seeds=1, rounds=1, numbers=[seed], random=random, **accuracy)
+
+    made = [one(seed) for seed in range(3)]
+    told = ingredients.markdown({"decision-bernoulli-zero": made})
+    assert "| random sets: balanced accuracy | random sets, averaged model |" in told
+    assert "| 0.60, 0.60, 0.60 | 0.70, 0.71, 0.72 |" in told
+    assert "| I7 | decision, zero, averaged model: circuits minus random live sets | 0.19 [0.18, 0.20] |" in told
+    without = [ds.drop_vars(ingredients.RANDOM_ACROSS) for ds in made]
+    told = ingredients.markdown({"decision-bernoulli-zero": without})
+    assert "I4" in told
+    assert not any(word in told for word in ("random", "I7"))
 
 
 def test_the_page_shows_the_stored_ingredients_as_they_are():
