@@ -259,6 +259,19 @@ def m18(points: Points) -> list[Part]:
     ]
 
 
+def apart(points: Points, measure: str, criterion: Criterion, beside: bool = False) -> Part:
+    """A part: how far FedAvg with other rounding is from FedAvg, without a sign, seed by seed, last round."""
+    pair = (_of_all_rounds(points, TWO, name, measure) for name in ("fedavg-other-rounding", rows.BASE))
+    one, other = xr.align(*pair, join="inner")
+    return _part(abs(one - other), f"{TWO}, distance by rounding: {measure}", TWO, criterion, beside)
+
+
+def m19(points: Points) -> list[Part]:
+    small = Criterion(high=0.10)
+    told_beside = ("decision", "AUC", "cross-evaluation", "kept")
+    return [apart(points, "held accuracy", small), *(apart(points, name, small, beside=True) for name in told_beside)]
+
+
 PREDICTIONS = (
     Prediction("M1", "Matching channels before averaging changes nothing, for nothing has moved",
                "two-class, last round: held accuracy and channels kept of matching within 0.05 of FedAvg's; channels "
@@ -305,6 +318,9 @@ PREDICTIONS = (
     Prediction("M18", "One bias for each circuit gives its answer on the averaged model back",
                "two-class, last round, FedAvg: decision accuracy of local circuits on the averaged model with one bias "
                "refitted, minus that on their own model, at least -0.05", "40 %", m18, 5),
+    Prediction("M19", "Rounding alone moves a seed's accuracy by little",
+               "two-class, last round: held accuracy of fedavg-other-rounding and FedAvg, distance seed by seed, at "
+               "most 0.10", "60 %", m19, 6),
 )  # fmt: skip
 
 
@@ -313,8 +329,8 @@ PREDICTIONS = (
 LEGEND = (
     "A part holds, or does not, when its whole 95 % interval over seeds meets, or misses, its criterion, with three "
     "seeds or more; a prediction holds when all parts do, and does not when one does not. M1 to M11 are corrected "
-    "together (Holm), and so are M12 and M13, and M16 and M17; M14, M15 and M18 are each alone. p is corrected. Parts "
-    "marked 'beside' decide nothing."
+    "together (Holm), and so are M12 and M13, and M16 and M17; M14, M15, M18 and M19 are each alone. p is corrected. "
+    "Parts marked 'beside' decide nothing."
 )
 
 

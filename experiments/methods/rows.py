@@ -43,12 +43,15 @@ class Method:
     """Layers that clients prune."""
     accuracy: str = HELD
     """The measure that it is judged by."""
+    micro_batch: int = 0
+    """Images of a batch whose gradients are summed first; 0: the whole batch. It changes nothing but rounding."""
 
 
 def _row(kind: str, block: str = ONE, sends: str = "models", clients: int = 1, pruned: Layers = "all",
-         **settings: object) -> Method:  # fmt: skip
+         micro_batch: int = 0, **settings: object) -> Method:  # fmt: skip
     accuracy = OWN if block == SERVED or kind == "alone" else HELD
-    return Method(Aggregation(kind=kind, **settings), block, sends, clients, pruned, accuracy)  # type: ignore[arg-type]
+    aggregation = Aggregation(kind=kind, **settings)  # type: ignore[arg-type]
+    return Method(aggregation, block, sends, clients, pruned, accuracy, micro_batch)
 
 
 _CLASSES, _CIRCUITS = "models, who holds which class", "models, classes held, circuits"
@@ -86,9 +89,11 @@ METHODS: dict[str, Method] = {
     "fedbabu-pruned": _row("fedbabu", CONTROL, fedbabu=FedBABU(pruned=True)),
     "fedavg-unpruned-linear": _row("fedavg", CONTROL, pruned="convolutions"),
     "fedavg-pruned-linear": _row("fedavg", CONTROL, pruned="linear"),
+    "fedavg-other-rounding": _row("fedavg", CONTROL, micro_batch=64),
 }
-"""In the order in which they are run. The ten that the question is about come first. The last three are about what
-`fedbabu` does at once: its linear layer is not trained, and it is not pruned."""
+"""In the order in which they are run. The ten that the question is about come first. The three before the last one are
+about what `fedbabu` does at once: its linear layer is not trained, and it is not pruned. The last one is the null of
+every difference: FedAvg of the same seeds, whose sums are added in another order."""
 ONE_SHOT: dict[str, Method] = {
     "cascade": _row("fedavg", CONTROL, "after FedAvg: circuits, once"),
     "ensemble": replace(_row("fedavg", CONTROL, "after FedAvg: circuits, once"), accuracy=AMONG),
@@ -127,7 +132,9 @@ def for_both_instruments(experiment: Experiment) -> Experiment:
 def experiment(common: Experiment, name: str) -> Experiment:
     """This row's, which has the row's name."""
     row = METHODS[name]
-    return replace(common, name=name, aggregation=row.aggregation, sparsity=_sparsity(common.sparsity, row.pruned))
+    sparsity, execution = _sparsity(common.sparsity, row.pruned), common.execution
+    execution = replace(execution, micro_batch=row.micro_batch or execution.micro_batch)
+    return replace(common, name=name, aggregation=row.aggregation, sparsity=sparsity, execution=execution)
 
 
 def _sparsity(common: Sparsity, pruned: Layers) -> Sparsity:
