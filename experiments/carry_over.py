@@ -8,8 +8,8 @@
 The runs are those of `experiments.deciding`, whose options this command has, too: iid, two-class and three-class on
 Fashion-MNIST (Xiao et al. 2017; a file or folder as in docs/own-data.md), and two-class with half and with twice the
 channels. Writes OUT/VARIATION/EXPERIMENT/seed-N and OUT/carry-over.md: every number of every prediction and claim, with
-its interval over seeds, in one column for each variation. No verdict is taken from other images or networks; the
-criteria were written for the paper's.
+its interval over seeds and its null, in one column for each variation. No verdict is taken from other images or
+networks; the criteria were written for the paper's.
 
 What is there is not made again. On two CPU cores two-class takes about 100 s a round, half of it in narrow and three
 times as long in wide networks.
@@ -120,30 +120,53 @@ Row = tuple[str, str]
 """Prediction or claim, and which number."""
 
 
-def numbers(found: Results, objective: str) -> dict[Row, Estimate]:
+class Number(NamedTuple):
+    """Of one variation."""
+
+    estimate: Estimate
+    null: float | None
+    """What chance gives; None: there is no such thing, or it was not measured."""
+    criterion: str
+
+
+def numbers(found: Results, objective: str) -> dict[Row, Number]:
     """Every number of the predictions and of the claims that these results have."""
-    judged = predictions.judge(found, objective)
-    parts = {(row.prediction.id, part.label): part.estimate for row in judged for part in row.parts}
+    made = {
+        (row.prediction.id, part.label): Number(part.estimate, part.null, part.criterion)
+        for row in predictions.judge(found, objective) for part in row.parts
+    }  # fmt: skip
     papers = {key.experiment: ds for key, ds in found.items() if key.objective == "class"}
-    findings = {(row.claim.id, one.definition): one.estimate for row in claims.judge(papers) for one in row.findings}
-    return {row: one for row, one in (parts | findings).items() if one.seeds}
+    for row in claims.judge(papers):
+        for one in row.findings:
+            made[row.claim.id, one.definition] = Number(one.estimate, one.null, one.rule or str(one.criterion))
+    return {row: one for row, one in made.items() if one.estimate.seeds}
 
 
-def markdown(columns: Mapping[str, Mapping[Row, Estimate]], says: Mapping[str, str]) -> str:
+def markdown(columns: Mapping[str, Mapping[Row, Number]], says: Mapping[str, str]) -> str:
     """A row for every number that two variations have, or more."""
     rows = list(dict.fromkeys(row for column in columns.values() for row in column))
     shared = [row for row in rows if sum(row in column for column in columns.values()) > 1]
-    lines = [f"| | number | {' | '.join(says[name] for name in columns)} |", "|" + "---|" * (len(columns) + 2)]
-    lines += [f"| {row[0]} | {row[1]} | {' | '.join(_cell(c.get(row)) for c in columns.values())} |" for row in shared]
+    head = ("", "number", "criterion", *(says[name] for name in columns))
     notes = (
-        "Means and 95 % intervals over seeds, in brackets their number. P: predictions about circuits that decide, C: "
-        "the paper's claims by its own search (docs/evidence.md). No verdict is taken here."
+        "Means and 95 % intervals over seeds; in brackets their number, and what chance gives where there is such a "
+        "number. P: predictions about circuits that decide, C: the paper's claims by its own search "
+        "(docs/evidence.md). A number carries over when its whole interval, over three seeds or more, meets the "
+        "criterion, which was written for MNIST and the paper's network."
     )
-    return "\n".join([*lines, "", notes, ""])
+    return pieces.markdown(head, (_line(row, columns) for row in shared)) + f"\n\n{notes}\n"
 
 
-def _cell(one: Estimate | None) -> str:
-    return "-" if one is None else f"{one} ({one.seeds})"
+def _line(row: Row, columns: Mapping[str, Mapping[Row, Number]]) -> list[str]:
+    there = [column.get(row) for column in columns.values()]
+    (criterion, *_) = dict.fromkeys(one.criterion for one in there if one is not None)
+    return [*row, criterion or "-", *(map(_cell, there))]
+
+
+def _cell(one: Number | None) -> str:
+    if one is None:
+        return "-"
+    chance = "" if one.null is None else f"; chance {one.null:.2f}"
+    return f"{one.estimate} ({one.estimate.seeds}{chance})"
 
 
 def main(option: CarryOver) -> None:

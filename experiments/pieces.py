@@ -133,14 +133,16 @@ def _load(out: Path, experiment: Experiment, seed: int) -> xr.Dataset:
 
 
 def _as_asked(there: Experiment, wanted: Experiment) -> Experiment:
-    """The same but for what changes none of the numbers: seeds, how the work was laid out, more controls than asked."""
+    """The same but for what changes none of the numbers: seeds, how the work was laid out, where the images lie, more
+    controls than asked."""
     null_samples = min(there.evaluation.null_samples, wanted.evaluation.null_samples)
     weights = there.execution.save_weights and wanted.execution.save_weights
     repeat = there.discovery.repeat
     if repeat == "always" or wanted.discovery.repeat == "never":
         repeat = wanted.discovery.repeat
+    data = replace(there.data, data_dir=wanted.data.data_dir, file=wanted.data.file)
     return replace(
-        there, name=wanted.name, seeds=wanted.seeds, data=replace(there.data, data_dir=wanted.data.data_dir),
+        there, name=wanted.name, seeds=wanted.seeds, data=data,
         execution=replace(wanted.execution, precision=there.execution.precision, save_weights=weights),
         evaluation=replace(there.evaluation, batch_size=wanted.evaluation.batch_size, null_samples=null_samples),
         discovery=replace(there.discovery, repeat=repeat),

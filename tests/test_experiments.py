@@ -111,6 +111,10 @@ def test_results_of_another_experiment_are_not_taken_for_this_one(runner, tmp_pa
     (two,) = preset("two-class").experiments
     pieces.run_missing(tmp_path, [paper.controlled(two, paper.Paper(tmp_path, weights=False))], range(1))
     pieces.run_missing(tmp_path, [replace(two, execution=Execution(client_chunk=2))], range(1))
+    elsewhere = [replace(two, data=replace(two.data, file=file)) for file in ("/here/mnist.npz", "/there/mnist.npz")]
+    for one in elsewhere:
+        pieces.run_missing(tmp_path / "file", [one], range(1))
+    assert runner.asked.pop() == ("two-class", (0,))
     for other, message in (
         (replace(two, rounds=4), r"seed-0: of another experiment, rounds \(10, now 4\); give another folder"),
         (replace(two, execution=Execution(precision="float64")), r"execution\.precision \(float32, now float64\)"),
@@ -482,15 +486,35 @@ def test_variations_stand_side_by_side(runner, tmp_path, monkeypatch):
         ("fashion-mnist", "fashion-mnist", (32, 64, 128), "two-class"),
     ] * 2  # fmt: skip
     lines = (tmp_path / "carry-over.md").read_text().splitlines()
-    assert lines[0] == "| | number | MNIST, channels (32, 64, 128) | channels (16, 32, 64) | Fashion-MNIST |"
-    (works,) = [line for line in lines if line.startswith("| P3 | the paper's circuits work |")]
-    assert works.count("(2)") == 3
+    assert (
+        lines[0] == "|  | number | criterion | MNIST, channels (32, 64, 128) | channels (16, 32, 64) | Fashion-MNIST |"
+    )
+    (works,) = [line for line in lines if line.startswith("| P3 | the paper's circuits work | at most 0.60 |")]
+    assert works.count("(2; chance 0.50)") == 3
+    (decide,) = [line for line in lines if line.startswith("| P3 | circuits that decide work | at least 0.95 |")]
+    assert decide.count("; chance 0.50)") == 3
     shutil.rmtree(tmp_path / "narrow")
     shutil.rmtree(tmp_path / "fashion-mnist")
     carry_over.main(replace(option, seeds=0))
     assert len((tmp_path / "carry-over.md").read_text().splitlines()) == 4  # nothing is shared
     with pytest.raises(FedmiError, match=r"^only: unknown name 'wider'; .* did you mean wide\?$"):
         carry_over.main(replace(option, only=("wider",)))
+
+
+@pytest.mark.usefixtures("reading_fast")
+def test_the_stored_variations_are_tabled_as_they_are():
+    """Fashion-MNIST's column anew from the results; that of MNIST is checked with its own experiment."""
+    folder = Path(__file__).parent.parent / "experiments" / "beyond" / "carry-over"
+    option = carry_over.CarryOver(folder, presets=("two-class",), images_per_class=250)
+    there = carry_over.variations(option)["fashion-mnist"]
+    numbers = carry_over.numbers(
+        carry_over.results(carry_over.series(option, "fashion-mnist", there), "decision"), "decision"
+    )
+    lines = (folder / "carry-over.md").read_text("utf-8").splitlines()
+    assert len(numbers) > 20
+    for (of, label), one in numbers.items():
+        (line,) = [line for line in lines if line.startswith(f"| {of} | {label} |")]
+        assert line.endswith(f"| {carry_over._cell(one)} |")
 
 
 def test_the_paper_search_is_measured_as_deciding_too():

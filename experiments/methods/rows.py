@@ -44,7 +44,7 @@ class Method:
     accuracy: str = HELD
     """The measure that it is judged by."""
     micro_batch: int = 0
-    """Images of a batch whose gradients are summed first; 0: the whole batch. It changes nothing but rounding."""
+    """Images of a batch whose gradients are summed first; 0: as a device likes it. It changes nothing but rounding."""
 
 
 def _row(kind: str, block: str = ONE, sends: str = "models", clients: int = 1, pruned: Layers = "all",
