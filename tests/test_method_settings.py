@@ -65,7 +65,11 @@ NOT_THE_LAST = config.Split("class-map", 2, ((0, 1), (1, 2)))
 """Nobody holds class 3."""
 REFUSED = [
     ({"kind": "fedlc"}, {"split": config.Split("class-map", 2, ((0,), (1, 2)))}, r"aggregation\.kind: fedlc teaches a"),
-    ({"kind": "trimmed-mean"}, {}, r"aggregation\.trimmed_mean\.beta: 0\.2 of 2 clients is none[^\n]* at least 0\.5,"),
+    ({"kind": "trimmed-mean"}, {}, r"aggregation\.kind: trimmed-mean needs 3 clients or more, there are 2; give "),
+    (
+        {"kind": "trimmed-mean"}, {"split": config.Split(clients=4)},
+        r"aggregation\.trimmed_mean\.beta: 0\.2 of 4 clients is none[^\n]* give at least 0\.25, ",
+    ),
     ({"kind": "median", "weighting": "samples"}, {}, r'aggregation\.weighting: aggregation\.kind "median" weighs'),
     (
         {"kind": "owner-channels"},

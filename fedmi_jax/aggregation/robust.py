@@ -16,6 +16,8 @@ from fedmi_jax.methods import METHODS
 from fedmi_jax.network.model import Params
 
 SOURCE = "Yin et al. 2018, arXiv 1803.01498"
+FEWEST = 3
+"""Clients of a trimmed mean: of two, less than one half is none."""
 
 
 def median() -> Method:
@@ -43,6 +45,8 @@ def trimmed_mean(beta: float) -> Method:
         clients = len(counts)
         if beta == 0 or cuts(beta, clients):
             return ""
+        if clients < FEWEST:
+            return f"aggregation.kind: trimmed-mean needs {FEWEST} clients or more, there are {clients}; give fedavg"
         return (
             f"aggregation.trimmed_mean.beta: {beta:g} of {clients} clients is none, and nothing would be trimmed; give "
             f"at least {np.ceil(1000 / clients) / 1000:g}, or aggregation.kind fedavg"
