@@ -329,6 +329,25 @@ def test_patching(at, found, run, images):
     rows = {key: row for key, row in found("patching").items() if key[:2] == at}
     places = [dict(key) for (*_, measure, key) in rows if measure == "images"]
     assert {(0, 0), (0, 2)} <= {(of["class"], of["source"]) for of in places}  # client 2 is no expert
+    as_patched(rows, at, run, images)
+
+
+def test_patching_without_the_first_class(run, images):
+    """One moment, whose users are of classes 1 and 3: a class is no place in a list."""
+    at, some = (SEEDS[1], ROUNDS[0]), run.copy(deep=True)
+    some["analysed"] = some["analysed"] & (some["class"] != 0)
+    for layer in CONV_LAYERS:
+        some[f"mask_{layer}"] = some[f"mask_{layer}"] & some["analysed"]
+        some[f"mask_{layer}"].loc[{"origin": "global"}] = some["analysed"]
+    made = study("patching", some, seeds=at[:1], rounds=at[1:], dataset=images, nulls=NULLS, limit=99).rows
+    rows = {(row.seed, row.round, row.measure, row.key): row for row in made}
+    assert {dict(key)["class"] for (*_, measure, key) in rows if measure == "images"} == {1, 3}
+    as_patched(rows, at, some, images)
+
+
+def as_patched(rows, at, run, images):
+    """The plain model, one channel and image after the other, says the same of every user."""
+    places = [dict(key) for (*_, measure, key) in rows if measure == "images"]
     for of in places:
         user = of["class"], of["source"]
         fair, right, whole = patched(run, at, user, images, of["layer"], of["channel"])

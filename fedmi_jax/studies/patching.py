@@ -198,7 +198,7 @@ def _rescues(stored: Stored, bench: Bench, users: list[tuple[int, User]]) -> lis
         bench.judge(_called, models, which, (labels,), (test,))
         for models, which in ((bench.global_models, given), (bench.local_models, source))
     )
-    place, valid = (np.asarray(part)[labels] for part in of_classes(jnp.asarray(labels), test))
+    place, valid = map(np.asarray, of_classes(jnp.asarray(labels), test))
     wrong = valid & (global_answers != labels[:, None])
     fair = [own[missed] == label for own, missed, label in zip(local_answers, wrong, labels, strict=True)]
     batch = test.indices.shape[1]
