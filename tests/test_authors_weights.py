@@ -95,7 +95,9 @@ def test_other_objects_are_not_loaded(folder, tmp_path):
             return (open, (str(tmp_path / "written"), "w"))
 
     torch.save({"model_state_dict": Evil()}, folder / "checkpoint_round_1.pt")
-    with pytest.raises(FedmiError, match=r"checkpoint_round_1.pt: not a .pt file of plain tensors"):
+    with pytest.raises(
+        FedmiError, match=r"checkpoint_round_1.pt: not a state_dict of plain tensors saved by torch.save, or damaged$"
+    ):
         read(folder)
     assert not (tmp_path / "written").exists()
 
@@ -142,6 +144,9 @@ CLIENT = "round_2/client_1_model.pt"
         (lambda s: s.update({"conv4.weight": torch.zeros(1)}), r"holds conv1.bias, .*conv4.weight.*; the circuits'"),
         (lambda s: s.pop("fc.bias"), "the circuits' network has conv1.weight, .*fc.bias"),
         (lambda s: s["conv1.weight"].fill_(torch.nan), "conv1.weight is not finite"),
+        (lambda s: s.update({"fc.weight": s["fc.weight"].to_sparse()}), "fc.weight is no plain tensor of floating-"),
+        (lambda s: s.update({"fc.bias": s["fc.bias"].to(torch.complex64)}), "fc.bias is no plain tensor of floating-"),
+        (lambda s: s.update({"fc.bias": s["fc.bias"].int()}), "fc.bias is no plain tensor of floating-point numbers"),
         (lambda s: s["fc.bias"].index_fill_(0, torch.tensor([1]), torch.inf), "fc.bias is not finite"),
         (lambda s: s.update({"conv1.weight": torch.zeros(5, 9)}),
          r"conv1.weight has shape \(5, 9\), .* \(5, 1, 3, 3\)"),
@@ -155,12 +160,28 @@ def test_another_network_is_refused_with_both_shapes(change, said, folder):
     assert len(str(error.value).splitlines()) == 1
 
 
+def test_models_of_another_run_are_refused(run, folder, tmp_path):
+    """Their circuits have edges where these models have no weight."""
+    other = run.copy(deep=True)
+    other["weights_local_conv2_kernel"].loc[{"seed": 8, "round": 2, "client": 1}] = 0
+    other["weights_global_conv3_kernel"].loc[{"seed": 8, "round": 1}] = 0
+    theirs = authors_weights.export_weights(other, tmp_path / "other", seed=8)
+    ds = authors.import_authors(folder / CIRCUITS, channels=studied.CHANNELS)
+    with pytest.raises(FedmiError, match=r"checkpoint_round_1.pt: is of another run .* to channel \d+ of conv3, where"):
+        authors_weights.with_weights(ds, theirs)
+    (theirs / "checkpoint_round_1.pt").write_bytes((folder / "checkpoint_round_1.pt").read_bytes())
+    with pytest.raises(
+        FedmiError, match=r"round_2/client_1_model.pt: is of another run .* to channel \d+ of conv2, where"
+    ):
+        authors_weights.with_weights(ds, theirs)
+
+
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"hello", "cut"])
 def test_a_damaged_file_is_refused(content, folder):
     path = folder / CLIENT
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2] if content == "cut" else content)
-    with pytest.raises(FedmiError, match=r"client_1_model.pt: (not a .pt file|holds no)") as error:
+    with pytest.raises(FedmiError, match=r"client_1_model.pt: (not a state_dict of plain tensors|holds no)") as error:
         read(folder)
     assert len(str(error.value).splitlines()) == 1
 

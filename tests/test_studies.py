@@ -598,7 +598,16 @@ def test_wilson():
         ({"experts": {3: 0}}, "experts: client 0 has no circuit of class 3 in seed 3, round 2; client 1 has"),
         ({"nulls": -1}, "nulls: give at least 0; got -1"),
         ({"name": "patching", "limit": 0}, "limit: give at least 1; got 0"),
-        ({"name": "pairwise", "experts": {1: 1, 3: 1}}, "no pair of classes whose experts are different clients"),
+        ({"name": "pairwise", "experts": {1: 1, 3: 1}}, "pairwise: there is no pair of classes whose experts are"),
+        (
+            {"name": "linear", "experts": {1: 1, 3: 1}},
+            "linear: there is no pair of classes whose experts are different",
+        ),
+        ({"name": "centroids", "experts": {0: None}}, "centroids: there is no pair of classes"),
+        ({"name": "patching", "experts": {0: None}}, "experts: patching asks every client that has a circuit; leave"),
+        ({"rounds": "first"}, 'round: give numbers, "all" or "last"; got \'first\''),
+        ({"seeds": 4}, "seed: 4 is not in the result, which holds 3, 8"),
+        ({"rounds": []}, "round: give at least one, or all"),
     ],
 )
 def test_refused_in_one_line(asked, said, run, images):
@@ -607,17 +616,42 @@ def test_refused_in_one_line(asked, said, run, images):
     assert len(str(error.value).splitlines()) == 1
 
 
+def test_one_seed_and_round_may_be_given_as_they_are(run):
+    ours, same_ones = (study("linear", run, seeds=a, rounds=b).rows for a, b in (([8], [1]), (8, np.int64(1))))
+    assert [(row.key, row.value) for row in ours] == [(row.key, row.value) for row in same_ones]
+
+
 def test_weights_that_are_not_there_are_refused(run, images):
     gap = run.copy(deep=True)
     gap["weights_local_conv2_bias"].loc[{"seed": 3, "round": 2, "client": 1}] = np.nan
-    with pytest.raises(FedmiError, match="seed 3, round 2: the result has no weights of client 1; keep the weights"):
+    with pytest.raises(FedmiError, match=r"seed 3, round 2: the weights of client 1 are not finite \(conv2\)"):
         study("ablation", gap, dataset=images)
+    none = run.copy(deep=True)
+    for name in (name for name in run if str(name).startswith("weights_local")):
+        none[name].loc[{"seed": 3, "round": 2, "client": 1}] = np.nan
+    with pytest.raises(FedmiError, match="seed 3, round 2: the result has no weights of client 1; keep the weights"):
+        study("ablation", none, dataset=images)
     gap["weights_local_conv2_bias"].loc[{"seed": 3, "round": 2, "client": 1}] = [np.inf, *np.zeros(5)]
     with pytest.raises(FedmiError, match=r"seed 3, round 2: the weights of client 1 are not finite \(conv2\)"):
         study("ablation", gap, dataset=images)
     alone = run.drop_vars([v for v in run if "weights_" in str(v)])
     with pytest.raises(FedmiError, match=r"centroids: needs the models' weights, .* --execution.save-weights"):
         study("centroids", alone)
+
+
+def test_imported_files_of_an_unknown_set_are_refused(run):
+    """Images of another set may have MNIST's size."""
+    for names, said in (
+        (
+            ["0 - o", "1 - ki", "3 - tsu"],
+            "classes are named 0 - o, 1 - ki, 3 - tsu, which are of no set known here; give",
+        ),
+        (["0 - zero", "1 - ki", "3 - three"], "which are of no set known here"),
+    ):
+        with pytest.raises(FedmiError, match=said):
+            study("ablation", run.assign_coords(class_name=("class", names)))
+    with pytest.raises(FedmiError, match="images of mnist give"):  # and the network is another
+        study("ablation", run.assign_coords(class_name=("class", ["0 - zero", "1 - one", "3 - three"])))
 
 
 def test_other_images_are_refused(run, images):

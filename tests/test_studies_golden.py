@@ -23,15 +23,12 @@ DENSER = ("0.99_without_7", "0.99_without_9")
 EXPERTS = {ONE: (0, 3, 6), TWO: (0, 1, 3, 4, 6, 7), THREE: tuple(range(9))}
 
 
-def log(name):
-    """A training log with the published counts, in the authors' form."""
+def log(name, circuits=()):
+    """A training log with the published counts, in the authors' form. circuits: client and class of each."""
     lines = ["=== Federated Training Log ===", ""]
     for number, right in GOLDEN["right"][name].items():
-        lines += [
-            "[Round 1 | Client 0 | Class 0 - zero] Cross-Eval:",
-            "",
-            f"--- Round {number} Global Full Model Evaluation ---",
-        ]
+        lines += [f"[Round {number} | Client {client} | Class {own}] Cross-Eval:" for client, own in circuits]
+        lines += ["", f"--- Round {number} Global Full Model Evaluation ---"]
         lines += [f"Overall Accuracy: {sum(right) / 100:.2f}%", "Per-Class Accuracy:"]
         lines += [
             f"  Class {name}: {100 * n / of:.2f}% ({n}/{of})"
@@ -68,9 +65,16 @@ def imported(tmp_path_factory):
         if name in kept:
             path = folder / f"{name}.json"
             path.write_text(json.dumps(written(kept[name])))
-        (folder / f"{name}.txt").write_text(log(name))
-        found[name] = with_log(import_authors(path), folder / f"{name}.txt")
+        ds = import_authors(path)
+        (folder / f"{name}.txt").write_text(log(name, circuits_of(ds)))
+        found[name] = with_log(ds, folder / f"{name}.txt")
     return found
+
+
+def circuits_of(ds):
+    """Client and class's name of every circuit."""
+    there = np.argwhere(ds["analysed"].transpose("seed", "client", "class").values[0])
+    return [(int(ds["client"][k]), str(ds["class_name"][c].values)) for k, c in there]
 
 
 def numbers(imported, name, number, which, measure):
@@ -215,6 +219,26 @@ def test_a_log_that_does_not_fit_is_refused(text, said, tmp_path):
     (tmp_path / "log.txt").write_text(text)
     with pytest.raises(FedmiError, match=said):
         with_log(import_authors(DATA / "reference" / f"{ONE}.json.gz"), tmp_path / "log.txt")
+
+
+def test_the_log_of_another_run_is_refused(tmp_path):
+    ds = import_authors(DATA / "reference" / f"{ONE}.json.gz")
+    for circuits, said in (
+        (
+            [*circuits_of(ds), (0, "3 - three")],
+            'has circuits of client 0 and class "3 - three", which the results file l',
+        ),
+        (
+            circuits_of(ds)[1:],
+            'lacks circuits of client 0 and class "0 - zero", which the results file has; is it this',
+        ),
+    ):
+        (tmp_path / "log.txt").write_text(log(ONE, circuits))
+        with pytest.raises(FedmiError, match=said):
+            with_log(ds, tmp_path / "log.txt")
+
+
+def test_a_log_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(FedmiError, match=r"nowhere.txt: cannot be read"):
         with_log(import_authors(DATA / "reference" / f"{ONE}.json.gz"), tmp_path / "nowhere.txt")
 

@@ -2,7 +2,7 @@
 
 After every round training_log.txt (github ha405/FedMI) has a title, "Round N Global Full Model Evaluation", and a line
 for each class of the data set: its name, the percentage, and in brackets how many of how many images are right. The
-counts are what is read.
+counts are what is read. Above them a line names the client and the class of every circuit.
 
 Axes: R rounds, Y classes of the data set.
 """
@@ -22,6 +22,7 @@ MAX_BYTES = 2**24
 """No log is read that is larger; their longest has 100 kB."""
 _TITLE = re.compile(r"--- Round ([1-9]\d{0,5}) Global Full Model Evaluation ---")
 _CLASS = re.compile(r"  Class (.*): \d+\.\d+% \((\d{1,9})/(\d{1,9})\)")
+_CIRCUIT = re.compile(r"\[Round \d{1,6} \| Client (\d{1,6}) \| Class (.*)\] .*")
 _Counts = dict[int, list[tuple[str, int, int]]]
 """Round -> of every class its name, how many images are right, and of how many."""
 
@@ -30,15 +31,16 @@ def with_log(ds: xr.Dataset, path: str | Path) -> xr.Dataset:
     """An imported result with global_accuracy and global_class_accuracy from the run's training log.
 
     Raises FedmiError, in one line with the file, when it cannot be read, when it lacks a round of the result, or when
-    its classes are not those of the result.
+    its classes, or the clients that have circuits of them, are not those of the result.
     """
     path = Path(path)
-    counts = _read(path)
+    counts, circuits = _read(path)
     rounds = ds["round"].values.tolist()
     missing = [number for number in rounds if number not in counts]
     if missing:
         raise FedmiError(f"{path}: has no accuracies of the global model in round {missing[0]}; is it this run's log?")
     names = [name for name, _, _ in counts[rounds[0]]]
+    _require_circuits(path, ds, circuits)
     _require_classes(path, ds, names, [[name for name, _, _ in counts[number]] for number in rounds])
     right, of = (np.array([[one[i] for one in counts[number]] for number in rounds], float) for i in (1, 2))
     ds = ds.assign_coords(true_class=np.arange(len(names)), true_class_name=("true_class", names))
@@ -48,8 +50,8 @@ def with_log(ds: xr.Dataset, path: str | Path) -> xr.Dataset:
     return described(ds)
 
 
-def _read(path: Path) -> _Counts:
-    """Of a round that stands there twice, the later one: the run was begun again."""
+def _read(path: Path) -> tuple[_Counts, set[tuple[int, str]]]:
+    """Of a round that stands there twice, the later one: the run was begun again. And client and class of circuits."""
     try:
         with open(path, "rb") as file:
             content = file.read(MAX_BYTES + 1)
@@ -58,9 +60,12 @@ def _read(path: Path) -> _Counts:
     if len(content) > MAX_BYTES:
         raise FedmiError(f"{path}: more than {MAX_BYTES} bytes; this is no training log of the authors")
     found: _Counts = {}
+    circuits: set[tuple[int, str]] = set()
     number = None
     for line in content.decode("utf-8", "replace").splitlines():
         title, own = _TITLE.fullmatch(line.strip()), _CLASS.fullmatch(line)
+        if circuit := _CIRCUIT.fullmatch(line.strip()):
+            circuits.add((int(circuit[1]), circuit[2]))
         if title:
             number = int(title[1])
             found[number] = []
@@ -68,7 +73,20 @@ def _read(path: Path) -> _Counts:
             found[number].append((own[1], int(own[2]), int(own[3])))
     if not any(found.values()):
         raise FedmiError(f"{path}: no accuracies of a global model in it; is it a training log of the authors?")
-    return found
+    return found, circuits
+
+
+def _require_circuits(path: Path, ds: xr.Dataset, circuits: set[tuple[int, str]]) -> None:
+    """A log that names no circuit says nothing of them."""
+    names, analysed = ds["class_name"].values.tolist(), ds["analysed"].transpose("seed", "client", "class").values[0]
+    there = {(client, names[c]) for client, own in zip(ds["client"].values.tolist(), analysed, strict=True)
+             for c in np.flatnonzero(own)}  # fmt: skip
+    for client, name in sorted(circuits ^ there) if circuits else []:
+        one, other = ("has", "lacks") if (client, name) in circuits else ("lacks", "has")
+        raise FedmiError(
+            f'{path}: {one} circuits of client {client} and class "{name}", which the results file {other}; is it this '
+            "run's log?"
+        )
 
 
 def _require_classes(path: Path, ds: xr.Dataset, names: list[str], by_round: list[list[str]]) -> None:

@@ -28,6 +28,7 @@ from fedmi_jax.errors import FedmiError
 from fedmi_jax.files import replacing
 from fedmi_jax.network.layers import conv_names
 from fedmi_jax.results import authors
+from fedmi_jax.results.connectivity import connected
 from fedmi_jax.results.schema import conv_layers, described, variables
 
 CIRCUITS = "circuits_per_round_controlled_noniid.json"
@@ -90,7 +91,8 @@ def with_weights(ds: xr.Dataset, folder: str | Path) -> xr.Dataset:
 
     A round without a checkpoint gets the plain mean of its clients, as in the authors' studies. Raises FedmiError, in
     one line with the file, when no round or not every client of a round has a file, for one that cannot be read, that
-    is of another network (with both shapes), or whose weights are not finite.
+    is of another network (with both shapes), of another run (circuits have an edge where it has no weight), or whose
+    weights are not finite.
     """
     folder = Path(folder)
     clients, rounds = (ds[dim].values.tolist() for dim in ("client", "round"))
@@ -103,6 +105,9 @@ def with_weights(ds: xr.Dataset, folder: str | Path) -> xr.Dataset:
         local = [_read(client_file(folder, number, client), ds, expected) for client in clients]
         path = global_file(folder, number)
         models[number] = (local, _read(path, ds, expected) if path.exists() else _mean(local))
+        for client, model in zip(clients, local, strict=True):
+            _require_edges(client_file(folder, number, client), ds, model, "local", round=number, client=client)
+        _require_edges(path, ds, models[number][1], "global", round=number)
     return _entered(ds, models)
 
 
@@ -122,6 +127,19 @@ def _read(path: Path, ds: xr.Dataset, expected: dict[str, tuple[int, ...]]) -> M
     return from_state_dict(state)
 
 
+def _require_edges(path: Path, ds: xr.Dataset, model: Model, origin: str, **at: int) -> None:
+    """An edge of a circuit is a kernel with a weight that is not 0: in models of another run some have none."""
+    for layer in conv_layers(ds):
+        wires = connected(ds, origin, layer).sel(at).values[0]  # (O, I), of one seed
+        lost = np.argwhere(wires.astype(bool) & ~(model[f"{layer}_kernel"] != 0).any((0, 1)).T[:, : wires.shape[1]])
+        if len(lost):
+            to, start = lost[0]
+            raise FedmiError(
+                f"{path}: is of another run than the results file, whose circuits have an edge from {start} to channel "
+                f"{to} of {layer}, where this model has no weight"
+            )
+
+
 def _loaded(path: Path) -> Any:
     torch = _torch()
     stand_ins: Any = [(_Settings, f"config.{name}") for name in ("Config", "NonIIDConfig")]
@@ -134,9 +152,8 @@ def _loaded(path: Path) -> Any:
             found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except MemoryError:
         raise
-    except Exception as error:  # on damaged files the unpickler raises nearly anything
-        said = " ".join(str(error).split())[:120]
-        raise FedmiError(f"{path}: not a .pt file of plain tensors, or damaged ({said})") from None
+    except Exception:  # on damaged files the unpickler raises nearly anything
+        raise FedmiError(f"{path}: not a state_dict of plain tensors saved by torch.save, or damaged") from None
     return found.get("model_state_dict", found) if isinstance(found, dict) else found
 
 
@@ -144,6 +161,9 @@ def _tensors(path: Path, state: Any) -> dict[str, np.ndarray]:
     torch = _torch()
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()) or not state:
         raise FedmiError(f"{path}: holds no state_dict of a model")
+    odd = [str(k) for k, v in state.items() if v.layout != torch.strided or not v.is_floating_point()]
+    if odd:
+        raise FedmiError(f"{path}: {odd[0]} is no plain tensor of floating-point numbers")
     wide = torch.float64
     return {str(k): (v if v.dtype == wide else v.float()).detach().numpy(force=True) for k, v in state.items()}
 

@@ -55,8 +55,8 @@ def study(
     name: str,
     result: xr.Dataset,
     *,
-    seeds: Sequence[int] | str = "all",
-    rounds: Sequence[int] | str = "last",
+    seeds: Sequence[int] | int | str = "all",
+    rounds: Sequence[int] | int | str = "last",
     dataset: Dataset | None = None,
     nulls: int = 20,
     limit: int = 20,
@@ -74,6 +74,8 @@ def study(
     if name not in STUDIES:
         raise ConfigError(f"study: {unknown(name, STUDIES)}")
     found: Study = import_module(f"fedmi_jax.studies.{name}").STUDY
+    if found.every_user and experts is not None:
+        raise FedmiError(f"experts: {name} asks every client that has a circuit; leave them out")
     options = Options(nulls, limit, experts)
     asked = Stored(result, chosen(result, "seed", seeds), chosen(result, "round", rounds), options)
     if found.one_global_model and asked.served_each:
@@ -81,6 +83,8 @@ def study(
             f"{name}: asks one model of all clients about all classes, and {asked.method} gave every client a model of "
             "its own; ask ablation, dominator, injection or patching, which ask each client's"
         )
+    if found.by_pairs and not any(moment.pairs for moment in asked.moments):
+        raise FedmiError(f"{name}: there is no pair of classes whose experts are different clients")
     if asked.has_weights:
         return Findings(name, found, _with_weights(found, asked, dataset))
     if found.masks is None:

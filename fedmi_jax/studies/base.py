@@ -70,5 +70,9 @@ class Study:
     """How to read the figure, for its small print."""
     one_global_model: bool = False
     """It asks what all classes are called by one model that all clients got; where each got its own it is refused."""
+    by_pairs: bool = False
+    """It compares two classes whose experts are different clients; where there is no such pair it is refused."""
+    every_user: bool = False
+    """It asks every client that has a circuit, and no experts; they are refused."""
     needs_images: bool = True
     """Else weights are enough, and no bench is made."""

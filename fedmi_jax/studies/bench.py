@@ -23,7 +23,7 @@ from jax import Array
 from fedmi_jax import config
 from fedmi_jax.circuits.evaluation import EvaluationSet, Fraction, divided, make_evaluation_set, masked_logits
 from fedmi_jax.config import Evaluation, Execution
-from fedmi_jax.data import datasets, identity
+from fedmi_jax.data import datasets, identity, mnist
 from fedmi_jax.data.datasets import Dataset
 from fedmi_jax.devices import lift
 from fedmi_jax.devices.layout import Layout, resolve
@@ -91,8 +91,6 @@ class Bench:
 
     def judge(self, fn: Callable[..., Any], models: Params, model_index: Any, rows: tuple, shared: tuple) -> Any:
         """fn(params, *one of rows, *shared, narrowing=...) of every row, as host arrays; fn: a module's function."""
-        if not len(model_index):
-            raise FedmiError("there is nothing to judge: no pair of classes whose experts are different clients")
         found = _over(fn, models, np.asarray(model_index), rows, shared, layout=self.layout)
         return divided(found)
 
@@ -238,9 +236,18 @@ def _settings(stored: Stored) -> config.Experiment | None:
 
 
 def _images_of(stored: Stored) -> str:
-    """The set that an imported file is of, by its classes' names."""
-    names = set(map(str, stored.ds["class_name"].values))
-    return next((dataset for dataset, known in CLASS_NAMES.items() if names <= set(known)), "mnist")
+    """The set that an imported file is of, by its classes' names. Raises FedmiError for names of no set known here: any
+    other images of that size would be judged, too, and the numbers plausible."""
+    names, labels = map(str, stored.ds["class_name"].values), stored.ds["class"].values.tolist()
+    own = list(zip(labels, names, strict=True))
+    for dataset, known in {"mnist": mnist.CLASS_NAMES, **CLASS_NAMES}.items():
+        if all(label < len(known) and known[label] == name for label, name in own):
+            return dataset
+    told = ", ".join(name for _, name in own[:3])
+    raise FedmiError(
+        f"its classes are named {told}{', ...' if len(own) > 3 else ''}, which are of no set known here; give the "
+        "images from Python, as in study(..., dataset=...)"
+    )
 
 
 def _require_images(stored: Stored, dataset: Dataset) -> None:

@@ -168,5 +168,6 @@ STUDY = Study(
             "1 - cosine", share=False,
         ),
     ),
+    by_pairs=True,
     caption="random: the same images in two random sets; under 0.01 the authors call the classes indistinguishable",
 )  # fmt: skip

@@ -139,5 +139,6 @@ STUDY = Study(
         for name, title in zip(SETS, ("of both circuits", "of the first only", "of the second only"), strict=True)
     ),
     needs_images=False,
+    by_pairs=True,
     caption="whose mean weight is larger, channel by channel; first and second: of the pair",
 )  # fmt: skip

@@ -140,5 +140,6 @@ STUDY = Study(
             "accuracy after minus before", share=False,
         ),
     ),
+    by_pairs=True,
     caption="shared channels of both circuits are overwritten, on the mean of the two clients",
 )  # fmt: skip

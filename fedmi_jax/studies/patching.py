@@ -341,5 +341,6 @@ STUDY = Study(
             share=False,
         ),
     ),
+    every_user=True,
     caption="images that the global model gets wrong and the client's own model right",
 )  # fmt: skip

@@ -221,13 +221,17 @@ def _listed(values: Any) -> str:
     return ", ".join(map(str, values))
 
 
-def chosen(ds: xr.Dataset, dim: str, wanted: Sequence[int] | str) -> list[int]:
-    """The seeds or rounds asked for: "all", "last", or these. Raises FedmiError for one that is not in the result."""
+def chosen(ds: xr.Dataset, dim: str, wanted: Sequence[int] | int | str) -> list[int]:
+    """The seeds or rounds asked for: "all", "last", or these; one may be given as it is. Raises FedmiError for one that
+    is not in the result."""
     there = ds[dim].values.tolist()
     if wanted == "all":
         return there
     if wanted == "last":
         return there[-1:]
+    if isinstance(wanted, str):
+        raise ConfigError(f'{dim}: give numbers, "all" or "last"; got {wanted!r}')
+    wanted = np.atleast_1d(wanted).tolist()
     for label in wanted:
         if label not in there:
             raise FedmiError(f"{dim}: {label} is not in the result, which holds {_ranges(there)}")
@@ -253,11 +257,16 @@ def require_weights(stored: Stored) -> None:
 
 
 def _require_finite(stored: Stored, moment: Moment, whose: str, origin: str, **at: int) -> None:
-    for layer in (*stored.layers, "fc"):
-        for name in (f"weights_{origin}_{layer}_kernel", f"weights_{origin}_{layer}_bias"):
-            values = stored.ds[name].isel(seed=moment.at[0], round=moment.at[1]).sel(at).values
-            where = f"seed {moment.seed}, round {moment.round}"
-            if np.isnan(values).all():
-                raise FedmiError(f"{where}: the result has no weights {whose}; {NO_WEIGHTS}")
-            if not np.isfinite(values).all():
-                raise FedmiError(f"{where}: the weights {whose} are not finite ({layer})")
+    """A model that is not there is NaN in all of its layers."""
+    where, there = f"seed {moment.seed}, round {moment.round}", stored.ds.isel(seed=moment.at[0], round=moment.at[1])
+    parts = [(layer, f"weights_{origin}_{layer}_{part}") for layer in (*stored.layers, "fc") for part in KINDS]
+    values = [(layer, there[name].sel(at).values) for layer, name in parts]
+    if all(np.isnan(one).all() for _, one in values):
+        raise FedmiError(f"{where}: the result has no weights {whose}; {NO_WEIGHTS}")
+    for layer, one in values:
+        if not np.isfinite(one).all():
+            raise FedmiError(f"{where}: the weights {whose} are not finite ({layer})")
+
+
+KINDS = ("kernel", "bias")
+"""Of a layer's parameters."""
