@@ -59,6 +59,8 @@ METHODS = {
     "fedavg and both local options": chosen(Aggregation(), Local(fedprox=0.1, fedrs=0.4)),
     "support mean by samples": chosen(Aggregation(kind="support-mean", weighting="samples"), Local()),
     "ties of updates": of("ties", of="updates", density=0.2),
+    "ties of whole updates": of("ties", of="updates"),
+    "fedadam unmasked": of("fedadam", masked=False),
     "circuit mean in blocks": of("circuit-mean", blocks=True),
     "fedavgm unmasked": of("fedavgm", masked=False),
     "fedyogi unmasked": of("fedyogi", masked=False),
@@ -71,7 +73,8 @@ METHODS = {
     "calibration of the linear layer": of("calibration", what="linear"),
     "toy": TOY,
 }
-"""Every method there is, in every form that computes something else."""
+"""Every method there is, in every form that computes something else; by samples only two, for
+tests/test_server_methods.py compares all of them with clients that stand there several times."""
 
 
 def models(clients=3, dtype=np.float64, seed=0, zeros=0.0):

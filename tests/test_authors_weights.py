@@ -205,7 +205,8 @@ def test_without_pytorch_it_says_what_to_install(folder, monkeypatch):
         read(folder)
 
 
-def test_the_commands(run, tmp_path, capsys):
+def test_the_commands(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")  # the table's cells in one line each, wherever the test runs
     store.save(run, tmp_path / "run")
     words = ["export", tmp_path / "run", "--pt", "--seed", "3", "--out", tmp_path / "pt"]
     assert main.main(list(map(str, words))) == 0

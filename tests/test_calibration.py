@@ -71,5 +71,15 @@ def test_images_of_nobody_are_refused_where_clients_hold_all(squares):
         data=config.Data(), split=config.Split("iid", 2),
         aggregation=Aggregation(kind="calibration", calibration=Calibration(images="nobody")),
     )  # fmt: skip
-    with pytest.raises(ConfigError, match=r"^the server is to see images that no client holds, but [^\n]*$"):
+    said = r"^aggregation: the server is to see images that no client holds [^\n]* every image of class 0 \(seed 3\)"
+    with pytest.raises(ConfigError, match=said):
         prepare(taken, squares)
+
+
+def test_a_class_of_which_all_images_are_held_is_refused_though_others_have_some():
+    """It would drop out of what the server compares."""
+    labels = np.array([0, 0, 0, 1, 1])
+    with pytest.raises(ConfigError, match="hold every image of class 1 "):
+        seen.draw(labels, 3, [np.array([0, 3]), np.array([4])], 2, "nobody", 0)
+    index, found = seen.draw(labels, 3, [np.array([0, 3])], 2, "nobody", 0)
+    assert (sorted(index[:2]), found.tolist()) == ([1, 2], [0, 0, 1, -1, -1, -1])

@@ -80,6 +80,12 @@ def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_plan_of_one_model_for_all_counts_it_once(capsys):
+    assert fedmi("run", "two-class", "--aggregation.kind", "pooled", "--dry-run") == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "a round: 720 local steps of up to 256 images (one model, 720), 12 circuits" in printed  # 5 epochs of 144
+
+
 def test_class_map_on_the_command_line(capsys):
     assert fedmi("run", "two-class", "--dry-run", "--split.class-map", "0,1", "2", "3,4,5") == 0
     printed = capsys.readouterr().out

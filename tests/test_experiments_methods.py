@@ -414,6 +414,7 @@ def test_one_methods_trouble_is_told_and_is_not_the_others(fake, tmp_path, capsy
 BAD = [
     ({"only": ("tie",)}, r"^only: unknown name 'tie'; .* did you mean ties\?$"),
     ({"scenarios": ("two-clas",)}, r"^scenarios: unknown name 'two-clas'; .* did you mean two-class\?$"),
+    ({"only": ("cascade",)}, r"^only: cascade has no run of its own, it is made of fedavg's; give --only fedavg$"),
     ({"seeds": 0}, r": no results yet; give --seeds$"),
     ({"only": (), "scenarios": ("iid",)}, r": no results of two-class and dirichlet-0\.1 to choose the best from"),
 ]

@@ -64,7 +64,10 @@ def test_settings_of_methods_are_kept_in_json_and_older_files_are_read():
 NOT_THE_LAST = config.Split("class-map", 2, ((0, 1), (1, 2)))
 """Nobody holds class 3."""
 REFUSED = [
-    ({"kind": "fedlc"}, {"split": config.Split("class-map", 2, ((0,), (1, 2)))}, r"aggregation\.kind: fedlc teaches a"),
+    (
+        {"kind": "fedlc"}, {"split": config.Split("class-map", 2, ((0,), (1, 2)))},
+        r"aggregation\.kind: with fedlc a client of one class learns nothing, and of 2 clients here 1 has one class; ",
+    ),
     ({"kind": "trimmed-mean"}, {}, r"aggregation\.kind: trimmed-mean needs 3 clients or more, there are 2; give "),
     (
         {"kind": "trimmed-mean"}, {"split": config.Split(clients=4)},

@@ -79,7 +79,7 @@ FILLS = {
 """In which tensors a weight may get a value that is 0 in the global model and in every client. Of all others: none."""
 KEEPS = FILLS | {
     # momentum carries a weight past 0
-    **dict.fromkeys(("fedavgm unmasked", "fedyogi unmasked", "toy"), KERNELS),
+    **dict.fromkeys(("fedavgm unmasked", "fedadam unmasked", "fedyogi unmasked", "toy"), KERNELS),
     # a trimmed vote is no vote, and the weight stays as it was
     "ties of updates": KERNELS,
     # channels whose owner is absent stay as they were; so do the frozen form's rows that nobody holds, and in the hard

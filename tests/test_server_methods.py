@@ -8,11 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from method_table import CLASSES, METHODS, SAMPLES, SHAPES, first, masks, mean, models, of, step
+from method_table import CLASSES, METHODS, SAMPLES, SHAPES, first, masks, mean, models, of, report, step
 
-from fedmi_jax.aggregation import NO_STATE, fedavg
+from fedmi_jax import config
+from fedmi_jax.aggregation import NO_STATE, base, chosen, fedavg
 from fedmi_jax.aggregation.means import mean_where
 from fedmi_jax.aggregation.ties import trimmed
+from fedmi_jax.config import Aggregation, Local
+from fedmi_jax.methods import UNWEIGHTED
 from fedmi_jax.network import model
 
 
@@ -216,3 +219,30 @@ def test_disjoint_supports_and_own_rows_give_back_each_clients_logits():
         np.testing.assert_allclose(
             model.apply(new, x, gates)[:, k], model.apply(local, x, gates)[:, k], rtol=1e-12, atol=1e-12
         )
+
+
+WEIGHTED = [name for name in config.METHODS if name not in (*UNWEIGHTED, "owner-channels")]
+"""One client writes each channel of owner-channels, by its number; its rows have a test of their own."""
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("kind", WEIGHTED)
+def test_weighing_by_samples_is_as_if_a_client_were_there_several_times(kind):
+    """Clients of 1, 3 and 2 samples against 6 clients of one sample each."""
+    times, params = np.array([1, 3, 2]), models(zeros=0.4)
+    again = np.repeat(np.arange(3), times)
+    counts = np.array([[1, 0, 0], [2, 1, 0], [0, 2, 0]])
+    circuits, start = masks(), first(models(1, seed=5))
+
+    def served(weighting, places, samples, held):
+        method = chosen(Aggregation(kind=kind, weighting=weighting), Local())
+        state = base.initial(method, start, len(again))
+        some = {name: leaf[places] for name, leaf in params.items()}
+        own = {layer: mask[places] for layer, mask in circuits.items()}
+        got = report(some, samples, np.arange(len(places)), held, own)
+        return base.applied(method, state, start, got)[0]
+
+    one = served("samples", np.arange(3), times, counts)
+    other = served("uniform", again, np.ones(len(again), int), counts[again])
+    for name, leaf in one.items():
+        np.testing.assert_allclose(leaf, other[name], rtol=1e-5 if kind == "calibration" else 1e-12, atol=1e-14)

@@ -147,6 +147,9 @@ def _sparsity(common: Sparsity, pruned: Layers) -> Sparsity:
 def wanted(only: tuple[str, ...], common: Experiment) -> list[str]:
     """The rows to run with these clients, FedAvg first; `only`: some of them, or all. Raises ConfigError for a name
     that there is not."""
+    made = [name for name in only if name in ONE_SHOT]
+    if made:
+        raise ConfigError(f"only: {made[0]} has no run of its own, it is made of {BASE}'s; give --only {BASE}")
     pieces.refuse_unknown(only, METHODS)
     return [name for name, row in METHODS.items() if _runs(name, row, only, common.split.clients)]
 

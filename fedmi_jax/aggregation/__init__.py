@@ -1,7 +1,7 @@
-"""Federated methods, one per file: what the server does with the clients' models, and what it changes in training.
+"""Federated methods: what the server does with the clients' models, and what it changes in training.
 
-A new method is one file with a function that returns a `Method`, a line in `METHODS` here, and its name, its summary
-and its settings in `fedmi_jax.config`.
+One file holds one method, or a few that differ in a line. A new method is a function that returns a `Method`, a row in
+`METHODS` here, and its name, its summary and its settings in `fedmi_jax.methods`.
 """
 
 from __future__ import annotations

@@ -25,8 +25,9 @@ def fedlc(tau: float, weighting: Weighting = "uniform") -> Method:
         if not len(alone):
             return ""
         return (
-            f"aggregation.kind: fedlc teaches a client nothing that holds one class, as {len(alone)} of "
-            f"{len(counts)} clients do here; take fedrs, or a split with more classes for each client"
+            f"aggregation.kind: with fedlc a client of one class learns nothing, and of {len(counts)} clients here "
+            f"{len(alone)} {'has' if len(alone) == 1 else 'have'} one class; take fedrs, or a split with more classes "
+            "for each client"
         )
 
     plain = fedavg(weighting)._replace(

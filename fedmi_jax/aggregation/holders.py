@@ -1,5 +1,5 @@
-"""Head by holders: a class's row of the linear layer comes from the clients that hold the class (HeteroFL's masked
-logits, Diao et al. 2021), and the same with the support mean for the convolutions.
+"""Head by holders: a class's row of the linear layer comes from the clients that hold the class (as HeteroFL's server
+has it, Diao et al. 2021), and the same with the support mean for all other weights.
 
 A client without images of a class only ever pushes the class's logit down; it has nothing to say of its row.
 """

@@ -43,7 +43,7 @@ def trimmed_mean(beta: float) -> Method:
 
     def problem(counts: np.ndarray) -> str:
         clients = len(counts)
-        if beta == 0 or cuts(beta, clients):
+        if cuts(beta, clients):
             return ""
         if clients < FEWEST:
             return f"aggregation.kind: trimmed-mean needs {FEWEST} clients or more, there are {clients}; give fedavg"

@@ -17,7 +17,11 @@ from fedmi_jax.network.model import Params
 
 
 def ties(settings: Settings, weighting: Weighting = "uniform") -> Method:
-    """x = base + scale * mean of the clients whose entry has the elected sign; base is 0 for weights, else params."""
+    """x = base + scale * (mean of the clients whose vote has the elected sign - base), base where none has; base is 0
+    for weights, else params.
+
+    The mean is of the models, not of their votes: where all of them are 0 it is exactly 0, and params + (0 - params) is
+    not in floating point."""
 
     def apply(state: State, params: Params, clients: Clients) -> tuple[Params, State]:
         weights, updates = shares(clients, weighting), settings.of == "updates"
@@ -25,8 +29,14 @@ def ties(settings: Settings, weighting: Weighting = "uniform") -> Method:
         if settings.density < 1:
             votes = jax.vmap(lambda one: trimmed(one, settings.density))(votes)
         sign = elected(votes, weights)
-        merged = {name: mean_where(leaf, weights, leaf * sign[name] > 0, 0) for name, leaf in votes.items()}
-        return {name: (params[name] if updates else 0) + settings.scale * leaf for name, leaf in merged.items()}, state
+        base = params if updates else jax.tree.map(jnp.zeros_like, params)
+        merged = {
+            name: mean_where(leaf, weights, votes[name] * sign[name] > 0, base[name])
+            for name, leaf in clients.params.items()
+        }
+        if settings.scale == 1:
+            return merged, state
+        return {name: leaf + settings.scale * (merged[name] - leaf) for name, leaf in base.items()}, state
 
     return Method("ties", apply, summary=METHODS["ties"], source="Yadav et al. 2023, TIES-Merging, arXiv 2306.01708")
 

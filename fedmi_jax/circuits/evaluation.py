@@ -46,14 +46,16 @@ class Fraction(NamedTuple):
     """Of the same shape and dtype."""
 
 
-def divided(measured: Any) -> Any:
-    """The tree with numpy arrays in place of `Fraction`s: NaN where the whole is 0."""
+def divided(measured: Any, dtype: Any = None) -> Any:
+    """The tree with numpy arrays in place of `Fraction`s: NaN where the whole is 0. dtype: to divide in; None: theirs."""
+
+    def quotient(one: Any) -> np.ndarray:
+        if isinstance(one, Fraction):
+            return np.asarray(one.part, dtype) / np.asarray(one.whole, dtype)
+        return np.asarray(one)
+
     with np.errstate(invalid="ignore"):
-        return jax.tree.map(_quotient, measured, is_leaf=lambda node: isinstance(node, Fraction))
-
-
-def _quotient(one: Any) -> np.ndarray:
-    return np.asarray(one.part) / np.asarray(one.whole) if isinstance(one, Fraction) else np.asarray(one)
+        return jax.tree.map(quotient, measured, is_leaf=lambda node: isinstance(node, Fraction))
 
 
 class Performance(NamedTuple):

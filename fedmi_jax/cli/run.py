@@ -333,10 +333,12 @@ def print_plan(facts: Facts, console: Console, note: str = "") -> None:
     say(f"training images per client and class (seed {e.seeds[0]}); skew: distance of the label distribution")
     say(_partition(facts, console.width), soft_wrap=True)
     first, layout = facts.round(1), lay_out(facts)
-    steps, found = int(facts.steps[first.models].sum()), int(facts.cases(first).real.sum())
+    trained = first.pooled if facts.method.pooled else first
+    steps, found = int(facts.steps[trained.models].sum()), int(facts.cases(first).real.sum())
     some = "" if e.participation == 1 else f"{first.clients.shape[1]} of {e.split.clients} clients, "
     least, most = facts.steps.min(), facts.steps.max()
     each = f"{most} a client" if least == most else f"{least} to {most} a client"
+    each = f"one model, {most}" if facts.method.pooled else each
     say(
         f"a round: {some}{steps} local steps of up to {e.local.batch_size} images ({each}), "
         f"{found} circuits of {e.discovery.steps} steps"

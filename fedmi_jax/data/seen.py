@@ -22,7 +22,8 @@ def draw(
     """Indices (N,) of training images, class by class, and their labels (N,), -1 in the place of one that there is not.
 
     Args: held, the clients' images (K arrays of indices); each: images of every class that a client holds, or as many
-    as there are; whose: "clients", out of held, or "nobody", out of the others. Raises ConfigError where there is none.
+    as there are; whose: "clients", out of held, or "nobody", out of the others. Raises ConfigError where there is none
+    of a class that a client holds: it would drop out of what the server compares.
     """
     everyone, rng = np.unique(np.concatenate(held)), generator(seed, SEEN)
     theirs = np.zeros(len(labels), bool)
@@ -31,10 +32,11 @@ def draw(
     for label in np.unique(labels[everyone]):
         own = np.flatnonzero((labels == label) & (theirs == (whose == "clients")))
         some = rng.permutation(own)[:each]
+        if not len(some):
+            raise ConfigError(
+                f"aggregation: the server is to see images that no client holds (images nobody), but the clients hold "
+                f"every image of class {label} (seed {seed}); let it see theirs (images clients), or give them fewer "
+                "(data.images_per_client)"
+            )
         index[label, : len(some)], found[label, : len(some)] = some, label
-    if (found < 0).all():
-        raise ConfigError(
-            "the server is to see images that no client holds, but the clients hold every image of their classes; "
-            "let it see the clients' images, or give them fewer (data.images_per_client)"
-        )
     return index.ravel(), found.ravel()

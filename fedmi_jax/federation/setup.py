@@ -47,6 +47,11 @@ class Round:
         """Seed slot and client of every model, (M,) each."""
         return np.repeat(np.arange(len(self.clients)), self.clients.shape[1]), self.clients.ravel()
 
+    @property
+    def pooled(self) -> Round:
+        """Where one model is trained for all, whoever takes part: in the place of client 0."""
+        return Round(self.number, 0 * self.clients[:, :1])
+
 
 @dataclass(frozen=True, eq=False)
 class Facts:

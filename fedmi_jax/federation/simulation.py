@@ -165,8 +165,7 @@ def train(
     state: the method's, as `initial_state` and `aggregate` give it.
     """
     local, pooled, everyone = setup.facts.experiment.local, setup.facts.method.pooled, round_.clients.shape[1]
-    if pooled:  # one model for all, whoever takes part
-        round_ = Round(round_.number, 0 * round_.clients[:, :1])
+    round_ = round_.pooled if pooled else round_
     rows = lift.homed(round_.clients.size, setup.layout)
     seed, client = which = tuple(part[rows] for part in round_.models)
     trained, losses = programs.train_models(

@@ -180,6 +180,11 @@ STUDY = Study(
     ),
     panels=(
         Panel(
+            "channels of the cascade", "layer",
+            (Series("in any circuit", "active_channels"), Series("of several clients", "averaged_channels")),
+            "channels", share=False,
+        ),
+        Panel(
             "accuracy", "round",
             (
                 Series("cascade, all classes", "accuracy"), Series("global model, all classes", "global_accuracy"),

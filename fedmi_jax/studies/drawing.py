@@ -31,7 +31,7 @@ def draw(study: Study, rows: Sequence[Row], run: str) -> list[Figure]:
     panels = [replace(one, series=tuple(s for s in one.series if s.measure in measured)) for one in study.panels]
     frames = [frame for panel in panels if panel.series for frame in _frames(panel, cells)]
     if not frames:
-        raise FedmiError("there is nothing to show; the figure's numbers need the models' weights")
+        raise FedmiError("there is no figure: none of its numbers is there")
     columns = max(1, min(3, len(frames), int((style.PAGE - 0.3) / max(map(_width, frames)))))
     height = 1.75
     pages = style.chunks(frames, columns * int(style.PAGE_HEIGHT / height))

@@ -122,6 +122,10 @@ STUDY = Study(
     ),
     panels=(
         Panel(
+            "a layer of the circuit has no channel", "class", (Series("one answer to everything", "constant"),),
+            "share of seeds",
+        ),
+        Panel(
             "all of these classes", "round",
             (Series("ensemble", "accuracy"), Series("global model", "global_accuracy")), "accuracy",
         ),

@@ -143,6 +143,11 @@ STUDY = Study(
     ),
     panels=(
         Panel(
+            "shared channels", "layer",
+            (Series("by several classes", "shared_channels"), Series("by several clients", "shared_by_clients")),
+            "channels", share=False,
+        ),
+        Panel(
             "gain by whose channels are put in", "source",
             (Series("of the client's classes", "gain_of_own"), Series("of other classes", "gain_of_others")),
             "accuracy after minus before", share=False,

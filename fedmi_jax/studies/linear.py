@@ -20,7 +20,8 @@ from fedmi_jax.studies.stored import Moment, Stored, pair_name
 from fedmi_jax.studies.tidy import Row
 
 Pair = tuple[int, int]
-SETS = ("shared", "first only", "second only")
+TITLES = {"shared": "of both circuits", "first only": "of the first only", "second only": "of the second only"}
+SETS = tuple(TITLES)
 
 
 def sets(moment: Moment, pair: Pair, layer: str) -> dict[str, np.ndarray]:
@@ -130,13 +131,22 @@ STUDY = Study(
             ),
         ),
     ),
-    panels=tuple(
-        Panel(
-            title, "pair",
-            (Series("first class", "first_wins"), Series("second class", "second_wins"), Series("tied", "tied")),
-            "share of channels", where={"set": name},
-        )
-        for name, title in zip(SETS, ("of both circuits", "of the first only", "of the second only"), strict=True)
+    panels=(
+        *(
+            Panel(
+                f"channels {title}", "pair", (Series("of the last convolution", "channels"),), "channels", share=False,
+                where={"set": name},
+            )
+            for name, title in TITLES.items()
+        ),
+        *(
+            Panel(
+                title, "pair",
+                (Series("first class", "first_wins"), Series("second class", "second_wins"), Series("tied", "tied")),
+                "share of channels", where={"set": name},
+            )
+            for name, title in TITLES.items()
+        ),
     ),
     needs_images=False,
     by_pairs=True,

@@ -132,6 +132,10 @@ STUDY = Study(
     ),
     panels=(
         Panel(
+            "shared channels by pair of classes", "pair", (Series("of both circuits", "shared_channels"),), "channels",
+            share=False,
+        ),
+        Panel(
             "gain by pair of classes", "pair",
             (
                 Series("of the class whose expert's channels are put in", "gain_of_own"),
