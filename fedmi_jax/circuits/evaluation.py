@@ -47,7 +47,7 @@ class Fraction(NamedTuple):
 
 
 def divided(measured: Any, dtype: Any = None) -> Any:
-    """The tree with numpy arrays in place of `Fraction`s: NaN where the whole is 0. dtype: to divide in; None: theirs."""
+    """The tree with numpy arrays in place of `Fraction`s, NaN where the whole is 0. dtype: to divide in, or None."""
 
     def quotient(one: Any) -> np.ndarray:
         if isinstance(one, Fraction):
