@@ -287,7 +287,7 @@ def test_the_readme_shows_the_stored_points_as_they_are():
     stored = measured.load(folder / "results" / measured.FILE)
     shown = (folder / "README.md").read_text("utf-8").split("<!-- two-class -->\n")[1].split("\n<!-- end -->")[0]
     assert shown == told.verdicts(stored, "two-class")
-    assert len(shown.splitlines()) == 2 + 14
+    assert len(shown.splitlines()) == 2 + 21
 
 
 def test_controls_are_what_the_studies_say_of_the_last_round():

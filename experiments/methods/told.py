@@ -238,17 +238,28 @@ def _any_of(points: Points, scenario: str, method: str, columns: tuple[Column, .
 def verdicts(points: Points, scenario: str) -> str:
     """A table of what is preserved: the numbers that say most, and the three answers."""
     said = ("keeps circuits (paper's search)", "keeps decisions", "keeps accuracy")
-    heads = ("method", "seeds", "the server gets", "accuracy, held classes", *FIRST, *said)
+    accuracies = ("accuracy, held classes, one model", "own classes, the model a client gets")
+    heads = ("method", "seeds", "the server gets", *accuracies, *FIRST, *said)
     lines = [_line(heads), _line(["---"] * len(heads))]
     for name in there(points, scenario):
         unasked = 3 if name == rows.BASE else 2 if name in rows.ONE_SHOT else 0
         rules = (keeps_circuits, keeps_decisions, keeps_accuracy)[unasked:]
         answers = ["-"] * unasked + [of(points, scenario, name) for of in rules]
         seeds = str(per_seed(points, scenario, name, accuracy_of(name)).size)
-        measures = (accuracy_of(name), *FIRST.values())
-        measured = [str(estimate(per_seed(points, scenario, name, one))) for one in measures]
-        lines.append(_line([_named(name), seeds, rows.TABLE[name].sends, *measured, *answers]))
+        measured = [str(estimate(per_seed(points, scenario, name, one))) for one in (rows.OWN, *FIRST.values())]
+        lines.append(
+            _line([_named(name), seeds, rows.TABLE[name].sends, _held(points, scenario, name), *measured, *answers])
+        )
     return "\n".join(lines)
+
+
+def _held(points: Points, scenario: str, name: str) -> str:
+    """Accuracy of one model for all; of what has no other answers than held classes among these, which is easier."""
+    measure = accuracy_of(name)
+    if measure == rows.OWN:
+        return "-"
+    found = str(estimate(per_seed(points, scenario, name, measure)))
+    return found if measure == rows.HELD else f"{found}, among held classes"
 
 
 FIRST = {
