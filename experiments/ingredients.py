@@ -104,7 +104,9 @@ def _empty(ds: xr.Dataset) -> xr.DataArray:
 
 OWN, ACROSS = "decision_accuracy", "cross_evaluation_decision_accuracy"
 RANDOM_OWN, RANDOM_ACROSS = f"random_live_{OWN}", f"random_live_{ACROSS}"
-MEASURES: Mapping[str, tuple[Callable[[xr.Dataset], xr.DataArray], str]] = {
+Measure = tuple[Callable[[xr.Dataset], xr.DataArray], str]
+"""What is averaged over local circuits, and how it is written."""
+MEASURES: dict[str, Measure] = {
     "undefined": (partial(units.undefined, origin="local"), ".2f"),
     "empty": (_empty, ".2f"),
     "channels": (units.size, ".0f"),
@@ -114,8 +116,8 @@ MEASURES: Mapping[str, tuple[Callable[[xr.Dataset], xr.DataArray], str]] = {
     "balanced accuracy, averaged model": (partial(units.of, name=ACROSS), ".2f"),
     "AUC there": (partial(units.of, name="cross_evaluation_auc"), ".2f"),
 }
-"""Head of a column -> what is averaged over local circuits, and how it is written."""
-NULLS: Mapping[str, tuple[Callable[[xr.Dataset], xr.DataArray], str]] = {
+"""By head of their columns."""
+NULLS: dict[str, Measure] = {
     "random sets: balanced accuracy": (partial(units.of, name=RANDOM_OWN), ".2f"),
     "random sets, averaged model": (partial(units.of, name=RANDOM_ACROSS), ".2f"),
 }
@@ -123,7 +125,7 @@ NULLS: Mapping[str, tuple[Callable[[xr.Dataset], xr.DataArray], str]] = {
 HEAD = ("objective", "gates", "ablation", "penalty", "seeds")
 
 
-def row(found: Sequence[xr.Dataset], columns: Iterable[tuple[Callable[[xr.Dataset], xr.DataArray], str]]) -> list[str]:
+def row(found: Sequence[xr.Dataset], columns: Iterable[Measure]) -> list[str]:
     """Of one search: means over local circuits, seed by seed."""
     d = from_json(found[0].attrs["config"]).discovery
     seeds = ", ".join(str(int(ds["seed"].values[0])) for ds in found)

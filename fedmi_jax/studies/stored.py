@@ -231,13 +231,13 @@ def chosen(ds: xr.Dataset, dim: str, wanted: Sequence[int] | int | str) -> list[
         return there[-1:]
     if isinstance(wanted, str):
         raise ConfigError(f'{dim}: give numbers, "all" or "last"; got {wanted!r}')
-    wanted = np.atleast_1d(wanted).tolist()
-    for label in wanted:
+    asked: list[int] = np.atleast_1d(wanted).tolist()
+    for label in asked:
         if label not in there:
             raise FedmiError(f"{dim}: {label} is not in the result, which holds {_ranges(there)}")
-    if not wanted:
+    if not asked:
         raise ConfigError(f"{dim}: give at least one, or all")
-    return sorted({int(label) for label in wanted})
+    return sorted({int(label) for label in asked})
 
 
 def _ranges(numbers: list[int]) -> str:
