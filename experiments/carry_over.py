@@ -8,8 +8,8 @@
 The runs are those of `experiments.deciding`, whose options this command has, too: iid, two-class and three-class on
 Fashion-MNIST (Xiao et al. 2017; a file or folder as in docs/own-data.md), and two-class with half and with twice the
 channels. Writes OUT/VARIATION/EXPERIMENT/seed-N and OUT/carry-over.md: every number of every prediction and claim, with
-its interval over seeds and its null, in one column for each variation. No verdict is taken from other images or
-networks; the criteria were written for the paper's.
+its interval over seeds and its null, in one column for each variation. A number carries over when its whole
+interval meets the criterion, which was written for the paper's images and network; no p-value is given.
 
 What is there is not made again. On two CPU cores two-class takes about 100 s a round, half of it in narrow and three
 times as long in wide networks.

@@ -209,7 +209,17 @@ def _judged(found: Found) -> str:
     return "\n" + pieces.markdown(("", "balanced accuracy", "measured", "criterion", "verdict"), lines) + "\n"
 
 
+def _refuse_without_nulls(option: Ingredients) -> None:
+    """What is there is not searched again: random sets that are asked for would be left out without a word."""
+    name = trained(option).name
+    for how in chosen(option) if option.null_samples else ():
+        for ds in pieces.results_in(option.out / f"{name}-{how}"):
+            if RANDOM_ACROSS not in ds:
+                raise FedmiError(f"{option.out / f'{name}-{how}'}: was made without random sets; give another folder")
+
+
 def main(option: Ingredients) -> None:
+    _refuse_without_nulls(option)
     seeds, made = range(option.first, option.first + option.seeds), partial(beside, option)
     option.in_time(lambda until: pieces.run_missing(option.out, [trained(option)], seeds, 1, made, until))
     text = markdown(there(option))

@@ -159,7 +159,7 @@ class Calibration:
 class TrimmedMean:
     """Trimmed mean (Yin et al. 2018)."""
 
-    beta: Annotated[float, Field(ge=0, lt=0.5)] = 0.2
+    beta: Annotated[float, Field(gt=0, lt=0.5)] = 0.2
     """Share of the clients that is cut off at either end; of K clients int(beta * K), which must be 1 at least."""
 
 

@@ -111,13 +111,14 @@ def test_results_of_another_experiment_are_not_taken_for_this_one(runner, tmp_pa
     (two,) = preset("two-class").experiments
     pieces.run_missing(tmp_path, [paper.controlled(two, paper.Paper(tmp_path, weights=False))], range(1))
     pieces.run_missing(tmp_path, [replace(two, execution=Execution(client_chunk=2))], range(1))
-    elsewhere = [replace(two, data=replace(two.data, file=file)) for file in ("/here/mnist.npz", "/there/mnist.npz")]
-    for one in elsewhere:
-        pieces.run_missing(tmp_path / "file", [one], range(1))
+    for place in ("/here", "/there"):
+        fashion = replace(two, data=replace(two.data, name="fashion-mnist", file=place))
+        pieces.run_missing(tmp_path / "fashion", [fashion], range(1))
     assert runner.asked.pop() == ("two-class", (0,))
     for other, message in (
         (replace(two, rounds=4), r"seed-0: of another experiment, rounds \(10, now 4\); give another folder"),
         (replace(two, execution=Execution(precision="float64")), r"execution\.precision \(float32, now float64\)"),
+        (replace(two, data=replace(two.data, file="/own.npz")), r"data\.file \(none, now /own\.npz\)"),
         (replace(two, execution=Execution(save_weights=True)), r"save_weights \(False, now True\)"),
         (replace(two, discovery=replace(two.discovery, repeat="always")), r"discovery\.repeat \(last, now always\)"),
         (replace(two, evaluation=Evaluation(null_samples=6)), r"null_samples \(5, now 6\)"),
@@ -359,6 +360,12 @@ def test_ingredients_are_searched_in_the_same_models(runner, tmp_path, monkeypat
     assert any(line.startswith("| `decision` | bernoulli | mean-map | 0.0025 | 100, 101 | ") for line in table)
     ingredients.main(replace(option, seeds=0))
     assert len(searched) == 2 * len(ingredients.SEARCHES)
+    for path in tmp_path.rglob("two-class-class-step-zero/*/result.nc"):
+        store.save(store.load(path.parent).drop_vars(ingredients.RANDOM_ACROSS), path.parent)
+    with pytest.raises(
+        FedmiError, match=r"two-class-class-step-zero: was made without random sets; give another folder"
+    ):
+        ingredients.main(replace(option, null_samples=2))
     with pytest.raises(FedmiError, match=r"nothing: no results yet; give --seeds"):
         ingredients.main(ingredients.Ingredients(tmp_path / "nothing", seeds=0))
 

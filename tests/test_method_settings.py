@@ -68,7 +68,7 @@ REFUSED = [
         {"kind": "fedlc"}, {"split": config.Split("class-map", 2, ((0,), (1, 2)))},
         r"aggregation\.kind: with fedlc a client of one class learns nothing, and of 2 clients here 1 has one class; ",
     ),
-    ({"kind": "trimmed-mean"}, {}, r"aggregation\.kind: trimmed-mean needs 3 clients or more, there are 2; give "),
+    ({"kind": "trimmed-mean"}, {}, r"aggregation\.kind: trimmed-mean needs 3 clients a round or more, not 2; give "),
     (
         {"kind": "trimmed-mean"}, {"split": config.Split(clients=4)},
         r"aggregation\.trimmed_mean\.beta: 0\.2 of 4 clients is none[^\n]* give at least 0\.25, ",

@@ -608,6 +608,7 @@ def test_wilson():
         ({"rounds": "first"}, 'round: give numbers, "all" or "last"; got \'first\''),
         ({"seeds": 4}, "seed: 4 is not in the result, which holds 3, 8"),
         ({"rounds": []}, "round: give at least one, or all"),
+        ({"experts": {}}, "experts: give at least one class, or leave them out"),
     ],
 )
 def test_refused_in_one_line(asked, said, run, images):

@@ -107,7 +107,7 @@ def with_weights(ds: xr.Dataset, folder: str | Path) -> xr.Dataset:
         models[number] = (local, _read(path, ds, expected) if path.exists() else _mean(local))
         for client, model in zip(clients, local, strict=True):
             _require_edges(client_file(folder, number, client), ds, model, "local", round=number, client=client)
-        _require_edges(path, ds, models[number][1], "global", round=number)
+        _require_edges(path if path.exists() else path.parent, ds, models[number][1], "global", round=number)
     return _entered(ds, models)
 
 
