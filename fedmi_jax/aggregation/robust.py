@@ -46,9 +46,7 @@ def trimmed_mean(beta: float) -> Method:
         if cuts(beta, clients):
             return ""
         if clients < FEWEST:
-            return (
-                f"aggregation.kind: trimmed-mean needs {FEWEST} clients a round or more, not {clients}; give fedavg"
-            )
+            return f"aggregation.kind: trimmed-mean needs {FEWEST} clients a round or more, not {clients}; give fedavg"
         return (
             f"aggregation.trimmed_mean.beta: {beta:g} of {clients} clients is none, and nothing would be trimmed; give "
             f"at least {np.ceil(1000 / clients) / 1000:g}, or aggregation.kind fedavg"
