@@ -118,7 +118,7 @@ def test_results_of_another_experiment_are_not_taken_for_this_one(runner, tmp_pa
     for other, message in (
         (replace(two, rounds=4), r"seed-0: of another experiment, rounds \(10, now 4\); give another folder"),
         (replace(two, execution=Execution(precision="float64")), r"execution\.precision \(float32, now float64\)"),
-        (replace(two, data=replace(two.data, file="/own.npz")), r"data\.file \(none, now /own\.npz\)"),
+        (replace(two, data=replace(two.data, file="/own.npz")), r"data\.file \(None, now /own\.npz\)"),
         (replace(two, execution=Execution(save_weights=True)), r"save_weights \(False, now True\)"),
         (replace(two, discovery=replace(two.discovery, repeat="always")), r"discovery\.repeat \(last, now always\)"),
         (replace(two, evaluation=Evaluation(null_samples=6)), r"null_samples \(5, now 6\)"),

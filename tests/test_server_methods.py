@@ -13,6 +13,7 @@ from method_table import CLASSES, METHODS, SAMPLES, SHAPES, first, masks, mean, 
 from fedmi_jax import config
 from fedmi_jax.aggregation import NO_STATE, base, chosen, fedavg
 from fedmi_jax.aggregation.means import mean_where
+from fedmi_jax.aggregation.robust import trimmed_mean
 from fedmi_jax.aggregation.ties import trimmed
 from fedmi_jax.config import Aggregation, Local
 from fedmi_jax.methods import UNWEIGHTED
@@ -57,7 +58,7 @@ REDUCTIONS = {
     "circuits of every channel": (of("circuit-mean"), {"counts": ALL_HOLD_ALL, "circuits": masks(share=2)}),
     "blocks of every channel": (of("circuit-mean", blocks=True), {"counts": ALL_HOLD_ALL, "circuits": masks(share=2)}),
     "circuits of no channel": (of("circuit-mean"), {"counts": ALL_HOLD_ALL, "circuits": masks(share=0)}),
-    "nothing trimmed": (of("trimmed-mean", beta=0), {}),
+    "nothing trimmed": (trimmed_mean(0), {}),
     "median of two": (of("median"), {"samples": np.array([3, 0, 2])}),
 }
 
