@@ -83,3 +83,9 @@ def test_a_class_of_which_all_images_are_held_is_refused_though_others_have_some
         seen.draw(labels, 3, [np.array([0, 3]), np.array([4])], 2, "nobody", 0)
     index, found = seen.draw(labels, 3, [np.array([0, 3])], 2, "nobody", 0)
     assert (sorted(index[:2]), found.tolist()) == ([1, 2], [0, 0, 1, -1, -1, -1])
+
+
+@pytest.mark.parametrize("kind", ["calibration", "matching"])
+def test_a_method_sees_the_images_that_its_settings_say(kind):
+    settings = {"images_per_class": 3, "images": "nobody"} | ({"of": "activations"} if kind == "matching" else {})
+    assert of(kind, **settings).sees == aggregation.Sees(3, "nobody")

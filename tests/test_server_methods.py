@@ -172,31 +172,39 @@ def test_circuit_mean_is_a_loop_over_channels(blocks, without):
             np.testing.assert_allclose(new["fc_kernel"][feature, c], params["fc_kernel"][who, feature, c].mean())
 
 
-def plain_server(kind, d, state):
+def plain_server(kind, d, state, learning_rate, b1=0.9, b2=0.99, tau=1e-3):
     """One step of one array in plain numpy: the change, and what is remembered. Algorithm 2 of Reddi et al.; Hsu et al.
     section 4.1."""
     if kind == "fedavgm":
-        v = 0.9 * state - d
-        return -v, v
+        v = b1 * state - d
+        return -learning_rate * v, v
     m, v = state
-    m = 0.9 * m + 0.1 * d
-    v = 0.99 * v + 0.01 * d**2 if kind == "fedadam" else v - 0.01 * d**2 * np.sign(v - d**2)
-    return 1e-2 * m / (np.sqrt(v) + 1e-3), (m, v)
+    m = b1 * m + (1 - b1) * d
+    v = b2 * v + (1 - b2) * d**2 if kind == "fedadam" else v - (1 - b2) * d**2 * np.sign(v - d**2)
+    return learning_rate * m / (np.sqrt(v) + tau), (m, v)
+
+
+OTHERWISE = {"learning_rate": 0.3, "b1": 0.7, "b2": 0.8, "tau": 0.02}
+"""Settings that no default is."""
 
 
 @pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("settings", [{}, OTHERWISE], ids=["by default", "otherwise"])
 @pytest.mark.parametrize("kind", ["fedavgm", "fedadam", "fedyogi"])
-def test_server_optimisers_are_plain_loops_over_three_rounds(kind):
+def test_server_optimisers_are_plain_loops_over_three_rounds(kind, settings):
     """Two more than one: the delta is not the moment, and nothing is corrected for a bias."""
-    params = models()
+    params, momentum = models(), kind == "fedavgm"
+    given = {"momentum" if k == "b1" else k: v for k, v in settings.items() if k in ("learning_rate", "b1")}
+    method = of(kind, **(given if momentum else settings))
+    plain = {"learning_rate": 1.0 if momentum else 1e-2} | settings
     new, state = {name: leaf[0] + 1 for name, leaf in params.items()}, None
     slow = dict(new)
-    remembered = dict.fromkeys(slow, 0 if kind == "fedavgm" else (0, 1e-06))
+    remembered = dict.fromkeys(slow, 0 if momentum else (0, plain.get("tau", 1e-3) ** 2))
     for seed in range(3):
         params = models(seed=seed)
-        new, state = step(of(kind), new, params, state)
+        new, state = step(method, new, params, state)
         for name, average in mean(params).items():
-            change, remembered[name] = plain_server(kind, average - slow[name], remembered[name])
+            change, remembered[name] = plain_server(kind, average - slow[name], remembered[name], **plain)
             slow[name] = slow[name] + change
         chex.assert_trees_all_close(new, slow, rtol=1e-10, atol=1e-13)
 
