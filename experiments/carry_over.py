@@ -158,7 +158,7 @@ def markdown(columns: Mapping[str, Mapping[Row, Number]], says: Mapping[str, str
 
 def _line(row: Row, columns: Mapping[str, Mapping[Row, Number]]) -> list[str]:
     there = [column.get(row) for column in columns.values()]
-    (criterion, *_) = dict.fromkeys(one.criterion for one in there if one is not None)
+    criterion = next(one.criterion for one in there if one is not None)
     return [*row, criterion or "-", *(map(_cell, there))]
 
 

@@ -140,8 +140,8 @@ def _as_asked(there: Experiment, wanted: Experiment) -> Experiment:
     repeat = there.discovery.repeat
     if repeat == "always" or wanted.discovery.repeat == "never":
         repeat = wanted.discovery.repeat
-    own = there.data.name != "mnist"  # a file of another set by its name; of mnist a file may hold anything
-    file = wanted.data.file if own and there.data.name == wanted.data.name else there.data.file
+    # other sets are known by their names; a file that goes by the name of mnist may hold anything
+    file = there.data.file if there.data.name == "mnist" else wanted.data.file
     data = replace(there.data, data_dir=wanted.data.data_dir, file=file)
     return replace(
         there, name=wanted.name, seeds=wanted.seeds, data=data,

@@ -93,21 +93,20 @@ def value(points: Points, scenario: str, method: str, measure: str, criterion: C
 def change(points: Points, scenario: str, method: str, measure: str, criterion: Criterion, reduce: Reduce = last,
            label: str = "", beside: bool = False, base: str = rows.BASE) -> Part:  # fmt: skip
     """A part: the row's number minus FedAvg's (base's), seed by seed."""
-    pair = (_of_all_rounds(points, scenario, name, measure, reduce) for name in (method, base))
-    own, other = xr.align(*pair, join="inner")
+    own, other = (_of_all_rounds(points, scenario, name, measure, reduce) for name in (method, base))
     return _part(own - other, label or f"{scenario}, {method} - {base}: {measure}", scenario, criterion, beside)
 
 
 def between(points: Points, scenario: str, method: str, measure: str, other: str, criterion: Criterion,
             beside: bool = False) -> Part:  # fmt: skip
     """A part: one number of the row minus another, seed by seed, in the last round."""
-    pair = (_of_all_rounds(points, scenario, method, name) for name in (measure, other))
-    one, two = xr.align(*pair, join="inner")
+    one, two = (_of_all_rounds(points, scenario, method, name) for name in (measure, other))
     return _part(one - two, f"{scenario}, {method}: {measure} - {other}", scenario, criterion, beside)
 
 
 def _of_all_rounds(points: Points, scenario: str, method: str, measure: str, reduce: Reduce = last) -> xr.DataArray:
-    """(S,); of a run of another length than the predictions are about there is nothing."""
+    """(S,); of a run of another length than the predictions are about there is nothing. Arithmetic of two such arrays
+    is of the seeds that both have."""
     run = rows.BASE if method in rows.ONE_SHOT else method
     whole = told.by_round(points, scenario, run, measure).sizes["round"] == ROUNDS
     found = told.per_seed(points, scenario, method, measure, reduce)
@@ -169,7 +168,7 @@ def m5(points: Points) -> list[Part]:
 
 
 def _ratio(points: Points, method: str, measure: str) -> xr.DataArray:
-    own, base = xr.align(*(_of_all_rounds(points, TWO, name, measure) for name in (method, rows.BASE)), join="inner")
+    own, base = (_of_all_rounds(points, TWO, name, measure) for name in (method, rows.BASE))
     return own / base.where(base > 0)
 
 
@@ -261,8 +260,7 @@ def m18(points: Points) -> list[Part]:
 
 def apart(points: Points, measure: str, criterion: Criterion, beside: bool = False) -> Part:
     """A part: how far FedAvg with other rounding is from FedAvg, without a sign, seed by seed, last round."""
-    pair = (_of_all_rounds(points, TWO, name, measure) for name in ("fedavg-other-rounding", rows.BASE))
-    one, other = xr.align(*pair, join="inner")
+    one, other = (_of_all_rounds(points, TWO, name, measure) for name in ("fedavg-other-rounding", rows.BASE))
     return _part(abs(one - other), f"{TWO}, distance by rounding: {measure}", TWO, criterion, beside)
 
 

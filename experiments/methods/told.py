@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import xarray as xr
 
+from experiments import pieces
 from experiments.methods import measured, rows
 from experiments.methods.measured import Points
 from experiments.methods.one_shot import RANDOM
@@ -226,7 +227,7 @@ def _scenario(points: Points, scenario: str) -> list[str]:
     lines = [f"## {scenario}", "", verdicts(points, scenario), ""]
     for title, columns in TABLES.items():
         some = [name for name in names if _any_of(points, scenario, name, columns)]
-        lines += [f"### {title}", "", *_table(points, scenario, some, columns), ""]
+        lines += [f"### {title}", "", _table(points, scenario, some, columns), ""]
     return lines
 
 
@@ -240,17 +241,16 @@ def verdicts(points: Points, scenario: str) -> str:
     said = ("keeps circuits (paper's search)", "keeps decisions", "keeps accuracy")
     accuracies = ("accuracy, held classes, one model", "own classes, the model a client gets")
     heads = ("method", "seeds", "the server gets", *accuracies, *FIRST, *said)
-    lines = [_line(heads), _line(["---"] * len(heads))]
+    lines = []
     for name in there(points, scenario):
         unasked = 3 if name == rows.BASE else 2 if name in rows.ONE_SHOT else 0
         rules = (keeps_circuits, keeps_decisions, keeps_accuracy)[unasked:]
         answers = ["-"] * unasked + [of(points, scenario, name) for of in rules]
         seeds = str(per_seed(points, scenario, name, accuracy_of(name)).size)
         measured = [str(estimate(per_seed(points, scenario, name, one))) for one in (rows.OWN, *FIRST.values())]
-        lines.append(
-            _line([_named(name), seeds, rows.TABLE[name].sends, _held(points, scenario, name), *measured, *answers])
-        )
-    return "\n".join(lines)
+        held = _held(points, scenario, name)
+        lines.append([_named(name), seeds, rows.TABLE[name].sends, held, *measured, *answers])
+    return pieces.markdown(heads, lines)
 
 
 def _held(points: Points, scenario: str, name: str) -> str:
@@ -275,12 +275,10 @@ def accuracy_of(method: str) -> str:
     return rows.TABLE[method].accuracy
 
 
-def _table(points: Points, scenario: str, names: list[str], columns: tuple[Column, ...]) -> list[str]:
+def _table(points: Points, scenario: str, names: list[str], columns: tuple[Column, ...]) -> str:
     heads = ["method", *(column.head + (" (by chance)" if column.null else "") for column in columns)]
-    lines = [_line(heads), _line(["---"] * len(heads))]
-    return lines + [
-        _line([_named(name), *(_cell(points, scenario, name, column) for column in columns)]) for name in names
-    ]
+    lines = ([_named(name), *(_cell(points, scenario, name, column) for column in columns)] for name in names)
+    return pieces.markdown(heads, lines)
 
 
 def _cell(points: Points, scenario: str, method: str, column: Column) -> str:
@@ -305,7 +303,3 @@ def _named(name: str) -> str:
 def own_models(name: str) -> bool:
     """Whether the method gives every client a model of its own."""
     return accuracy_of(name) == rows.OWN
-
-
-def _line(cells: list[str] | tuple[str, ...]) -> str:
-    return f"| {' | '.join(cells)} |"

@@ -116,9 +116,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     terminal.accept_any_text()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", FedmiWarning
-            )  # a plan has said it; `fedmi discover`, which has none, says it
+            # a plan has said it; `fedmi discover`, which has none, says it
+            warnings.simplefilter("ignore", FedmiWarning)
             return terminal.flushed(_status(arguments))
     except SystemExit as ended:  # after --help
         raise SystemExit(terminal.flushed(int(ended.code or 0))) from None

@@ -81,7 +81,8 @@ def _require_circuits(path: Path, ds: xr.Dataset, circuits: set[tuple[int, str]]
     names, analysed = ds["class_name"].values.tolist(), ds["analysed"].transpose("seed", "client", "class").values[0]
     there = {(client, names[c]) for client, own in zip(ds["client"].values.tolist(), analysed, strict=True)
              for c in np.flatnonzero(own)}  # fmt: skip
-    for client, name in sorted(circuits ^ there) if circuits else []:
+    if circuits and circuits != there:
+        client, name = min(circuits ^ there)
         one, other = ("has", "lacks") if (client, name) in circuits else ("lacks", "has")
         raise FedmiError(
             f'{path}: {one} circuits of client {client} and class "{name}", which the results file {other}; is it this '

@@ -76,8 +76,6 @@ def study(
     found: Study = import_module(f"fedmi_jax.studies.{name}").STUDY
     if found.every_user and experts is not None:
         raise FedmiError(f"experts: {name} asks every client that has a circuit; leave them out")
-    if experts is not None and not experts:
-        raise ConfigError("experts: give at least one class, or leave them out")
     options = Options(nulls, limit, experts)
     asked = Stored(result, chosen(result, "seed", seeds), chosen(result, "round", rounds), options)
     if found.one_global_model and asked.served_each:

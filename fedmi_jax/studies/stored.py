@@ -40,6 +40,8 @@ class Options:
         for name, least in (("nulls", 0), ("limit", 1)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name}: give at least {least}; got {getattr(self, name)}")
+        if self.experts is not None and not self.experts:
+            raise ConfigError("experts: give at least one class, or leave them out")
 
 
 Case = tuple[int, int]
@@ -259,14 +261,12 @@ def require_weights(stored: Stored) -> None:
 def _require_finite(stored: Stored, moment: Moment, whose: str, origin: str, **at: int) -> None:
     """A model that is not there is NaN in all of its layers."""
     where, there = f"seed {moment.seed}, round {moment.round}", stored.ds.isel(seed=moment.at[0], round=moment.at[1])
-    parts = [(layer, f"weights_{origin}_{layer}_{part}") for layer in (*stored.layers, "fc") for part in KINDS]
-    values = [(layer, there[name].sel(at).values) for layer, name in parts]
+    values = [
+        (layer, there[f"weights_{origin}_{layer}_{part}"].sel(at).values)
+        for layer in (*stored.layers, "fc") for part in ("kernel", "bias")
+    ]  # fmt: skip
     if all(np.isnan(one).all() for _, one in values):
         raise FedmiError(f"{where}: the result has no weights {whose}; {NO_WEIGHTS}")
     for layer, one in values:
         if not np.isfinite(one).all():
             raise FedmiError(f"{where}: the weights {whose} are not finite ({layer})")
-
-
-KINDS = ("kernel", "bias")
-"""Of a layer's parameters."""
